@@ -1,0 +1,1 @@
+"""HTTP in, HTTP out. Never touches arrays, models or Numba."""

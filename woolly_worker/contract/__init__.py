@@ -1,0 +1,1 @@
+"""What the API and the worker agree on. pydantic and the standard library only."""

@@ -1,0 +1,1 @@
+"""Arrays in, arrays out. Numba and llvmlite live only here."""

@@ -1,0 +1,1 @@
+"""What the numbers mean: configuration, weights, tokens, chat templates, the forward pass."""
