@@ -1,0 +1,47 @@
+# The two commands of the README, and the same for everyday work. `make` alone lists them.
+.DEFAULT_GOAL := help
+BIN := .venv/bin
+READY := .venv/.woolly-ready
+MAKEFLAGS += --no-print-directory
+
+.PHONY: help
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+
+# The environment is made once, and again when the lock, the project's metadata or the recipe itself changes.
+$(READY): requirements.lock pyproject.toml deploy/bootstrap.sh
+	@deploy/bootstrap.sh
+	@touch $@
+
+.PHONY: env
+env: $(READY) ## make .venv from requirements.lock
+
+.PHONY: demo
+demo: $(READY) ## everything on loopback and one streamed job; ARGS=--once exits after the job
+	@exec $(BIN)/woolly demo $(ARGS)
+
+.PHONY: test
+test: lint ## lint, then all tests but the slow ones; ARGS="-k name" passes options to pytest
+	$(BIN)/pytest -m "not slow" $(ARGS)
+
+.PHONY: test-slow
+test-slow: $(READY) ## the tests that take minutes
+	$(BIN)/pytest -m slow $(ARGS)
+
+.PHONY: lint
+lint: $(READY) ## ruff, mypy, import-linter
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: lock
+lock: $(READY) ## resolve requirements.lock anew; UPGRADE=--upgrade moves to the newest versions
+	@uv=$$(for u in .uv/bin/uv .uv/venv/bin/uv uv; do $$u --version >/dev/null 2>&1 && echo $$u && break; done); \
+	$$uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
+		--python-version 3.11 --all-extras $(UPGRADE) pyproject.toml -o requirements.lock
+
+.PHONY: clean
+clean: ## remove the environment, caches and build outputs
+	rm -rf .venv .uv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
