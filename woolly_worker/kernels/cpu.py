@@ -1,0 +1,85 @@
+"""What this CPU can do, decided once, before Numba is imported.
+
+Kernels are written in vectors of a fixed width, so every level computes the same bits; a level only says which
+instructions carry them. `WOOLLY_CPU` forces one: the tests run all that this machine can execute.
+"""
+
+import os
+import platform
+import sys
+from dataclasses import dataclass
+
+from llvmlite import binding as llvm
+
+LEVELS = ("generic", "avx2", "avxvnni", "avx512vnni")
+
+# An LLVM CPU model for each forced level: the oldest one that has everything the level needs.
+_MODEL = {"generic": "x86-64", "avx2": "haswell", "avxvnni": "haswell", "avx512vnni": "cascadelake"}
+_EXTRA_FEATURES = {"avxvnni": "+avxvnni"}
+
+
+@dataclass(frozen=True, slots=True)
+class Cpu:
+    """The target that kernels are compiled for."""
+
+    level: str  # one of LEVELS
+    model: str  # LLVM's name of it
+    features: str  # LLVM feature string; empty means the model's own
+
+    @property
+    def tag(self) -> str:
+        """A short name for cache folders and logs."""
+        return f"{platform.machine()}-{self.model}-{self.level}"
+
+
+def _host_features() -> dict[str, bool]:
+    return dict(llvm.get_host_cpu_features())
+
+
+def host_level() -> str:
+    """The best level that this machine can execute."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return "generic"
+    has = _host_features().get
+    if has("avx512vnni") and has("avx512bw") and has("avx512vl"):
+        return "avx512vnni"
+    if has("avx2") and has("fma") and has("f16c"):
+        return "avxvnni" if has("avxvnni") else "avx2"
+    return "generic"
+
+
+def executable_levels() -> tuple[str, ...]:
+    """Every level that this machine can execute, the plainest first. AVX-VNNI is a feature beside AVX-512, not below it."""
+    best = host_level()
+    if best == "avx512vnni":
+        return tuple(level for level in LEVELS if level != "avxvnni" or _host_features().get("avxvnni"))
+    return LEVELS[: LEVELS.index(best) + 1]
+
+
+def _decide() -> Cpu:
+    forced = os.environ.get("WOOLLY_CPU")
+    if forced:
+        if forced not in executable_levels():
+            raise SystemExit(f"WOOLLY_CPU={forced}: this machine can execute {', '.join(executable_levels())}")
+        if platform.machine() in ("x86_64", "AMD64"):
+            return Cpu(forced, _MODEL[forced], _EXTRA_FEATURES.get(forced, ""))
+    if "numba" in sys.modules and os.environ.get("NUMBA_CPU_NAME"):
+        # Numba has read its own settings already; follow them rather than disagree in silence.
+        return Cpu("generic", os.environ["NUMBA_CPU_NAME"], os.environ.get("NUMBA_CPU_FEATURES", ""))
+    return Cpu(host_level(), llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten())
+
+
+CPU = _decide()
+
+
+def allowed_cpus() -> int:
+    """How many CPUs this process may use: its affinity, bounded by the cgroup's quota."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    try:
+        with open("/sys/fs/cgroup/cpu.max") as file:
+            quota, period = file.read().split()
+        if quota != "max":
+            count = min(count, max(1, int(quota) // int(period)))
+    except (OSError, ValueError):
+        pass  # no cgroup v2 here: the affinity alone decides
+    return max(1, count)

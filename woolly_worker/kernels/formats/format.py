@@ -1,0 +1,27 @@
+"""What the forward pass needs to know about a tensor type."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from woolly_worker.kernels.activations import Activation
+from woolly_worker.kernels.jit import LazyOp
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A tensor type's kernels."""
+
+    name: str  # ggml's spelling
+    block: int  # weights in a quant block
+    block_bytes: int
+    activation: Activation  # the form of activations that its matmul reads
+    matmul: LazyOp
+    embed: LazyOp
+    dequantize: Callable[[int, int, int], Any]  # (row address, n_cols, f32 out address), callable from Python
+    row_dot: Callable[[int, int, int], Any]  # (row address, activations, n_cols) -> f32, callable from Python
+    panel_block_bytes: int = 0  # bytes a quant block of sixteen rows takes in a panel; 0: the format needs none
+
+    def panel_bytes(self, n_cols: int) -> int:
+        """Scratch that one member of the team needs to multiply a matrix with rows of n_cols weights."""
+        return n_cols // self.block * self.panel_block_bytes

@@ -1,0 +1,93 @@
+"""f32 activations to int8, in the forms of `activations.py`.
+
+    d = max|x| / 127,   q = round(x * (127 / max|x|)), ties to even
+
+A run of zeros has d = 0 and q = 0. |q| <= 127, so a sum of 16 values fits 16 bits, and -128 never occurs.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from woolly_worker.kernels.activations import (
+    Q8_BYTES,
+    Q8_SCALE,
+    Q8_SUM,
+    Q8_VALUES,
+    Q8K_BYTES,
+    Q8K_SCALE,
+    Q8K_SUMS16,
+    Q8K_SUMS32,
+    Q8K_VALUES,
+)
+from woolly_worker.kernels.jit import inline, kernel
+from woolly_worker.kernels.simd import (
+    absolute,
+    add,
+    hmax,
+    hsum,
+    load_f32x16,
+    maximum,
+    mul,
+    narrow_to_i8,
+    round_to_i32,
+    splat_f32x16,
+    store,
+    store_f32,
+    store_i16,
+    store_i32,
+)
+
+
+def quantize_reference(x: npt.NDArray[np.float32], block: int) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+    """The definition: rows of `block` values -> (q, d)."""
+    runs = x.astype(np.float32).reshape(-1, block)
+    amax = np.abs(runs).max(axis=1)
+    d = (amax / np.float32(127)).astype(np.float32)
+    with np.errstate(divide="ignore"):
+        inverse = np.where(amax > 0, np.float32(127) / amax, np.float32(0)).astype(np.float32)
+    q = np.rint(runs * inverse[:, None]).astype(np.int8)
+    return q, d
+
+
+@inline
+def _inverse(amax):  # type: ignore[no-untyped-def]
+    if amax > np.float32(0):
+        return np.float32(127) / amax
+    return np.float32(0)
+
+
+@kernel
+def quantize_q8k(x, n, out):  # type: ignore[no-untyped-def]
+    """A row of n floats (a multiple of 256) at address x into Q8K records at address out."""
+    for i in range(n // Q8K_VALUES):
+        xi, record = x + 4 * Q8K_VALUES * i, out + Q8K_BYTES * i
+        largest = absolute(load_f32x16(xi))
+        for k in range(1, 16):
+            largest = maximum(largest, absolute(load_f32x16(xi + 64 * k)))
+        amax = hmax(largest)
+        factor = splat_f32x16(_inverse(amax))
+        store_f32(record + Q8K_SCALE, amax / np.float32(127))
+        for k in range(8):
+            low = round_to_i32(mul(load_f32x16(xi + 128 * k), factor))
+            high = round_to_i32(mul(load_f32x16(xi + 128 * k + 64), factor))
+            store(record + 32 * k, narrow_to_i8(low))
+            store(record + 32 * k + 16, narrow_to_i8(high))
+            sum_low, sum_high = hsum(low), hsum(high)
+            store_i16(record + Q8K_SUMS16 + 4 * k, sum_low)
+            store_i16(record + Q8K_SUMS16 + 4 * k + 2, sum_high)
+            store_i16(record + Q8K_SUMS32 + 2 * k, sum_low + sum_high)
+
+
+@kernel
+def quantize_q8(x, n, out):  # type: ignore[no-untyped-def]
+    """A row of n floats (a multiple of 32) at address x into Q8 records at address out."""
+    for i in range(n // Q8_VALUES):
+        xi, record = x + 4 * Q8_VALUES * i, out + Q8_BYTES * i
+        low, high = load_f32x16(xi), load_f32x16(xi + 64)
+        amax = hmax(maximum(absolute(low), absolute(high)))
+        factor = splat_f32x16(_inverse(amax))
+        q_low, q_high = round_to_i32(mul(low, factor)), round_to_i32(mul(high, factor))
+        store(record, narrow_to_i8(q_low))
+        store(record + 16, narrow_to_i8(q_high))
+        store_f32(record + Q8_SCALE, amax / np.float32(127))
+        store_i32(record + Q8_SUM, hsum(add(q_low, q_high)))

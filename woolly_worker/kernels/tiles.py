@@ -1,0 +1,300 @@
+"""Verbs over register tiles: one vector for each token (or row) of a small group, unrolled while the IR is written.
+
+A tile keeps a kernel's accumulators in registers across its loops, and lets the kernel's source say "for each token"
+once. The number of vectors is part of the type, so a kernel that is handed a tile of 4 or of 8 compiles to either.
+
+Where a verb takes `x` and `stride`, token t's data lies at `x + t * stride`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+from woolly_worker.kernels.simd import (
+    Builder,
+    Value,
+    call_ir,
+    constant,
+    dot_i16_ir,
+    dot_u8i8_ir,
+    load_ir,
+    shuffle_ir,
+    splat_ir,
+    store_ir,
+)
+from woolly_worker.kernels.vectors import I32, I64, Tile, Vec, f32x16, i32x16
+
+F32 = ir.FloatType()
+
+
+def _unpack(b: Builder, tile: Value) -> list[Value]:
+    return [b.extract_value(tile, i) for i in range(tile.type.count)]
+
+
+def _pack(b: Builder, vectors: list[Value]) -> Value:
+    tile = ir.Constant(ir.ArrayType(vectors[0].type, len(vectors)), ir.Undefined)
+    for i, vector in enumerate(vectors):
+        tile = b.insert_value(tile, vector, i)
+    return tile
+
+
+def _at(b: Builder, base: Value, index: int, stride: Value) -> Value:
+    return b.add(base, b.mul(stride, I64(index)))
+
+
+def _splat_load(b: Builder, address: Value, element: ir.Type, n: int) -> Value:
+    return splat_ir(b, load_ir(b, address, element), n)
+
+
+def _zeros(vec: Vec) -> Any:
+    @intrinsic
+    def zeros(typing_context: Any, n: Any) -> Any:
+        if not isinstance(n, types.IntegerLiteral):
+            return None
+        tile = Tile(vec, n.literal_value)
+        return tile(n), lambda context, b, sig, args: ir.Constant(tile.llvm, None)
+
+    return zeros
+
+
+zeros_f32 = _zeros(f32x16)  # zeros_f32(8): a tile of eight f32x16
+zeros_i32 = _zeros(i32x16)
+
+
+def _zeros_like(vec: Vec) -> Any:
+    @intrinsic
+    def zeros(typing_context: Any, like: Any) -> Any:
+        tile = Tile(vec, like.n)
+        return tile(like), lambda context, b, sig, args: ir.Constant(tile.llvm, None)
+
+    return zeros
+
+
+zeros_i32_like = _zeros_like(i32x16)  # as many vectors as another tile has
+zeros_f32_like = _zeros_like(f32x16)
+
+
+@intrinsic
+def tile_size(typing_context: Any, tile: Any) -> Any:
+    """How many vectors: a constant for the compiler."""
+    return types.intp(tile), lambda context, b, sig, args: I64(tile.n)
+
+
+@intrinsic
+def dot_groups(typing_context: Any, acc: Any, panel: Any, x: Any, stride: Any, n_groups: Any) -> Any:
+    """acc[t] += panel . x[t] over n_groups groups of four columns.
+
+    panel   address of n_groups x 64 bytes, unsigned: for each group, four columns of row 0, of row 1, ... of row 15
+    x       address of the tokens' signed bytes, four for each group
+    Exact: i8 x u8 into i32. The caller keeps the sum below 2**31.
+    """
+    if not isinstance(n_groups, types.IntegerLiteral):
+        return None
+    groups = n_groups.literal_value
+
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        accs = _unpack(b, args[0])
+        tokens = [_at(b, args[2], t, args[3]) for t in range(acc.n)]
+        for g in range(groups):
+            weights = load_ir(b, b.add(args[1], I64(64 * g)), acc.vec.llvm)
+            for t in range(acc.n):
+                values = _splat_load(b, b.add(tokens[t], I64(4 * g)), I32, acc.vec.n)
+                accs[t] = dot_u8i8_ir(b, accs[t], weights, values)
+        return _pack(b, accs)
+
+    return acc(acc, types.intp, types.intp, types.intp, n_groups), emit
+
+
+@intrinsic
+def dot_pairs(typing_context: Any, acc: Any, panel: Any, x: Any, stride: Any, n_pairs: Any) -> Any:
+    """acc[t] += panel . x[t] over n_pairs pairs of 16-bit integers; the layout of dot_groups with pairs for bytes."""
+    if not isinstance(n_pairs, types.IntegerLiteral):
+        return None
+    pairs = n_pairs.literal_value
+
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        accs = _unpack(b, args[0])
+        tokens = [_at(b, args[2], t, args[3]) for t in range(acc.n)]
+        for p in range(pairs):
+            weights = load_ir(b, b.add(args[1], I64(64 * p)), acc.vec.llvm)
+            for t in range(acc.n):
+                values = _splat_load(b, b.add(tokens[t], I64(4 * p)), I32, acc.vec.n)
+                accs[t] = dot_i16_ir(b, accs[t], weights, values)
+        return _pack(b, accs)
+
+    return acc(acc, types.intp, types.intp, types.intp, n_pairs), emit
+
+
+def _each(vec_ir: Callable[[Builder, Value, Value, Value], Value]) -> Any:
+    @intrinsic
+    def verb(typing_context: Any, acc: Any, tile: Any, vector: Any) -> Any:
+        def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+            pairs = zip(_unpack(b, args[0]), _unpack(b, args[1]), strict=True)
+            return _pack(b, [vec_ir(b, a, v, args[2]) for a, v in pairs])
+
+        return acc(acc, tile, vector), emit
+
+    return verb
+
+
+add_product_each = _each(lambda b, a, v, w: b.add(a, b.mul(v, w)))  # integers: acc[t] + tile[t] * vector
+
+
+@intrinsic
+def sub_scaled_each(typing_context: Any, acc: Any, tile: Any, literal: Any) -> Any:
+    """Integers: acc[t] - literal * tile[t]."""
+    if not isinstance(literal, types.IntegerLiteral):
+        return None
+    factor = literal.literal_value
+
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        pairs = zip(_unpack(b, args[0]), _unpack(b, args[1]), strict=True)
+        return _pack(b, [b.sub(a, b.mul(v, constant(v.type, factor))) for a, v in pairs])
+
+    return acc(acc, tile, literal), emit
+
+
+@intrinsic
+def sub_splat_each(typing_context: Any, acc: Any, x: Any, stride: Any, literal: Any) -> Any:
+    """Integers: acc[t] - literal * i32 at x[t], the same in every lane."""
+    if not isinstance(literal, types.IntegerLiteral):
+        return None
+    factor = literal.literal_value
+
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        results = []
+        for t, a in enumerate(_unpack(b, args[0])):
+            value = load_ir(b, _at(b, args[1], t, args[2]), I32)
+            results.append(b.sub(a, splat_ir(b, b.mul(value, I32(factor)), acc.vec.n)))
+        return _pack(b, results)
+
+    return acc(acc, types.intp, types.intp, literal), emit
+
+
+@intrinsic
+def accumulate_each(typing_context: Any, acc: Any, scale: Any, x: Any, stride: Any, sums: Any) -> Any:
+    """acc[t] = fma(scale * f32 at x[t], float(sums[t]), acc[t]): the one float step of a quantised dot product.
+
+    The row-dot kernels do the same three operations in the same order; that is what makes them equal in bits.
+    """
+
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        results = []
+        pairs = zip(_unpack(b, args[0]), _unpack(b, args[4]), strict=True)
+        for t, (a, s) in enumerate(pairs):
+            token_scale = _splat_load(b, _at(b, args[2], t, args[3]), F32, acc.vec.n)
+            factor = b.fmul(args[1], token_scale)
+            results.append(call_ir(b, "llvm.fma.v16f32", a.type, factor, b.sitofp(s, a.type), a))
+        return _pack(b, results)
+
+    return acc(acc, scale, types.intp, types.intp, sums), emit
+
+
+@intrinsic
+def fma_splat_each(typing_context: Any, acc: Any, vector: Any, x: Any, stride: Any) -> Any:
+    """acc[t] = fma(vector, f32 at x[t] in every lane, acc[t])."""
+
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        results = []
+        for t, a in enumerate(_unpack(b, args[0])):
+            value = _splat_load(b, _at(b, args[2], t, args[3]), F32, acc.vec.n)
+            results.append(call_ir(b, "llvm.fma.v16f32", a.type, args[1], value, a))
+        return _pack(b, results)
+
+    return acc(acc, vector, types.intp, types.intp), emit
+
+
+@intrinsic
+def fma_load_each(typing_context: Any, acc: Any, vector: Any, x: Any, stride: Any) -> Any:
+    """acc[t] = fma(vector, sixteen f32 at x[t], acc[t])."""
+
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        results = []
+        for t, a in enumerate(_unpack(b, args[0])):
+            values = load_ir(b, _at(b, args[2], t, args[3]), a.type)
+            results.append(call_ir(b, "llvm.fma.v16f32", a.type, args[1], values, a))
+        return _pack(b, results)
+
+    return acc(acc, vector, types.intp, types.intp), emit
+
+
+@intrinsic
+def store_each(typing_context: Any, address: Any, stride: Any, tile: Any) -> Any:
+    """tile[t] to address + t * stride."""
+
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        for t, v in enumerate(_unpack(b, args[2])):
+            store_ir(b, _at(b, args[0], t, args[1]), v)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp, tile), emit
+
+
+@intrinsic
+def load_each(typing_context: Any, address: Any, stride: Any, like: Any) -> Any:
+    """As many f32x16 as `like` has vectors, from address + t * stride."""
+    tile = Tile(f32x16, like.n)
+
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        return _pack(b, [load_ir(b, _at(b, args[0], t, args[1]), f32x16.llvm) for t in range(like.n)])
+
+    return tile(types.intp, types.intp, like), emit
+
+
+@intrinsic
+def add_each(typing_context: Any, x: Any, y: Any) -> Any:
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        add = b.fadd if x.vec.element == "f32" else b.add
+        return _pack(b, [add(u, v) for u, v in zip(_unpack(b, args[0]), _unpack(b, args[1]), strict=True)])
+
+    return x(x, x), emit
+
+
+@intrinsic
+def vector_of(typing_context: Any, tile: Any, index: Any) -> Any:
+    """One vector of a tile; the index is a literal."""
+    if not isinstance(index, types.IntegerLiteral):
+        return None
+    i = index.literal_value
+    return tile.vec(tile, index), lambda context, b, sig, args: b.extract_value(args[0], i)
+
+
+@intrinsic
+def gather_columns(typing_context: Any, address: Any, stride: Any) -> Any:
+    """Sixteen rows of 16 bytes each, turned on their side: a tile of 4 i32x16 whose lanes are the rows.
+
+    address  of row 0's bytes; row r lies at address + r * stride
+    Vector c holds bytes 4 c .. 4 c + 3 of every row.
+    """
+    tile = Tile(i32x16, 4)
+
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        row = ir.VectorType(I32, 4)
+        rows = [load_ir(b, _at(b, args[0], r, args[1]), row) for r in range(16)]
+
+        def stack(parts: list[Value]) -> Value:
+            low = shuffle_ir(b, parts[0], parts[1], list(range(8)))
+            high = shuffle_ir(b, parts[2], parts[3], list(range(8)))
+            return shuffle_ir(b, low, high, list(range(16)))
+
+        # a[k] holds rows k, 4 + k, 8 + k, 12 + k in its four quarters; two unpacking steps inside the quarters finish.
+        a = [stack([rows[4 * quarter + k] for quarter in range(4)]) for k in range(4)]
+        q = range(0, 16, 4)
+        low = [lane for i in q for lane in (i, 16 + i, i + 1, 17 + i)]
+        high = [lane for i in q for lane in (i + 2, 18 + i, i + 3, 19 + i)]
+        first = [lane for i in q for lane in (i, i + 1, 16 + i, 17 + i)]
+        last = [lane for i in q for lane in (i + 2, i + 3, 18 + i, 19 + i)]
+        t0, t1 = shuffle_ir(b, a[0], a[1], low), shuffle_ir(b, a[0], a[1], high)
+        t2, t3 = shuffle_ir(b, a[2], a[3], low), shuffle_ir(b, a[2], a[3], high)
+        columns = [
+            shuffle_ir(b, t0, t2, first),
+            shuffle_ir(b, t0, t2, last),
+            shuffle_ir(b, t1, t3, first),
+            shuffle_ir(b, t1, t3, last),
+        ]
+        return _pack(b, columns)
+
+    return tile(types.intp, types.intp), emit
