@@ -1,8 +1,14 @@
 """Fixtures that every test may use."""
 
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+
+from woolly_worker.ledger.connection import connect
+from woolly_worker.ledger.ledger import Ledger
+from woolly_worker.ledger.server import EmbeddedServer
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -13,3 +19,24 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("the shared test data is not present")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    """A real server of our own on a free port, for the whole run."""
+    with EmbeddedServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(redis_server: EmbeddedServer) -> str:
+    """The server, emptied."""
+    with closing(connect(redis_server.url)) as client:
+        client.flushall()
+    return redis_server.url
+
+
+@pytest.fixture
+def ledger(redis_url: str) -> Iterator[Ledger]:
+    with closing(connect(redis_url)) as client:
+        yield Ledger(client)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from woolly_worker.contract.errors import WoollyError
 from woolly_worker.contract.states import JobState
 
 MAX_STOP_STRINGS = 16
@@ -113,6 +114,17 @@ class ErrorInfo(Frozen):
     retryable: bool = False
     param: str | None = None
     details: dict[str, Any] = Field(default_factory=dict)
+
+    @classmethod
+    def of(cls, error: WoollyError) -> Self:
+        return cls(
+            code=error.code,
+            message=error.message,
+            http_status=error.http_status,
+            retryable=error.retryable,
+            param=error.param,
+            details=error.details,
+        )
 
 
 class TokenLogprob(Frozen):

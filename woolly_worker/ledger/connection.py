@@ -1,0 +1,83 @@
+"""Clients for Redis, the Lua scripts, and the one place that turns redis-py's errors into Woolly's.
+
+redis-py's defaults (5 s per socket operation, ten retries) would hang a caller for a minute, so every client here
+says how long it may take.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import redis
+import redis.asyncio
+from redis.backoff import ConstantBackoff
+from redis.commands.core import Script
+from redis.retry import Retry
+
+from woolly_worker.contract.errors import InternalError, LedgerUnavailable
+
+SCRIPT_NAMES = ("submit", "claim", "emit", "finish", "close", "release", "cancel", "look")
+MINIMUM_SERVER_VERSION = (6, 2)
+
+
+def connect(url: str, *, timeout_seconds: float = 1.0) -> redis.Redis:
+    """A client that fails within about two `timeout_seconds`: one attempt and one retry."""
+    client: redis.Redis = redis.Redis.from_url(
+        url,
+        decode_responses=True,
+        socket_timeout=timeout_seconds,
+        socket_connect_timeout=timeout_seconds,
+        retry=Retry(ConstantBackoff(0.05), 1),
+    )
+    return client
+
+
+def connect_async(url: str, *, timeout_seconds: float = 5.0) -> redis.asyncio.Redis:
+    """The API's client. `timeout_seconds` bounds one command; waiting for messages has its own limits."""
+    client: redis.asyncio.Redis = redis.asyncio.Redis.from_url(
+        url,
+        decode_responses=True,
+        socket_timeout=timeout_seconds,
+        socket_connect_timeout=min(timeout_seconds, 2.0),
+        retry=redis.asyncio.retry.Retry(ConstantBackoff(0.05), 1),
+    )
+    return client
+
+
+@cache
+def script_text(name: str) -> str:
+    folder = files("woolly_worker.ledger") / "scripts"
+    return (folder / "shared.lua").read_text() + "\n" + (folder / f"{name}.lua").read_text()
+
+
+def load_scripts(client: redis.Redis) -> dict[str, Script]:
+    """EVALSHA, and EVAL where the server does not know the script yet. Needs no connection."""
+    return {name: client.register_script(script_text(name)) for name in SCRIPT_NAMES}
+
+
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    """No caller of the ledger sees an exception of redis-py."""
+    try:
+        yield
+    except redis.exceptions.ResponseError as error:
+        if isinstance(error, redis.exceptions.ReadOnlyError | redis.exceptions.OutOfMemoryError):
+            raise LedgerUnavailable(f"Redis refuses writes: {error}") from error
+        if str(error).startswith(("LOADING", "MASTERDOWN", "MISCONF", "BUSY", "CLUSTERDOWN", "OOM")):
+            raise LedgerUnavailable(f"Redis cannot serve now: {error}") from error
+        raise InternalError(f"a ledger script failed: {error}") from error
+    except (redis.exceptions.RedisError, OSError) as error:
+        raise LedgerUnavailable(f"Redis does not answer: {error}") from error
+
+
+def check_server(client: redis.Redis) -> str:
+    """Its version as text. Raises LedgerUnavailable with both versions when it is too old for the scripts."""
+    with translated_errors():
+        info: dict[str, Any] = client.info("server")
+    version = str(info.get("redis_version", "0.0"))
+    if tuple(int(part) for part in version.split(".")[:2]) < MINIMUM_SERVER_VERSION:
+        wanted = ".".join(map(str, MINIMUM_SERVER_VERSION))
+        raise LedgerUnavailable(f"the server speaks Redis {version}, Woolly needs {wanted} or newer")
+    return str(info.get("valkey_version", version))

@@ -1,0 +1,320 @@
+"""The record of every job: one method per transition, each a single Lua script on the server.
+
+The ledger is the truth. A Celery message only says that a job may be waiting; whoever holds the newest fence may
+write; the server's TIME is the only clock. Methods raise LedgerUnavailable when Redis does not answer, and every one
+of them may be called again after that without harm.
+
+It does not ring bells: the callers own Celery. It is synchronous and safe to share between threads.
+"""
+
+import secrets
+import uuid
+from collections.abc import Sequence
+from typing import Any, Literal, cast
+
+import redis
+
+from woolly_worker.contract.errors import (
+    DeadlineExceeded,
+    InternalError,
+    JobCancelled,
+    JobNotFound,
+    PoisonJob,
+    QueueFull,
+    WoollyError,
+)
+from woolly_worker.contract.events import DoneEvent, FailedEvent, TokenEvent, job_event_adapter
+from woolly_worker.contract.jobs import MAX_SEED, ErrorInfo, JobMetrics, JobRequest, JobResult, JobView, Usage
+from woolly_worker.contract.states import JobState
+from woolly_worker.ledger import keys, timings, views
+from woolly_worker.ledger.connection import load_scripts, translated_errors
+from woolly_worker.ledger.records import (
+    Bell,
+    Claim,
+    ClaimOutcome,
+    Emission,
+    Finish,
+    Finished,
+    LaneCounts,
+    Reaped,
+    Refusal,
+    Reply,
+    Submitted,
+)
+
+DEFAULT_RETENTION_SECONDS = 3600.0
+DEFAULT_BELL_SECONDS = 5.0
+DEFAULT_MAX_CRASHES = 3
+REAP_BATCH = 100
+
+# How a job that nobody owns ends, by the verdict of claim.lua and look.lua.
+_CLOSING_STATES: dict[str, Literal[JobState.FAILED, JobState.CANCELLED, JobState.EXPIRED]] = {
+    "cancelled": JobState.CANCELLED,
+    "expired": JobState.EXPIRED,
+    "poison": JobState.FAILED,
+}
+
+
+class Ledger:
+    def __init__(
+        self,
+        client: redis.Redis,
+        *,
+        retention_seconds: float = DEFAULT_RETENTION_SECONDS,
+        bell_seconds: float = DEFAULT_BELL_SECONDS,
+        max_crashes: int = DEFAULT_MAX_CRASHES,
+    ) -> None:
+        """`bell_seconds`: how long a job may stay queued before the reaper looks whether its bell was lost."""
+        self.client = client
+        self._scripts = load_scripts(client)
+        self._retention_ms = max(1, int(retention_seconds * 1000))
+        self._bell_ms = max(1, int(bell_seconds * 1000))
+        self._max_crashes = max_crashes
+
+    def submit(self, request: JobRequest, *, job_id: str | None = None, max_queued: int | None = None) -> Submitted:
+        """Records the job as queued. Afterwards the caller rings `bell`, off the request's path; if that fails, the
+        reaper rings it. QueueFull when `max_queued` jobs of this model already wait."""
+        job_id = job_id or uuid.uuid4().hex
+        if request.sampling.seed is None:
+            # Drawn here and stored, so that a resumed job continues as it would have without the interruption.
+            sampling = request.sampling.model_copy(update={"seed": secrets.randbelow(MAX_SEED + 1)})
+            request = request.model_copy(update={"sampling": sampling})
+        lane = keys.lane_of(request.tenant)
+        deadline_ms = "" if request.deadline_seconds is None else max(1, int(request.deadline_seconds * 1000))
+        status, number = self._call(
+            "submit",
+            [keys.job(job_id), keys.OPEN_JOBS, keys.lanes(request.model)],
+            [
+                job_id,
+                request.model,
+                lane,
+                request.priority,
+                request.tenant,
+                views.dump_metadata(request.metadata),
+                request.model_dump_json(exclude_none=True),
+                deadline_ms,
+                self._bell_ms,
+                "" if max_queued is None else max_queued,
+            ],
+        )
+        if status == "full":
+            raise QueueFull(
+                f"{number} jobs of model '{request.model}' are queued, the limit is {max_queued}",
+                details={"queued": number, "limit": max_queued},
+            )
+        if status == "exists":
+            return Submitted(job_id, None)
+        return Submitted(job_id, Bell(job_id, request.model, lane, request.priority, number))
+
+    def claim(self, job_id: str, owner: str, *, lease_seconds: float, claim_id: str | None = None) -> Claim | Refusal:
+        """Takes the job for `owner` (a worker id). Call it again with the same `claim_id` if the reply was lost.
+        A job that turns out to be cancelled, expired or poison is closed here."""
+        (model,) = self._fields(job_id, ["model"])
+        if model is None:
+            return Refusal(job_id, ClaimOutcome.GONE)
+        outcome, fence, seq, attempt, crashes, now_ms = self._call(
+            "claim",
+            [keys.job(job_id), keys.OPEN_JOBS, keys.lanes(model)],
+            [job_id, owner, claim_id or uuid.uuid4().hex, int(lease_seconds * 1000), self._max_crashes],
+        )
+        if outcome in _CLOSING_STATES:
+            self._close(job_id, fence, outcome)
+        if outcome != ClaimOutcome.CLAIMED:
+            return Refusal(job_id, ClaimOutcome(outcome))
+        names = ["request", "created_ms", "queued_ms", "claimed_ms", "first_token_ms", "deadline_ms"]
+        request, created_ms, queued_ms, claimed_ms, first_token_ms, deadline_ms = self._fields(job_id, names)
+        if request is None or created_ms is None or queued_ms is None or claimed_ms is None:
+            return Refusal(job_id, ClaimOutcome.GONE)
+        tokens = self._tokens(job_id, seq)
+        return Claim(
+            job_id=job_id,
+            fence=fence,
+            request=JobRequest.model_validate_json(request),
+            attempt=attempt,
+            crashes=crashes,
+            token_ids=tuple(token.token_id for token in tokens),
+            text="".join(token.text for token in tokens),
+            created_at=int(created_ms) / 1000,
+            queued_at=int(queued_ms) / 1000,
+            claimed_at=int(claimed_ms) / 1000,
+            first_token_at=None if first_token_ms is None else int(first_token_ms) / 1000,
+            deadline_remaining_seconds=_remaining_seconds(deadline_ms, now_ms),
+        )
+
+    def emit(self, emissions: Sequence[Emission], *, lease_seconds: float) -> list[Reply]:
+        """One call for a whole engine step. Renews every job's lease; see Reply for what each answer means."""
+        if not emissions:
+            return []
+        names = [keys.OPEN_JOBS]
+        args: list[str | int] = [int(lease_seconds * 1000)]
+        for emission in emissions:
+            names += (keys.job(emission.job_id), keys.events(emission.job_id))
+            event = "" if emission.event is None else emission.event.model_dump_json(exclude_none=True)
+            args += (emission.job_id, emission.fence, emission.seq, event)
+        return [Reply(reply) for reply in self._call("emit", names, args)]
+
+    def finish(self, finish: Finish) -> Finished:
+        """The terminal event, by the owner. The ledger adds its share of the metrics."""
+        result_metrics = self._merged_metrics(finish.job_id, finish.event.metrics)
+        event = timings.with_metrics(finish.event, result_metrics)
+        result = JobResult(
+            text=finish.text,
+            token_ids=finish.token_ids,
+            finish_reason=event.finish_reason if isinstance(event, DoneEvent) else None,
+            usage=event.usage,
+            metrics=event.metrics,
+            error=event.error if isinstance(event, FailedEvent) else None,
+        )
+        reply = self._write_terminal("finish", finish.job_id, finish.fence, finish.model, event, result)
+        return Finished(reply, result)
+
+    def release(self, job_id: str, fence: int, model: str) -> Reply:
+        """Gives a running job back, to the front of its lane. Its tokens stay; the next owner goes on behind them."""
+        args: list[str | int] = [job_id, fence, self._bell_ms]
+        return Reply(self._call("release", [keys.job(job_id), keys.OPEN_JOBS, keys.lanes(model)], args))
+
+    def cancel(self, job_id: str) -> JobState:
+        """Asks for the end of a job. Returns the state it is in now: cancelled if it was waiting, running if its
+        worker will see the flag at its next step, or the terminal state it had reached before."""
+        for _ in range(3):
+            state, fence = self._call("cancel", [keys.job(job_id), keys.OPEN_JOBS], [job_id])
+            if state == "gone":
+                raise JobNotFound(f"no job '{job_id}'")
+            if state != JobState.QUEUED or self._close(job_id, fence, "cancelled"):
+                return JobState.CANCELLED if state == JobState.QUEUED else JobState(state)
+        # Lost against three claims or releases in a row. The flag stands, so the next claim or step ends it.
+        return JobState.QUEUED
+
+    def reap(self, *, limit: int = REAP_BATCH) -> Reaped:
+        """Looks at the jobs that are due. Closes what must not run any more and returns the bells to ring."""
+        now_ms = self._now_ms()
+        with translated_errors():
+            due = self.client.zrange(keys.OPEN_JOBS, "-inf", str(now_ms), byscore=True, offset=0, num=limit)
+        rung: list[Bell] = []
+        closed: list[str] = []
+        for job_id in map(str, due):
+            model, lane, priority = self._fields(job_id, ["model", "lane", "priority"])
+            if model is None or lane is None or priority is None:
+                with translated_errors():
+                    self.client.zrem(keys.OPEN_JOBS, job_id)
+                continue
+            bells = keys.bells(model, int(lane), int(priority))
+            verdict, fence, number = self._call(
+                "look",
+                [keys.job(job_id), keys.OPEN_JOBS, keys.lanes(model), bells],
+                [job_id, self._bell_ms, self._max_crashes],
+            )
+            if verdict == "ring":
+                rung.append(Bell(job_id, model, int(lane), int(priority), number))
+            elif verdict in _CLOSING_STATES and self._close(job_id, fence, verdict):
+                closed.append(job_id)
+        return Reaped(tuple(rung), tuple(closed))
+
+    def reaper_turn(self, owner: str, *, seconds: float) -> bool:
+        """Whether `owner` may reap now. One reaper at a time, over all processes."""
+        with translated_errors():
+            return bool(self.client.set(keys.REAPER_MUTEX, owner, nx=True, px=max(1, int(seconds * 1000))))
+
+    def view(self, job_id: str) -> JobView:
+        return views.view_of(job_id, self._fields(job_id, views.VIEW_FIELDS))
+
+    def lane_counts(self, model: str) -> LaneCounts:
+        with translated_errors():
+            fields = self.client.hgetall(keys.lanes(model))
+        return views.lane_counts_of(cast(dict[str, str], fields))
+
+    # -- below: what several transitions share --
+
+    def _close(self, job_id: str, fence: int, verdict: str) -> bool:
+        """Ends a queued job that nobody owns. False if it has been claimed or closed since `fence` was read."""
+        model, seq, history = self._fields(job_id, ["model", "seq", "history"])
+        if model is None or seq is None:
+            return False
+        tokens = self._tokens(job_id, int(seq))
+        event = FailedEvent(
+            seq=len(tokens) + 1,
+            state=_CLOSING_STATES[verdict],
+            error=ErrorInfo.of(_closing_error(verdict, history)),
+            usage=Usage(completion_tokens=len(tokens), total_tokens=len(tokens)),
+            metrics=self._merged_metrics(job_id, JobMetrics()),
+        )
+        result = JobResult(
+            text="".join(token.text for token in tokens),
+            token_ids=tuple(token.token_id for token in tokens),
+            usage=event.usage,
+            metrics=event.metrics,
+            error=event.error,
+        )
+        return self._write_terminal("close", job_id, fence, model, event, result) is Reply.OK
+
+    def _write_terminal(
+        self, script: str, job_id: str, fence: int, model: str, event: DoneEvent | FailedEvent, result: JobResult
+    ) -> Reply:
+        names = [
+            keys.job(job_id),
+            keys.events(job_id),
+            keys.OPEN_JOBS,
+            keys.FINISHED_JOBS,
+            keys.lanes(model),
+        ]
+        args: list[str | int] = [
+            job_id,
+            fence,
+            event.state.value,
+            event.seq,
+            event.model_dump_json(exclude_none=True),
+            result.model_dump_json(exclude_none=True),
+            self._retention_ms,
+        ]
+        return Reply(self._call(script, names, args))
+
+    def _tokens(self, job_id: str, last_seq: int) -> list[TokenEvent]:
+        """The job's tokens so far. The caller knows that nobody writes now, or checks it afterwards by the fence."""
+        if last_seq == 0:
+            return []
+        with translated_errors():
+            entries: Any = self.client.xrange(keys.events(job_id), "1-0", f"{last_seq}-0")
+        tokens = [job_event_adapter.validate_json(fields["e"]) for _, fields in entries]
+        found = [token for token in tokens if isinstance(token, TokenEvent)]
+        if len(found) != last_seq:
+            raise InternalError(f"the record says {last_seq} tokens, the stream holds {len(found)}")
+        return found
+
+    def _merged_metrics(self, job_id: str, metrics: JobMetrics) -> JobMetrics:
+        with translated_errors():
+            pipe = self.client.pipeline(transaction=False)
+            pipe.time()
+            pipe.hmget(keys.job(job_id), list(timings.TIMING_FIELDS))
+            (seconds, micros), fields = pipe.execute()
+        return timings.merged(metrics, fields, seconds * 1000 + micros // 1000)
+
+    def _now_ms(self) -> int:
+        with translated_errors():
+            seconds, micros = self.client.time()
+        return int(seconds) * 1000 + int(micros) // 1000
+
+    def _fields(self, job_id: str, names: list[str]) -> list[str | None]:
+        with translated_errors():
+            return cast(list[str | None], self.client.hmget(keys.job(job_id), names))
+
+    def _call(self, script: str, names: Sequence[str], args: Sequence[str | int]) -> Any:
+        with translated_errors():
+            return self._scripts[script](keys=names, args=args)
+
+
+def _remaining_seconds(deadline_ms: str | None, now_ms: int) -> float | None:
+    if deadline_ms is None or deadline_ms == "0":
+        return None
+    return max(0.0, (int(deadline_ms) - now_ms) / 1000)
+
+
+def _closing_error(verdict: str, history: str | None) -> WoollyError:
+    if verdict == "cancelled":
+        return JobCancelled("the job was cancelled")
+    if verdict == "expired":
+        return DeadlineExceeded("the deadline passed before the job was done")
+    losses = views.load_history(history)
+    return PoisonJob(
+        f"the job was running each time when {len(losses)} workers in a row were lost",
+        details={"lost_leases": losses},
+    )

@@ -1,0 +1,133 @@
+"""Which models there are, who serves them, and how busy they are: announced by workers, read by the API.
+
+A model card stays for ever, so that a job for a model whose workers are all down can wait for them, while a model that
+nobody ever served is refused. A worker's heartbeat leaves by itself when the worker does.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import redis
+from pydantic import BaseModel, ConfigDict, Field
+
+from woolly_worker.ledger import keys
+from woolly_worker.ledger.connection import translated_errors
+
+HEARTBEAT_SECONDS = 2.0
+HEARTBEAT_TTL_SECONDS = 10.0
+FORGET_WORKERS_AFTER_MS = 24 * 3600 * 1000
+
+
+class _Announced(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+
+class ModelCard(_Announced):
+    """What a worker serves. The fields are those that people compare models by."""
+
+    name: str
+    architecture: str
+    n_ctx: int = Field(description="tokens per sequence, prompt and completion together")
+    n_ctx_train: int | None = None
+    n_params: int | None = None
+    size_bytes: int | None = None
+    quantization: str | None = Field(None, description="as llama.cpp spells it, such as Q4_K_M")
+    n_layer: int | None = None
+    n_embd: int | None = None
+    n_head: int | None = None
+    n_head_kv: int | None = None
+    n_vocab: int | None = None
+    path: str | None = Field(None, description="on the worker's machine")
+    description: str = ""
+    chat: bool = Field(False, description="whether the file carries a chat template")
+    announced_at: float | None = Field(None, description="Unix seconds, by Redis's clock")
+
+
+class WorkerStats(_Announced):
+    """What an engine says about itself, once per heartbeat. Rates are over the last few seconds."""
+
+    slots: int = 0
+    running: int = Field(0, description="sequences in the batch")
+    waiting: int = Field(0, description="claimed, and waiting for a slot or KV blocks")
+    kv_blocks_total: int = 0
+    kv_blocks_free: int = 0
+    kv_block_tokens: int = 0
+    steps_total: int = 0
+    prompt_tokens_total: int = 0
+    cached_tokens_total: int = 0
+    generated_tokens_total: int = 0
+    jobs_finished_total: int = 0
+    prefill_tokens_per_second: float = 0.0
+    decode_tokens_per_second: float = 0.0
+    batch_size_mean: float = 0.0
+    rss_bytes: int | None = None
+    cpu_seconds_total: float | None = None
+
+
+class WorkerBeat(_Announced):
+    """One worker's sign of life."""
+
+    worker_id: str
+    model: str
+    hostname: str
+    pid: int
+    state: str = Field("ready", description="loading, ready, draining")
+    threads: int | None = None
+    version: str | None = None
+    started_at: float | None = Field(None, description="Unix seconds, by the worker's clock; for people only")
+    stats: WorkerStats = WorkerStats()
+
+
+def card_of(text: str) -> ModelCard:
+    return ModelCard.model_validate_json(text)
+
+
+def beat_of(text: str) -> WorkerBeat:
+    return WorkerBeat.model_validate_json(text)
+
+
+class ModelRegistry:
+    """The workers' side. The API reads the same through `reader.LedgerReader`."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self.client = client
+
+    def announce(self, card: ModelCard) -> None:
+        with translated_errors():
+            seconds, micros = self.client.time()
+            stamped = card.model_copy(update={"announced_at": int(seconds) + int(micros) / 1e6})
+            self.client.hset(keys.MODELS, card.name, stamped.model_dump_json(exclude_none=True))
+
+    def beat(self, beat: WorkerBeat, *, ttl_seconds: float = HEARTBEAT_TTL_SECONDS) -> None:
+        with translated_errors():
+            now_ms = self._now_ms()
+            pipe = self.client.pipeline(transaction=False)
+            pipe.set(
+                keys.worker(beat.worker_id), beat.model_dump_json(exclude_none=True), px=max(1, int(ttl_seconds * 1000))
+            )
+            pipe.zadd(keys.WORKERS, {beat.worker_id: now_ms})
+            pipe.zremrangebyscore(keys.WORKERS, "-inf", now_ms - FORGET_WORKERS_AFTER_MS)
+            pipe.execute()
+
+    def leave(self, worker_id: str) -> None:
+        """A worker that stops cleanly says so; one that is killed is forgotten when its heartbeat expires."""
+        with translated_errors():
+            self.client.delete(keys.worker(worker_id))
+            self.client.zrem(keys.WORKERS, worker_id)
+
+    def cards(self) -> list[ModelCard]:
+        with translated_errors():
+            cards = cast(Mapping[str, str], self.client.hgetall(keys.MODELS))
+        return sorted((card_of(text) for text in cards.values()), key=lambda card: card.name)
+
+    def workers(self) -> list[WorkerBeat]:
+        with translated_errors():
+            ids = cast(Sequence[str], self.client.zrange(keys.WORKERS, 0, -1))
+            if not ids:
+                return []
+            beats: Any = self.client.mget([keys.worker(worker_id) for worker_id in ids])
+        return [beat_of(text) for text in beats if text is not None]
+
+    def _now_ms(self) -> int:
+        seconds, micros = self.client.time()
+        return int(seconds) * 1000 + int(micros) // 1000

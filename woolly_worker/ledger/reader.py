@@ -1,0 +1,178 @@
+"""What the API reads: a job's state, its result, and its events from any point on. Async; writes nothing.
+
+Reading a stream without gap or repetition: subscribe, wait for the confirmation, read the stream behind the last event
+seen, then pass on live messages with a higher seq. Pub/sub may lose messages (a connection that broke, a reader that
+was too slow for the server's buffer), so a jump in seq and a quiet while both lead back to the stream.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from typing import Any, cast
+
+import redis.asyncio
+
+from woolly_worker.contract.errors import JobNotFound
+from woolly_worker.contract.events import (
+    DoneEvent,
+    FailedEvent,
+    StateEvent,
+    TerminalEvent,
+    TokenEvent,
+    job_event_adapter,
+)
+from woolly_worker.contract.jobs import JobResult, JobView
+from woolly_worker.contract.states import TERMINAL_STATES, JobState
+from woolly_worker.ledger import keys, views
+from woolly_worker.ledger.connection import translated_errors
+from woolly_worker.ledger.models import ModelCard, WorkerBeat, beat_of, card_of
+from woolly_worker.ledger.records import LaneCounts
+
+# After so long without a message, look into the stream: whatever pub/sub lost is found then.
+QUIET_SECONDS = 2.0
+REPLAY_BATCH = 500
+
+JobEvent = TokenEvent | StateEvent | DoneEvent | FailedEvent
+
+
+class LedgerReader:
+    def __init__(self, client: redis.asyncio.Redis, *, quiet_seconds: float = QUIET_SECONDS) -> None:
+        self.client = client
+        self._quiet_seconds = quiet_seconds
+
+    async def ping(self) -> None:
+        """Raises LedgerUnavailable when Redis does not answer."""
+        with translated_errors():
+            await cast(Any, self.client.ping())
+
+    async def view(self, job_id: str) -> JobView:
+        with translated_errors():
+            fields = await cast(Any, self.client.hmget(keys.job(job_id), views.VIEW_FIELDS))
+        return views.view_of(job_id, fields)
+
+    async def result(self, job_id: str) -> JobResult | None:
+        """None while the job has not ended."""
+        with translated_errors():
+            state, result = await cast(Any, self.client.hmget(keys.job(job_id), ["state", "result"]))
+        if state is None:
+            raise JobNotFound(f"no job '{job_id}'")
+        return None if result is None else JobResult.model_validate_json(result)
+
+    async def jobs(self, *, limit: int = 100) -> list[JobView]:
+        """The newest first, open ones and those whose record is still kept."""
+        with translated_errors():
+            pipe = self.client.pipeline(transaction=False)
+            pipe.zrange(keys.OPEN_JOBS, 0, -1)
+            pipe.zrange(keys.FINISHED_JOBS, 0, limit - 1, desc=True)
+            open_ids, finished_ids = await pipe.execute()
+            ids = list(dict.fromkeys([*open_ids, *finished_ids]))
+            pipe = self.client.pipeline(transaction=False)
+            for job_id in ids:
+                pipe.hmget(keys.job(job_id), views.VIEW_FIELDS)
+            rows = await pipe.execute() if ids else []
+        found = [
+            views.view_of(job_id, fields) for job_id, fields in zip(ids, rows, strict=True) if fields[0] is not None
+        ]
+        return sorted(found, key=lambda view: view.created_at, reverse=True)[:limit]
+
+    async def models(self) -> list[ModelCard]:
+        """Every model that a worker ever announced."""
+        with translated_errors():
+            cards = await cast(Any, self.client.hgetall(keys.MODELS))
+        return sorted((card_of(text) for text in cards.values()), key=lambda card: card.name)
+
+    async def workers(self) -> list[WorkerBeat]:
+        """Those that are alive."""
+        with translated_errors():
+            ids: Any = await self.client.zrange(keys.WORKERS, 0, -1)
+            beats = await cast(Any, self.client.mget([keys.worker(i) for i in ids])) if ids else []
+        return [beat_of(text) for text in beats if text is not None]
+
+    async def lane_counts(self, model: str) -> LaneCounts:
+        with translated_errors():
+            fields = await cast(Any, self.client.hgetall(keys.lanes(model)))
+        return views.lane_counts_of(fields)
+
+    async def wait_terminal(self, job_id: str, timeout_seconds: float) -> JobView:
+        """The job as it is once it has ended, or after `timeout_seconds`, whichever comes first."""
+        view = await self.view(job_id)
+        if view.state in TERMINAL_STATES or timeout_seconds <= 0:
+            return view
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_seconds):
+                async for event in self.events(job_id, after_seq=view.last_seq):
+                    if isinstance(event, TerminalEvent):
+                        break
+        return await self.view(job_id)
+
+    async def events(self, job_id: str, after_seq: int = 0) -> AsyncIterator[JobEvent]:
+        """Every token and the terminal event with a seq above `after_seq`, each once and in order, and between them
+        what happens to the job. Starts with the state it is in; ends behind the terminal event."""
+        with translated_errors():
+            pubsub = self.client.pubsub()
+            try:
+                await pubsub.subscribe(keys.channel(job_id))
+                await _confirmation(pubsub)
+                state, attempts, end_seq = await self._position(job_id)
+                if end_seq is not None and end_seq <= after_seq:
+                    return
+                if state not in TERMINAL_STATES:
+                    yield StateEvent(state=state, attempt=attempts)
+                last = after_seq
+                behind = True  # whether the stream may hold events above `last` that were not yielded
+                while True:
+                    if behind:
+                        async for event in self._stored(job_id, last):
+                            last = event.seq
+                            yield event
+                            if isinstance(event, TerminalEvent):
+                                return
+                        behind = False
+                    message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=self._quiet_seconds)
+                    if message is None:
+                        await self._position(job_id)  # raises JobNotFound once the record is gone
+                        behind = True
+                        continue
+                    news = job_event_adapter.validate_json(message["data"])
+                    if isinstance(news, StateEvent):
+                        yield news
+                    elif news.seq == last + 1:
+                        last = news.seq
+                        yield news
+                        if isinstance(news, TerminalEvent):
+                            return
+                    elif news.seq > last + 1:
+                        behind = True
+            finally:
+                await pubsub.aclose()  # type: ignore[no-untyped-call]
+
+    async def _stored(self, job_id: str, after_seq: int) -> AsyncIterator[TokenEvent | TerminalEvent]:
+        while True:
+            entries: Any = await self.client.xrange(keys.events(job_id), f"{after_seq + 1}-0", "+", count=REPLAY_BATCH)
+            for _, fields in entries:
+                event = job_event_adapter.validate_json(fields["e"])
+                if isinstance(event, StateEvent):
+                    continue  # never stored by the ledger
+                after_seq = event.seq
+                yield event
+            if len(entries) < REPLAY_BATCH:
+                return
+
+    async def _position(self, job_id: str) -> tuple[JobState, int, int | None]:
+        state, attempts, end_seq = await cast(
+            Any, self.client.hmget(keys.job(job_id), ["state", "attempts", "end_seq"])
+        )
+        if state is None:
+            raise JobNotFound(f"no job '{job_id}'")
+        return JobState(state), int(attempts or 0), None if end_seq is None else int(end_seq)
+
+
+async def _confirmation(pubsub: Any, seconds: float = 5.0) -> None:
+    """Waits until the server has confirmed the subscription: from then on no message is missed."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        message = await pubsub.get_message(ignore_subscribe_messages=False, timeout=1.0)
+        if message is not None and message["type"] == "subscribe":
+            return
+    raise redis.exceptions.TimeoutError("the subscription was not confirmed")

@@ -1,0 +1,39 @@
+-- running -> running: one engine step of a whole batch. Appends tokens, publishes, renews leases, reads cancel flags.
+--
+-- KEYS  1 open index, then two per emission: job, events
+-- ARGV  1 lease ms, then four per emission: id, fence, seq, event JSON
+--       seq 0 only renews the lease; its event, if not '', is published and not stored
+-- Returns one reply per emission:
+--   ok         written, or (same fence) had been written before: a repeated call does no harm
+--   cancelled  as ok, and somebody asked for the end of this job
+--   fenced     not yours, or not running any more: nothing was written
+--   gap        seq is not the next one (the server forgot what it had acknowledged): nothing was written
+
+local now = now_ms()
+local lease = now + ARGV[1]
+local replies = {}
+for i = 1, (#KEYS - 1) / 2 do
+  local job, events = KEYS[2 * i], KEYS[2 * i + 1]
+  local id, fence, seq, event = ARGV[4 * i - 2], ARGV[4 * i - 1], tonumber(ARGV[4 * i]), ARGV[4 * i + 1]
+  local s = redis.call('HMGET', job, 'fence', 'state', 'seq', 'cancel')
+  if s[1] ~= fence or s[2] ~= 'running' then
+    replies[i] = 'fenced'
+  elseif seq > tonumber(s[3]) + 1 then
+    replies[i] = 'gap'
+  else
+    if seq == 0 then
+      if event ~= '' then redis.call('PUBLISH', job, event) end
+      redis.call('HSET', job, 'lease_ms', lease)
+    elseif seq == tonumber(s[3]) + 1 then
+      redis.call('XADD', events, seq .. '-0', 'e', event)
+      redis.call('PUBLISH', job, event)
+      redis.call('HSET', job, 'seq', seq, 'lease_ms', lease)
+      if seq == 1 then redis.call('HSET', job, 'first_token_ms', now) end
+    else
+      redis.call('HSET', job, 'lease_ms', lease)
+    end
+    redis.call('ZADD', KEYS[1], lease, id)
+    replies[i] = s[4] == '1' and 'cancelled' or 'ok'
+  end
+end
+return replies
