@@ -1,0 +1,109 @@
+"""Builds the ASGI app: routes, error handlers, middleware, lifespan; nothing else.
+
+Importing it loads no model code: no numba, no numpy, and Celery only with the first bell.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+
+from woolly_api import errors
+from woolly_api.doorbell import Doorbell
+from woolly_api.limits import BodyLimit
+from woolly_api.reaper import Reaper
+from woolly_api.routes import health, jobs, models, openai, performance, stream
+from woolly_api.services import Services
+from woolly_api.settings import ApiSettings
+from woolly_api.telemetry import ApiMetrics, RequestLine
+from woolly_worker.contract.errors import WoollyError
+from woolly_worker.ledger.connection import connect, connect_async
+from woolly_worker.ledger.ledger import Ledger
+from woolly_worker.ledger.reader import LedgerReader
+
+DESCRIPTION = """
+An asynchronous job queue for LLM inference on CPUs.
+
+* **Jobs** are the native surface: hand one in, and it will be run. Read its tokens as they come, now or later, from
+  any replica.
+* **OpenAI** clients work as they are: set `base_url` to this server's `/v1`.
+
+Nothing is ignored: a parameter that is unknown or not supported is a 400 that names it.
+"""
+TAGS = [
+    {"name": "Jobs", "description": "Submit, look, stream, cancel."},
+    {"name": "OpenAI", "description": "Completions, chat completions and models, for the official clients."},
+    {"name": "Performance", "description": "Measured values, and the addresses of the earlier program."},
+    {"name": "Health", "description": "For orchestrators and Prometheus."},
+]
+# Connections for everything that is not a stream.
+SPARE_CONNECTIONS = 100
+
+
+def create_app(settings: ApiSettings | None = None) -> FastAPI:
+    """The app for `settings` (default: the environment's). Connects to nothing before the first request."""
+    settings = settings or ApiSettings()
+    metrics = ApiMetrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        client = connect(settings.redis_url, timeout_seconds=settings.redis_timeout_seconds)
+        async_client = connect_async(settings.redis_url, timeout_seconds=settings.redis_timeout_seconds)
+        # Each open stream holds a connection for its subscription; redis-py would stop at 100.
+        async_client.connection_pool.max_connections = settings.max_streams + SPARE_CONNECTIONS
+        ledger = Ledger(client)
+        doorbell = Doorbell(settings.redis_url, capacity=settings.doorbell_capacity, count=metrics.count_bell)
+        services = Services(settings, metrics, ledger, LedgerReader(async_client), doorbell)
+        reaper = Reaper(ledger, doorbell.ring) if settings.reaper else None
+        app.state.services = services
+        if reaper is not None:
+            reaper.start()
+        try:
+            yield
+        finally:
+            services.stopping.set()
+            await services.settle(2.0)
+            if reaper is not None:
+                reaper.stop()
+            doorbell.close()
+            await async_client.aclose()
+            client.close()
+
+    app = FastAPI(
+        title="Woolly",
+        version=_version(),
+        description=DESCRIPTION,
+        openapi_tags=TAGS,
+        lifespan=lifespan,
+        responses={400: {"description": "A parameter is unknown, unsupported or out of range; `error.param` names it"}},
+    )
+    for module in (jobs, stream, openai, models, performance, health):
+        app.include_router(module.router)
+    app.include_router(openai.optimized)
+    app.add_exception_handler(WoollyError, errors.on_woolly_error)
+    app.add_exception_handler(RequestValidationError, errors.on_validation_error)
+    app.add_exception_handler(HTTPException, errors.on_http_exception)
+    app.add_exception_handler(Exception, errors.on_unforeseen)
+    # Added last, met first.
+    app.add_middleware(BodyLimit, max_bytes=int(settings.max_body_bytes))
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=list(settings.cors_origins),
+        allow_methods=["GET", "POST", "OPTIONS"],
+        allow_headers=["*"],
+        expose_headers=["Location", "Retry-After", "X-Request-Id", "X-Woolly-Job-Id"],
+        max_age=3600,
+    )
+    app.add_middleware(RequestLine, metrics=metrics)
+    return app
+
+
+def _version() -> str:
+    try:
+        return version("woolly")
+    except PackageNotFoundError:  # running from a bare source tree
+        return "0"

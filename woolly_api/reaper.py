@@ -1,0 +1,61 @@
+"""The API's turn at healing: lost leases, lost bells, jobs past their deadline. Workers take turns at the same.
+
+The ledger decides and closes; this thread only asks it, and rings the bells that it names.
+"""
+
+import threading
+import uuid
+from collections.abc import Callable
+
+from woolly_api.telemetry import log
+from woolly_worker.contract.errors import WoollyError
+from woolly_worker.ledger.ledger import REAP_BATCH, Ledger
+from woolly_worker.ledger.records import Bell
+
+TURN_SECONDS = 1.0
+
+
+class Reaper:
+    def __init__(self, ledger: Ledger, ring: Callable[[Bell], None], *, turn_seconds: float = TURN_SECONDS) -> None:
+        self._ledger = ledger
+        self._ring = ring
+        self._turn_seconds = turn_seconds
+        self._owner = f"api-{uuid.uuid4().hex}"
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="reaper", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, timeout_seconds: float = 5.0) -> None:
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout_seconds)
+
+    def _run(self) -> None:
+        away = False
+        while not self._stop.wait(self._turn_seconds):
+            try:
+                self.turn()
+            except WoollyError as error:
+                if not away:  # one line per absence of Redis, not one per second
+                    log.warning("reaper waits", code=error.code, reason=error.message)
+                away = True
+            except Exception:
+                log.exception("reaper turn failed")
+            else:
+                away = False
+
+    def turn(self) -> None:
+        """One look at what is due, if no other reaper has this turn."""
+        if not self._ledger.reaper_turn(self._owner, seconds=self._turn_seconds):
+            return
+        while not self._stop.is_set():
+            reaped = self._ledger.reap()
+            for bell in reaped.bells:
+                log.info("bell rung again", job_id=bell.job_id, number=bell.number)
+                self._ring(bell)
+            for job_id in reaped.closed:
+                log.info("job closed by the reaper", job_id=job_id)
+            if len(reaped.bells) + len(reaped.closed) < REAP_BATCH:
+                return

@@ -1,0 +1,185 @@
+"""/v1/completions and /v1/chat/completions, plain and streamed, as OpenAI's clients expect them.
+
+Both submit a job and follow it; a client that leaves before the end cancels it. What goes wrong before the first byte
+is an HTTP error, later it is an error event in the stream, without a [DONE].
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from woolly_api import sse
+from woolly_api.error_info import error_from_info, info_of
+from woolly_api.errors import error_body
+from woolly_api.routes.openai_answers import Answer, ChatAnswer, CompletionAnswer
+from woolly_api.routes.openai_requests import ChatCompletionRequest, CompletionRequest
+from woolly_api.routes.openai_shapes import ChatCompletion, ChatCompletionChunk, Completion
+from woolly_api.services import Injected, Services
+from woolly_api.telemetry import note, request_id_of
+from woolly_api.watching import AnyEvent, ClientGone, steady_events, while_connected
+from woolly_worker.contract.errors import WoollyError
+from woolly_worker.contract.events import DoneEvent, FailedEvent, StateEvent, TokenEvent
+from woolly_worker.contract.jobs import JobRequest
+
+router = APIRouter(prefix="/v1", tags=["OpenAI"])
+optimized = APIRouter(prefix="/api/v1/optimized", tags=["Performance"])
+
+CLIENT_CLOSED_REQUEST = 499  # nginx's word for it; nobody reads the answer, but the log line shows it
+
+
+def _responses(answer: type[Any], chunk: type[Any]) -> dict[int | str, dict[str, Any]]:
+    example = f'data: {{"id": "...", "object": "{chunk.model_fields["object"].default}", ...}}\n\ndata: [DONE]\n\n'
+    return {
+        200: {
+            "model": answer,
+            "description": "The completion; with `stream`, chunks as server-sent events, closed by `[DONE]`.",
+            "content": {"text/event-stream": {"schema": {"type": "string"}, "example": example}},
+        }
+    }
+
+
+@optimized.post(
+    "/completions",
+    summary="Complete a prompt (the earlier program's address)",
+    response_model=None,
+    responses=_responses(Completion, Completion),
+)
+@router.post(
+    "/completions",
+    summary="Complete a prompt",
+    response_model=None,
+    responses=_responses(Completion, Completion),
+)
+async def completions(request: Request, services: Injected, body: CompletionRequest) -> Response:
+    """OpenAI's legacy completions. Extensions: top_k, min_p, repetition_penalty, ignore_eos, priority,
+    deadline_seconds. Parameters that Woolly does not have are refused by name."""
+    answer = CompletionAnswer(model=body.model, logprobs=body.logprobs, include_usage=body.include_usage)
+    return await _respond(request, services, body.to_job(), answer, body.stream)
+
+
+@optimized.post(
+    "/chat/completions",
+    summary="Continue a conversation (the earlier program's address)",
+    response_model=None,
+    responses=_responses(ChatCompletion, ChatCompletionChunk),
+)
+@router.post(
+    "/chat/completions",
+    summary="Continue a conversation",
+    response_model=None,
+    responses=_responses(ChatCompletion, ChatCompletionChunk),
+)
+async def chat_completions(request: Request, services: Injected, body: ChatCompletionRequest) -> Response:
+    """OpenAI's chat completions, through the model's own chat template. Extensions and refusals as for completions."""
+    n_top = (body.top_logprobs or 0) if body.logprobs else None
+    answer = ChatAnswer(model=body.model, logprobs=n_top, include_usage=body.include_usage)
+    return await _respond(request, services, body.to_job(), answer, body.stream)
+
+
+async def _respond(request: Request, services: Services, job: JobRequest, answer: Answer, stream: bool) -> Response:
+    job_id = await services.submit(job)
+    note(request.scope, job_id=job_id, model=job.model, stream=stream)
+    feed = sse.Feed(steady_events(services, job_id, 0))
+    run = _Run(request, services, job_id, feed, answer.for_job(job_id))
+    try:
+        if not stream:
+            return await while_connected(request, run.whole())
+        first = await while_connected(request, run.first())
+    except ClientGone:
+        await run.close()
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    except BaseException:
+        await run.close()
+        raise
+    return sse.EventStream(run.frames(first), headers=run.headers(), on_open=services.metrics.streams.inc)
+
+
+class _Run:
+    """One job on behalf of one waiting client. Closed before the job's end, it cancels the job."""
+
+    def __init__(
+        self, request: Request, services: Services, job_id: str, feed: sse.Feed[AnyEvent], answer: Answer
+    ) -> None:
+        self._request = request
+        self._services = services
+        self._job_id = job_id
+        self._feed = feed
+        self._answer = answer
+        self._ended = False
+
+    async def close(self) -> None:
+        if not self._ended:
+            self._ended = True
+            self._services.abandon(self._job_id)
+        await self._feed.aclose()
+
+    async def whole(self) -> Response:
+        """The answer of a plain request: everything at once, or the job's error as an HTTP error."""
+        tokens: list[TokenEvent] = []
+        while True:
+            event = await self._next(self._services.settings.heartbeat_seconds)
+            if isinstance(event, TokenEvent):
+                tokens.append(event)
+            elif isinstance(event, DoneEvent):
+                await self.close()
+                body = self._answer.whole(tokens, event)
+                return Response(body, media_type="application/json", headers=self.headers())
+
+    async def first(self) -> TokenEvent | DoneEvent | None:
+        """The first event that adds to the answer, or None when it does not come within `first_byte_seconds`."""
+        loop_time = asyncio.get_running_loop().time
+        deadline = loop_time() + self._services.settings.first_byte_seconds
+        while (left := deadline - loop_time()) > 0:
+            event = await self._next(left)
+            if event is not None and not isinstance(event, StateEvent):
+                return event
+        return None
+
+    async def frames(self, first: TokenEvent | DoneEvent | None) -> AsyncIterator[bytes]:
+        """The stream of a streamed request."""
+        try:
+            for chunk in self._answer.opening():
+                yield sse.frame(chunk)
+            event: AnyEvent | None = first
+            while True:
+                if isinstance(event, TokenEvent):
+                    for chunk in self._answer.token(event):
+                        yield sse.frame(chunk)
+                elif isinstance(event, DoneEvent):
+                    for chunk in self._answer.done(event):
+                        yield sse.frame(chunk)
+                    yield sse.DONE
+                    return
+                else:
+                    yield _sign_of_life(event)
+                event = await self._next(self._services.settings.heartbeat_seconds)
+        except WoollyError as error:
+            note(self._request.scope, error=error.code)
+            request_id = request_id_of(self._request.scope)
+            body = error_body(info_of(error), request_id=request_id, path=self._request.url.path)
+            yield sse.frame(sse.json_line(body))
+        finally:
+            await self.close()
+
+    async def _next(self, timeout_seconds: float) -> TokenEvent | StateEvent | DoneEvent | None:
+        """The next event; a job that did not succeed raises its error."""
+        event = await self._feed.get(timeout_seconds)
+        if isinstance(event, DoneEvent):
+            self._ended = True
+        if isinstance(event, FailedEvent):
+            self._ended = True
+            raise error_from_info(event.error)
+        return event
+
+    def headers(self) -> dict[str, str]:
+        return {"X-Woolly-Job-Id": self._job_id}
+
+
+def _sign_of_life(event: StateEvent | FailedEvent | None) -> bytes:
+    """A comment: the time without tokens is waiting in the queue or prefill."""
+    if isinstance(event, StateEvent):
+        progress = "" if event.prefill_total is None else f" prefill {event.prefill_done}/{event.prefill_total}"
+        return sse.comment(f"{event.state}{progress}")
+    return sse.HEARTBEAT

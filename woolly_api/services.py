@@ -1,0 +1,107 @@
+"""What the routes stand on: one object per app, made at startup, handed to every request.
+
+It decides nothing about HTTP. Calls of the synchronous ledger run in threads; nothing here blocks the event loop.
+"""
+
+import asyncio
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Annotated, Any, ParamSpec, TypeVar
+
+import anyio
+import anyio.to_thread
+from fastapi import Depends, Request
+
+from woolly_api.doorbell import Doorbell
+from woolly_api.settings import ApiSettings
+from woolly_api.telemetry import ApiMetrics, log
+from woolly_worker.contract.errors import JobNotFound, LedgerUnavailable, ModelNotFound
+from woolly_worker.contract.jobs import JobRequest
+from woolly_worker.contract.states import JobState
+from woolly_worker.ledger import keys
+from woolly_worker.ledger.ledger import Ledger
+from woolly_worker.ledger.reader import LedgerReader
+from woolly_worker.ledger.records import Bell
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+ABANDON_ATTEMPTS = 5
+
+
+@dataclass(slots=True)
+class Services:
+    settings: ApiSettings
+    metrics: ApiMetrics
+    ledger: Ledger
+    reader: LedgerReader
+    doorbell: Doorbell
+    # Set when the server begins to shut down: open job streams and waits end, their clients resume elsewhere.
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    _background: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def submit(self, request: JobRequest) -> str:
+        """Record first, then the bell. ModelNotFound (with the models that could be asked for), LedgerUnavailable."""
+        known = [card.name for card in await self.reader.models()]
+        if request.model not in known:
+            raise ModelNotFound(
+                f"no worker has ever announced the model '{request.model}'",
+                param="model",
+                details={"available_models": known},
+            )
+        job_id = uuid.uuid4().hex
+        submitted = await self._in_thread(self.ledger.submit, request, job_id=job_id)
+        # The id is new, so "submitted before" means that the first reply was lost on its way: nobody rang yet.
+        bell = submitted.bell or Bell(job_id, request.model, keys.lane_of(request.tenant), request.priority, 1)
+        self.doorbell.ring(bell)
+        self.metrics.submitted.labels(request.model).inc()
+        return job_id
+
+    async def cancel(self, job_id: str) -> JobState:
+        return await self._in_thread(self.ledger.cancel, job_id)
+
+    def abandon(self, job_id: str) -> None:
+        """Cancel a job whose client has gone, in the background. May be called from a cancelled task."""
+        self.metrics.abandoned.inc()
+        task = asyncio.get_running_loop().create_task(self._abandon(job_id))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _abandon(self, job_id: str) -> None:
+        for attempt in range(ABANDON_ATTEMPTS):
+            try:
+                state = await self.cancel(job_id)
+            except JobNotFound:
+                return
+            except LedgerUnavailable:
+                await asyncio.sleep(2**attempt)
+            else:
+                log.info("client left, job cancelled", job_id=job_id, state=state)
+                return
+        log.warning("client left, but its job could not be cancelled", job_id=job_id)
+
+    async def settle(self, timeout_seconds: float) -> None:
+        """Give background cancellations this long; called once, at shutdown."""
+        if self._background:
+            await asyncio.wait(set(self._background), timeout=timeout_seconds)
+        for task in set(self._background):
+            task.cancel()
+
+    async def _in_thread(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """A stalled server must not hold the caller for longer than the ledger's own attempts take."""
+        try:
+            with anyio.fail_after(4 * self.settings.redis_timeout_seconds):
+                return await anyio.to_thread.run_sync(partial(function, *args, **kwargs), abandon_on_cancel=True)
+        except TimeoutError as error:
+            raise LedgerUnavailable("Redis does not answer in time") from error
+
+
+def services_of(request: Request) -> Services:
+    services: Any = request.app.state.services
+    assert isinstance(services, Services)
+    return services
+
+
+Injected = Annotated[Services, Depends(services_of)]

@@ -1,0 +1,45 @@
+"""ApiSettings: what an operator may set on the API, read from the environment once.
+
+Refuses to hold anything about models or workers: a worker announces what it serves.
+"""
+
+from typing import Literal
+
+from pydantic import AliasChoices, ByteSize, Field, PositiveFloat, PositiveInt
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class ApiSettings(BaseSettings):
+    """A field is `WOOLLY_API_<NAME>` in the environment; the address of Redis is `WOOLLY_REDIS_URL` for all parts."""
+
+    model_config = SettingsConfigDict(env_prefix="WOOLLY_API_", frozen=True, extra="forbid", populate_by_name=True)
+
+    redis_url: str = Field(
+        "redis://127.0.0.1:6379/0",
+        validation_alias=AliasChoices("WOOLLY_REDIS_URL", "redis_url"),
+        description="Redis or Valkey >= 6.2: ledger, token streams and Celery's broker",
+    )
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8080, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    redis_timeout_seconds: PositiveFloat = Field(1.0, description="one Redis call may take this long; then 503")
+    heartbeat_seconds: PositiveFloat = Field(10.0, description="an idle stream sends a comment this often")
+    first_byte_seconds: float = Field(
+        5.0,
+        ge=0,
+        description="a streamed completion waits this long for its first event, so that an early failure is a real "
+        "HTTP error; then the stream opens with a heartbeat",
+    )
+    max_wait_seconds: PositiveFloat = Field(60.0, description="upper bound of ?wait= on a job")
+    ledger_patience_seconds: float = Field(
+        30.0, ge=0, description="an open stream rides out an absence of Redis of this length"
+    )
+    max_streams: PositiveInt = Field(5000, description="jobs followed at once; each takes a connection to Redis")
+    max_body_bytes: ByteSize = Field(ByteSize(10 * 1024 * 1024), description="larger request bodies are a 413")
+    shutdown_grace_seconds: PositiveInt = Field(20, description="running completions may finish within this at SIGTERM")
+    doorbell_capacity: PositiveInt = Field(
+        10_000, description="bells that wait for the broker; beyond, the reaper rings"
+    )
+    reaper: bool = Field(True, description="take part in healing lost leases and lost bells")
+    cors_origins: tuple[str, ...] = Field(("*",), description="origins whose browsers may call")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["console", "json"] = "console"
