@@ -73,6 +73,7 @@ class WorkerBeat(_Announced):
     pid: int
     state: str = Field("ready", description="loading, ready, draining")
     threads: int | None = None
+    optimizations: tuple[str, ...] = Field((), description='what is switched on, such as "prefix_cache", "simd_avx512"')
     version: str | None = None
     started_at: float | None = Field(None, description="Unix seconds, by the worker's clock; for people only")
     stats: WorkerStats = WorkerStats()
