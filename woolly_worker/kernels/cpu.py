@@ -49,7 +49,7 @@ def host_level() -> str:
 
 
 def executable_levels() -> tuple[str, ...]:
-    """Every level that this machine can execute, the plainest first. AVX-VNNI is a feature beside AVX-512, not below it."""
+    """Every level that this machine can execute, the plainest first. AVX-VNNI stands beside AVX-512, not below."""
     best = host_level()
     if best == "avx512vnni":
         return tuple(level for level in LEVELS if level != "avxvnni" or _host_features().get("avxvnni"))

@@ -429,6 +429,7 @@ def _zero(of: Vec) -> Any:
 
 zero_f32x16 = _zero(f32x16)
 zero_i32x16 = _zero(i32x16)
+zero_i32x8 = _zero(i32x8)
 
 
 @intrinsic
@@ -562,3 +563,52 @@ def widen_bytes(typing_context: Any, low: Any, high: Any) -> Any:
         return b.zext(b.bitcast(both, ir.VectorType(ir.IntType(8), 8)), i32x8.llvm)
 
     return i32x8(types.int32, types.int32), emit
+
+
+@intrinsic
+def add_to_exponent(typing_context: Any, x: Any, n: Any) -> Any:
+    """x * 2**n, for results that stay normal numbers."""
+
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        shifted = b.shl(args[1], constant(n.llvm, 23))
+        return b.bitcast(b.add(b.bitcast(args[0], n.llvm), shifted), x.llvm)
+
+    return x(x, n), emit
+
+
+@intrinsic
+def zero_where_less(typing_context: Any, x: Any, bound: Any, value: Any) -> Any:
+    """`value` where x >= bound, else 0: also where x is NaN, so a NaN must be caught by its other uses."""
+
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        keep = b.fcmp_ordered(">=", args[0], splat_ir(b, args[1], x.n))
+        return b.select(keep, args[2], ir.Constant(x.llvm, None))
+
+    return x(x, types.float32, value), emit
+
+
+@intrinsic
+def sqrt_f32(typing_context: Any, x: Any) -> Any:
+    """The correctly rounded square root, as IEEE has it."""
+
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        return call_ir(b, "llvm.sqrt.f32", ir.FloatType(), args[0])
+
+    return types.float32(types.float32), emit
+
+
+@intrinsic
+def flip_even_signs(typing_context: Any, x: Any) -> Any:
+    """-x in lanes 0, 2, 4 ...; x in the others."""
+
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        bits = ir.VectorType(I32, x.n)
+        signs = ir.Constant(bits, [0x80000000 if lane % 2 == 0 else 0 for lane in range(x.n)])
+        return b.bitcast(b.xor(b.bitcast(args[0], bits), signs), x.llvm)
+
+    return x(x), emit
+
+
+@intrinsic
+def first_lane(typing_context: Any, x: Any) -> Any:
+    return types.float32(x), lambda context, b, sig, args: b.extract_element(args[0], I32(0))

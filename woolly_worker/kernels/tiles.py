@@ -21,6 +21,7 @@ from woolly_worker.kernels.simd import (
     dot_i16_ir,
     dot_u8i8_ir,
     load_ir,
+    reduce_ir,
     shuffle_ir,
     splat_ir,
     store_ir,
@@ -298,3 +299,32 @@ def gather_columns(typing_context: Any, address: Any, stride: Any) -> Any:
         return _pack(b, columns)
 
     return tile(types.intp, types.intp), emit
+
+
+@intrinsic
+def gather_halves_f32(typing_context: Any, address: Any, stride: Any) -> Any:
+    """One f16 from each of sixteen rows, as an f32x16."""
+
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        halves = ir.Constant(ir.VectorType(ir.HalfType(), 16), ir.Undefined)
+        for r in range(16):
+            half = load_ir(b, _at(b, args[0], r, args[1]), ir.HalfType())
+            halves = b.insert_element(halves, half, I32(r))
+        return b.fpext(halves, f32x16.llvm)
+
+    return f32x16(types.intp, types.intp), emit
+
+
+@intrinsic
+def store_sums_each(typing_context: Any, address: Any, stride: Any, tile: Any, add_to_out: Any) -> Any:
+    """The sum of tile[t]'s lanes, as f32, to address + t * stride; added to what is there when add_to_out is not 0."""
+
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        adding = b.icmp_signed("!=", args[3], I64(0))
+        for t, v in enumerate(_unpack(b, args[2])):
+            place = _at(b, args[0], t, args[1])
+            total = reduce_ir(b, v, b.fadd)
+            store_ir(b, place, b.select(adding, b.fadd(load_ir(b, place, F32), total), total))
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp, tile, types.intp), emit

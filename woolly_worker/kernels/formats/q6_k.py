@@ -1,0 +1,228 @@
+"""Q6_K: 256 weights in 210 bytes, sixteen sub-blocks of 16 with an 8-bit scale each.
+
+    bytes   0..128  ql       low four bits
+          128..192  qh       high two bits
+          192..208  scales   16 x i8
+          208..210  d        f16
+
+    In each half h of 128 weights, for l < 32, with ql' = ql + 64 h and qh' = qh + 32 h:
+        weight       l: ql'[l]      low nibble,   bits 0..2 of qh'[l]
+        weight  32 + l: ql'[32 + l] low nibble,   bits 2..4
+        weight  64 + l: ql'[l]      high nibble,  bits 4..6
+        weight  96 + l: ql'[32 + l] high nibble,  bits 6..8
+
+    weight = d * scale * (q - 32)
+
+The kernels keep q unsigned and take 32 * sum(scale * sum of activations) away, in integers.
+
+Source: ggml-common.h `block_q6_K`, ggml-quants.c `dequantize_row_q6_K`.
+"""
+
+import numpy as np
+
+from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUMS16, Activation
+from woolly_worker.kernels.formats.format import Format
+from woolly_worker.kernels.jit import inline, kernel, op
+from woolly_worker.kernels.matmul import run_embedding, run_matmul
+from woolly_worker.kernels.simd import (
+    add,
+    and_bits,
+    bor,
+    concat,
+    dot_u8i8,
+    fma_scalar,
+    hsum,
+    load_f16,
+    load_f32,
+    load_f32x16,
+    load_i8,
+    load_i8x16,
+    load_i8x32,
+    load_i8x64,
+    load_i16x16,
+    load_i32x16,
+    mul,
+    prefetch,
+    shift_left,
+    shift_right,
+    shift_right_signed,
+    sign_extend,
+    splat_f32x16,
+    splat_i32x16,
+    spread,
+    store,
+    sub,
+    to_f32,
+    zero_extend,
+    zero_i32x16,
+)
+from woolly_worker.kernels.tiles import (
+    accumulate_each,
+    add_product_each,
+    dot_groups,
+    dot_pairs,
+    gather_columns,
+    gather_halves_f32,
+    sub_scaled_each,
+    vector_of,
+    zeros_i32_like,
+)
+
+BLOCK, BLOCK_BYTES = 256, 210
+QH, SCALES, D = 128, 192, 208
+
+PANEL_SCALES = 4096  # i32 x 16 rows, for each of 16 sub-blocks
+PANEL_PAIRS = PANEL_SCALES + 16 * 64  # the same scales as pairs of i16
+PANEL_D = PANEL_PAIRS + 8 * 64
+PANEL_BLOCK_BYTES = PANEL_D + 64
+
+
+@inline
+def _unpack_column(low, high, bits, place):  # type: ignore[no-untyped-def]
+    """Four weights of sixteen rows from each of the four runs of 32; the runs lie 512 bytes apart in the panel."""
+    store(place, bor(and_bits(low, 0x0F0F0F0F), shift_left(and_bits(bits, 0x03030303), 4)))
+    store(place + 512, bor(and_bits(high, 0x0F0F0F0F), shift_left(and_bits(bits, 0x0C0C0C0C), 2)))
+    store(place + 1024, bor(and_bits(shift_right(low, 4), 0x0F0F0F0F), and_bits(bits, 0x30303030)))
+    store(place + 1536, bor(and_bits(shift_right(high, 4), 0x0F0F0F0F), shift_right(and_bits(bits, 0xC0C0C0C0), 2)))
+
+
+@inline
+def _unpack_half(ql, qh, row_bytes, values):  # type: ignore[no-untyped-def]
+    for part in range(2):  # l in 16 * part .. 16 * part + 16
+        low = gather_columns(ql + 16 * part, row_bytes)
+        high = gather_columns(ql + 32 + 16 * part, row_bytes)
+        bits = gather_columns(qh + 16 * part, row_bytes)
+        place = values + 256 * part
+        _unpack_column(vector_of(low, 0), vector_of(high, 0), vector_of(bits, 0), place)
+        _unpack_column(vector_of(low, 1), vector_of(high, 1), vector_of(bits, 1), place + 64)
+        _unpack_column(vector_of(low, 2), vector_of(high, 2), vector_of(bits, 2), place + 128)
+        _unpack_column(vector_of(low, 3), vector_of(high, 3), vector_of(bits, 3), place + 192)
+
+
+@inline
+def _unpack_scales(four, panel, j):  # type: ignore[no-untyped-def]
+    """Scales 4 j .. 4 j + 3, one byte each in the lanes of `four`."""
+    s0 = shift_right_signed(shift_left(four, 24), 24)
+    s1 = shift_right_signed(shift_left(four, 16), 24)
+    s2 = shift_right_signed(shift_left(four, 8), 24)
+    s3 = shift_right_signed(four, 24)
+    place = panel + PANEL_SCALES + 256 * j
+    store(place, s0)
+    store(place + 64, s1)
+    store(place + 128, s2)
+    store(place + 192, s3)
+    pairs = panel + PANEL_PAIRS + 128 * j
+    store(pairs, bor(and_bits(s0, 0xFFFF), shift_left(s1, 16)))
+    store(pairs + 64, bor(and_bits(s2, 0xFFFF), shift_left(s3, 16)))
+
+
+@inline
+def unpack(rows, row_bytes, n_cols, panel):  # type: ignore[no-untyped-def]
+    """Sixteen rows into a panel: values 0..63 as [64 groups][16 rows][4 columns] u8, then scales and d."""
+    following = rows + 16 * row_bytes
+    for i in range(n_cols // BLOCK):
+        block, p = rows + i * BLOCK_BYTES, panel + i * PANEL_BLOCK_BYTES
+        for line in range(53):  # 16 * 210 bytes of the next sixteen rows, see q4_k
+            prefetch(following + i * 3360 + 64 * line)
+        _unpack_half(block, block + QH, row_bytes, p)
+        _unpack_half(block + 64, block + QH + 32, row_bytes, p + 2048)
+        scales = gather_columns(block + SCALES, row_bytes)
+        _unpack_scales(vector_of(scales, 0), p, 0)
+        _unpack_scales(vector_of(scales, 1), p, 1)
+        _unpack_scales(vector_of(scales, 2), p, 2)
+        _unpack_scales(vector_of(scales, 3), p, 3)
+        store(p + PANEL_D, gather_halves_f32(block + D, row_bytes))
+
+
+@inline
+def multiply(panel, n_cols, x, x_stride, acc):  # type: ignore[no-untyped-def]
+    """acc[t] += panel . x[t]. Integers: 256 * 63 * 127 * 128 < 2**31."""
+    for i in range(n_cols // BLOCK):
+        p, xi = panel + i * PANEL_BLOCK_BYTES, x + i * Q8K_BYTES
+        total = zeros_i32_like(acc)
+        for j in range(16):
+            s = dot_groups(zeros_i32_like(acc), p + 256 * j, xi + 16 * j, x_stride, 4)
+            total = add_product_each(total, s, load_i32x16(p + PANEL_SCALES + 64 * j))
+        offsets = dot_pairs(zeros_i32_like(acc), p + PANEL_PAIRS, xi + Q8K_SUMS16, x_stride, 8)
+        total = sub_scaled_each(total, offsets, 32)
+        acc = accumulate_each(acc, load_f32x16(p + PANEL_D), xi + Q8K_SCALE, x_stride, total)
+    return acc
+
+
+@inline
+def _half_dot(ql, qh, scales, x):  # type: ignore[no-untyped-def]
+    """128 weights times their activations, scaled: sixteen lanes of partial sums. `scales` holds this half's eight."""
+    q, h = load_i8x64(ql), load_i8x32(qh)
+    bits_low = and_bits(concat(h, shift_right(h, 2)), 3)
+    bits_high = and_bits(concat(shift_right(h, 4), shift_right(h, 6)), 3)
+    low = bor(and_bits(q, 15), shift_left(bits_low, 4))
+    high = bor(shift_right(q, 4), shift_left(bits_high, 4))
+    first = mul(dot_u8i8(zero_i32x16(), low, load_i8x64(x)), spread(scales, "0000111122223333"))
+    last = mul(dot_u8i8(zero_i32x16(), high, load_i8x64(x + 64)), spread(scales, "4444555566667777"))
+    return add(first, last)
+
+
+@inline
+def row_dot(row, x, n_cols):  # type: ignore[no-untyped-def]
+    """One row times one token: `multiply` for a single lane, reading the bytes in place."""
+    acc = np.float32(0)
+    for i in range(n_cols // BLOCK):
+        block, xi = row + i * BLOCK_BYTES, x + i * Q8K_BYTES
+        prefetch(block + 1024)
+        prefetch(block + 1088)
+        prefetch(block + 1152)
+        prefetch(block + 1216)
+        scales = sign_extend(load_i8x16(block + SCALES))
+        s = _half_dot(block, block + QH, scales, xi)
+        s = add(s, _half_dot(block + 64, block + QH + 32, spread(scales, "89abcdef89abcdef"), xi + 128))
+        offset = mul(scales, sign_extend(load_i16x16(xi + Q8K_SUMS16)))
+        total = hsum(sub(s, shift_left(offset, 5)))
+        acc = fma_scalar(load_f16(block + D) * load_f32(xi + Q8K_SCALE), np.float32(total), acc)
+    return acc
+
+
+@kernel
+def dequantize(row, n_cols, out):  # type: ignore[no-untyped-def]
+    """One row as f32, with ggml's own operations: d * scale * (q - 32), from the left."""
+    for i in range(n_cols // BLOCK):
+        block = row + i * BLOCK_BYTES
+        d = load_f16(block + D)
+        for j in range(16):
+            h, run, part = j // 8, j % 8 // 2, j % 2
+            low = zero_extend(load_i8x16(block + 64 * h + 32 * (run % 2) + 16 * part))
+            bits = zero_extend(load_i8x16(block + QH + 32 * h + 16 * part))
+            if run >= 2:
+                low, bits = shift_right(low, 4), shift_right(bits, 4)
+            if run % 2:
+                bits = shift_right(bits, 2)
+            q = bor(and_bits(low, 15), shift_left(and_bits(bits, 3), 4))
+            factor = splat_f32x16(d * np.float32(load_i8(block + SCALES + j)))
+            store(out + 4 * (256 * i + 16 * j), mul(factor, to_f32(sub(q, splat_i32x16(np.int32(32))))))
+
+
+@kernel
+def row_dot_q6_k(row, x, n_cols):  # type: ignore[no-untyped-def]
+    return row_dot(row, x, n_cols)
+
+
+@op
+def matmul_q6_k(args, step, member, counter):  # type: ignore[no-untyped-def]
+    run_matmul(args, step, member, counter, unpack, multiply, row_dot)
+
+
+@op
+def embed_q6_k(args, step, member, counter):  # type: ignore[no-untyped-def]
+    run_embedding(args, step, counter, dequantize)
+
+
+FORMAT = Format(
+    name="Q6_K",
+    block=BLOCK,
+    block_bytes=BLOCK_BYTES,
+    activation=Activation.Q8K,
+    matmul=matmul_q6_k,
+    embed=embed_q6_k,
+    dequantize=dequantize,
+    row_dot=row_dot_q6_k,
+    panel_block_bytes=PANEL_BLOCK_BYTES,
+)

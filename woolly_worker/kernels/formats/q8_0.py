@@ -1,0 +1,123 @@
+"""Q8_0: 32 weights in 34 bytes: d (f16), then 32 x i8. weight = d * q.
+
+`dot_u8i8` wants unsigned weights, so the kernels flip the sign bit (q + 128) and take 128 * sum(x) away again.
+
+Source: ggml-common.h `block_q8_0`, ggml-quants.c `dequantize_row_q8_0`.
+"""
+
+import numpy as np
+
+from woolly_worker.kernels.activations import Q8_BYTES, Q8_SCALE, Q8_SUM, Activation
+from woolly_worker.kernels.formats.format import Format
+from woolly_worker.kernels.formats.legacy import PANEL_BLOCK_BYTES, PANEL_D
+from woolly_worker.kernels.jit import inline, kernel, op
+from woolly_worker.kernels.matmul import run_embedding, run_matmul
+from woolly_worker.kernels.simd import (
+    dot_u8i8,
+    fma_scalar,
+    hsum,
+    load_f16,
+    load_f32,
+    load_f32x16,
+    load_i8x16,
+    load_i8x32,
+    load_i32,
+    mul,
+    prefetch,
+    sign_extend,
+    splat_f32x16,
+    store,
+    to_f32,
+    xor_bits,
+    zero_i32x8,
+)
+from woolly_worker.kernels.tiles import (
+    accumulate_each,
+    dot_groups,
+    gather_columns,
+    gather_halves_f32,
+    sub_splat_each,
+    vector_of,
+    zeros_i32_like,
+)
+
+BLOCK, BLOCK_BYTES = 32, 34
+
+
+@inline
+def unpack(rows, row_bytes, n_cols, panel):  # type: ignore[no-untyped-def]
+    following = rows + 16 * row_bytes
+    for i in range(n_cols // BLOCK):
+        block, p = rows + i * BLOCK_BYTES, panel + i * PANEL_BLOCK_BYTES
+        for line in range(9):  # 16 * 34 bytes of the next sixteen rows, see q4_k
+            prefetch(following + i * 544 + 64 * line)
+        for half in range(2):
+            q = gather_columns(block + 2 + 16 * half, row_bytes)
+            store(p + 256 * half, xor_bits(vector_of(q, 0), 0x80808080))
+            store(p + 256 * half + 64, xor_bits(vector_of(q, 1), 0x80808080))
+            store(p + 256 * half + 128, xor_bits(vector_of(q, 2), 0x80808080))
+            store(p + 256 * half + 192, xor_bits(vector_of(q, 3), 0x80808080))
+        store(p + PANEL_D, gather_halves_f32(block, row_bytes))
+
+
+@inline
+def multiply(panel, n_cols, x, x_stride, acc):  # type: ignore[no-untyped-def]
+    """acc[t] += panel . x[t]: the offset of every q leaves as 128 * (sum of the activations)."""
+    for i in range(n_cols // BLOCK):
+        p, xi = panel + i * PANEL_BLOCK_BYTES, x + i * Q8_BYTES
+        s = dot_groups(zeros_i32_like(acc), p, xi, x_stride, 8)
+        s = sub_splat_each(s, xi + Q8_SUM, x_stride, 128)
+        acc = accumulate_each(acc, load_f32x16(p + PANEL_D), xi + Q8_SCALE, x_stride, s)
+    return acc
+
+
+@inline
+def row_dot(row, x, n_cols):  # type: ignore[no-untyped-def]
+    """One row times one token: `multiply` for a single lane, reading the bytes in place."""
+    acc = np.float32(0)
+    for i in range(n_cols // BLOCK):
+        block, xi = row + i * BLOCK_BYTES, x + i * Q8_BYTES
+        prefetch(block + 1024)
+        q = xor_bits(load_i8x32(block + 2), 0x80)
+        s = hsum(dot_u8i8(zero_i32x8(), q, load_i8x32(xi))) - np.int32(128) * load_i32(xi + Q8_SUM)
+        acc = fma_scalar(load_f16(block) * load_f32(xi + Q8_SCALE), np.float32(s), acc)
+    return acc
+
+
+@kernel
+def dequantize(row, n_cols, out):  # type: ignore[no-untyped-def]
+    """One row as f32, with ggml's own operation: q * d."""
+    for i in range(n_cols // BLOCK):
+        block = row + i * BLOCK_BYTES
+        d = splat_f32x16(load_f16(block))
+        for half in range(2):
+            q = sign_extend(load_i8x16(block + 2 + 16 * half))
+            store(out + 4 * (BLOCK * i + 16 * half), mul(to_f32(q), d))
+
+
+@kernel
+def row_dot_q8_0(row, x, n_cols):  # type: ignore[no-untyped-def]
+    return row_dot(row, x, n_cols)
+
+
+@op
+def matmul_q8_0(args, step, member, counter):  # type: ignore[no-untyped-def]
+    run_matmul(args, step, member, counter, unpack, multiply, row_dot)
+
+
+@op
+def embed_q8_0(args, step, member, counter):  # type: ignore[no-untyped-def]
+    run_embedding(args, step, counter, dequantize)
+
+
+FORMAT = Format(
+    name="Q8_0",
+    block=BLOCK,
+    block_bytes=BLOCK_BYTES,
+    activation=Activation.Q8,
+    matmul=matmul_q8_0,
+    embed=embed_q8_0,
+    dequantize=dequantize,
+    row_dot=row_dot_q8_0,
+    panel_block_bytes=PANEL_BLOCK_BYTES,
+)

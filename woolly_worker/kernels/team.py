@@ -1,0 +1,215 @@
+"""The threads of a step: a team that lives as long as its engine and enters every step together.
+
+A program is a list of operations (see `step.py`). Every member walks the whole list; inside an operation they share
+the work through its counter, and after an operation that others depend on they meet at a barrier. Nothing returns to
+Python until the step is over: one call without the GIL for each thread and step.
+
+Waiting threads spin for a moment, because the others are about to come, then park in the kernel (a futex), because
+on a shared machine they may be away for long. Where there is no futex they yield instead.
+"""
+
+import platform
+import sys
+import threading
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.core.cgutils import get_or_insert_function
+from numba.extending import intrinsic
+
+from woolly_worker.kernels.jit import inline, kernel
+from woolly_worker.kernels.simd import Builder, Value, call_ir, load_i64, pointer, store_i64
+from woolly_worker.kernels.step import STEP_FIELDS, fetch_add, field
+from woolly_worker.kernels.vectors import I32, I64
+
+# Words of the team's shared memory, each on a cache line of its own.
+LINE = 64
+GENERATION = 0 * LINE  # counts the barriers that were passed
+ARRIVALS = 1 * LINE  # members that wait at the current barrier
+PARKED = 2 * LINE  # members that sleep, at a barrier or between steps
+STEP_NUMBER = 3 * LINE  # counts the steps
+ENDED = 4 * LINE  # 1: the team goes home
+HEADER = 5 * LINE  # five words that do not change during a step:
+PROGRAM, N_OPS, STEP, COUNTERS, N_MEMBERS = range(5)
+TEAM_BYTES = 6 * LINE
+
+# An operation in a program: four words.
+OP_FUNCTION, OP_ARGS, OP_BARRIER, OP_WORDS = 0, 1, 2, 4
+
+SPINS_AT_BARRIER = 4000  # `pause` instructions, about 40 us
+SPINS_BETWEEN_STEPS = 8000
+
+_FUTEX_NUMBER = {"x86_64": 202, "aarch64": 98}.get(platform.machine()) if sys.platform == "linux" else None
+_FUTEX_WAIT, _FUTEX_WAKE = 128, 129  # the private kinds
+
+
+@intrinsic
+def _load_acquire(typing_context: Any, address: Any) -> Any:
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        return b.load_atomic(pointer(b, args[0], I64), "acquire", 8)
+
+    return types.int64(types.intp), emit
+
+
+@intrinsic
+def _pause(typing_context: Any) -> Any:
+    """Tell the core that this is a spin loop."""
+
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        if platform.machine() in ("x86_64", "AMD64"):
+            call_ir(b, "llvm.x86.sse2.pause", ir.VoidType())
+        elif platform.machine() in ("aarch64", "arm64"):
+            call_ir(b, "llvm.aarch64.hint", ir.VoidType(), I32(1))
+        return context.get_dummy_value()
+
+    return types.void(), emit
+
+
+@intrinsic
+def _futex(typing_context: Any, address: Any, operation: Any, value: Any) -> Any:
+    """Sleep while the word still has this value, or wake as many sleepers; elsewhere than on Linux: yield."""
+
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        if _FUTEX_NUMBER is None:
+            b.call(get_or_insert_function(b.module, ir.FunctionType(I32, []), "sched_yield"), [])
+        else:
+            signature = ir.FunctionType(I64, [I64], var_arg=True)
+            call = get_or_insert_function(b.module, signature, "syscall")
+            none = I64(0)
+            b.call(call, [I64(_FUTEX_NUMBER), args[0], args[1], args[2], none, none, none])
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.int64, types.int64), emit
+
+
+@intrinsic
+def _call(typing_context: Any, function: Any, args: Any, step: Any, member: Any, counter: Any) -> Any:
+    """Call an operation through its address."""
+
+    def emit(context: Any, b: Builder, sig: Any, values: Any) -> Value:
+        signature = ir.FunctionType(ir.VoidType(), [I64] * 4)
+        b.call(b.inttoptr(values[0], signature.as_pointer()), values[1:])
+        return context.get_dummy_value()
+
+    return types.void(*[types.intp] * 5), emit
+
+
+@inline
+def _wait_while(address, value, team, n_spins):  # type: ignore[no-untyped-def]
+    """Until the word at `address` differs from `value`."""
+    for _ in range(n_spins):
+        if _load_acquire(address) != value:
+            return
+        _pause()
+    fetch_add(team + PARKED, 1)
+    while _load_acquire(address) == value:
+        _futex(address, _FUTEX_WAIT, value & 0xFFFFFFFF)  # compares the low half; little-endian
+    fetch_add(team + PARKED, -1)
+
+
+@inline
+def _advance(address, team):  # type: ignore[no-untyped-def]
+    """Change a word that others wait for."""
+    fetch_add(address, 1)
+    if _load_acquire(team + PARKED) > 0:
+        _futex(address, _FUTEX_WAKE, 0x7FFFFFFF)
+
+
+@inline
+def _barrier(team, n_members):  # type: ignore[no-untyped-def]
+    generation = _load_acquire(team + GENERATION)
+    if fetch_add(team + ARRIVALS, 1) == n_members - 1:
+        store_i64(team + ARRIVALS, 0)
+        _advance(team + GENERATION, team)
+    else:
+        _wait_while(team + GENERATION, generation, team, SPINS_AT_BARRIER)
+
+
+@inline
+def _run_program(team, member):  # type: ignore[no-untyped-def]
+    header = team + HEADER
+    step, counters, n_members = field(header, STEP), field(header, COUNTERS), field(header, N_MEMBERS)
+    for i in range(field(header, N_OPS)):
+        op = field(header, PROGRAM) + 8 * OP_WORDS * i
+        _call(field(op, OP_FUNCTION), field(op, OP_ARGS), step, member, counters + LINE * i)
+        if n_members > 1 and field(op, OP_BARRIER):
+            _barrier(team, n_members)
+
+
+@kernel
+def _lead(team):  # type: ignore[no-untyped-def]
+    """Run one step as member 0. The program's last operation has a barrier, so all are done at the return."""
+    header = team + HEADER
+    counters = field(header, COUNTERS)
+    for i in range(field(header, N_OPS)):
+        store_i64(counters + LINE * i, 0)
+    if field(header, N_MEMBERS) > 1:
+        _advance(team + STEP_NUMBER, team)
+    _run_program(team, 0)
+
+
+@kernel
+def _follow(team, member):  # type: ignore[no-untyped-def]
+    """Run every step as another member, until the team ends."""
+    done = 0
+    while True:
+        _wait_while(team + STEP_NUMBER, done, team, SPINS_BETWEEN_STEPS)
+        if load_i64(team + ENDED):
+            return
+        done += 1
+        _run_program(team, member)
+
+
+@kernel
+def _dismiss(team):  # type: ignore[no-untyped-def]
+    store_i64(team + ENDED, 1)
+    _advance(team + STEP_NUMBER, team)
+
+
+def aligned_zeros(n_bytes: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Zeroed bytes at a multiple of 64."""
+    raw = np.zeros(n_bytes + LINE, np.uint8)
+    start = -raw.ctypes.data % LINE
+    return raw[start : start + n_bytes]
+
+
+class Team:
+    """`n_members` threads, the caller's own included, that run one program step after step.
+
+    program   (n_ops, OP_WORDS) int64: function address, argument record address, whether a barrier follows
+    step      (STEP_FIELDS,) int64, rewritten by the caller before every `run`
+    Both are kept alive here. `run` may be called by one thread at a time.
+    """
+
+    def __init__(self, program: np.ndarray[Any, np.dtype[np.int64]], n_members: int) -> None:
+        if not program[-1, OP_BARRIER]:
+            raise ValueError("the last operation of a program needs a barrier: it ends the step")
+        self.n_members = n_members
+        self.program = np.ascontiguousarray(program)
+        self.step = np.zeros(STEP_FIELDS, np.int64)
+        self._counters = aligned_zeros(LINE * len(program))
+        self._memory = aligned_zeros(TEAM_BYTES)
+        self._address = self._memory.ctypes.data
+        words = self._memory[HEADER:].view(np.int64)
+        words[PROGRAM], words[N_OPS] = self.program.ctypes.data, len(program)
+        words[STEP], words[COUNTERS] = self.step.ctypes.data, self._counters.ctypes.data
+        words[N_MEMBERS] = n_members
+        self._threads = [
+            threading.Thread(target=_follow, args=(self._address, member), name=f"step-{member}", daemon=True)
+            for member in range(1, n_members)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def run(self) -> None:
+        """One step, on all members."""
+        _lead(self._address)
+
+    def close(self) -> None:
+        """Send the other members home."""
+        _dismiss(self._address)
+        for thread in self._threads:
+            thread.join()
+        self._threads = []

@@ -1,0 +1,210 @@
+"""Writes a step's program: the list of operations that `kernels/team.py` walks, with an argument record for each.
+
+This is done once, at load. The records hold addresses into weights, activations and the KV cache, so whoever runs the
+program keeps those alive.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from woolly_worker.kernels import attention, matmul, rmsnorm, rope, swiglu
+from woolly_worker.kernels.activations import Activation, row_bytes
+from woolly_worker.kernels.formats.registry import FORMATS
+from woolly_worker.kernels.jit import LazyOp
+from woolly_worker.kernels.step import N_LOGIT_ROWS, N_TOKENS
+from woolly_worker.kernels.team import OP_ARGS, OP_BARRIER, OP_FUNCTION, OP_WORDS
+from woolly_worker.memory.activations import Buffer, Rows
+from woolly_worker.memory.kv_cache import KVCache
+from woolly_worker.model.weights import Matrix
+
+TAKE_BYTES = 1 << 16  # weights a thread takes at once: long enough to stream, short enough to share
+
+_KV_OPS = {
+    "f16": (rope.rope_and_file_f16, attention.attention_f16),
+    "f32": (rope.rope_and_file_f32, attention.attention_f32),
+}
+
+
+def form_for(matrix: Matrix) -> Activation:
+    """The form of activations that a matrix reads."""
+    return FORMATS[matrix.type.name].activation
+
+
+def rows_for(n_rows: int, n: int, *readers: Matrix) -> Rows:
+    """An activation of width n with the forms that its readers ask for."""
+    forms = {form_for(reader) for reader in readers} - {Activation.F32}
+    return Rows(n_rows, n, {int(form): row_bytes(form, n) for form in forms})
+
+
+class Program:
+    """Operations in order; `array()` is what a team runs. Every method appends one operation.
+
+    `barrier=False` lets the next operation start while this one still runs: only where it does not read the result.
+    """
+
+    def __init__(self, n_members: int, kv: KVCache, *, n_head: int, head_dim: int) -> None:
+        self.n_members = n_members
+        self.kv = kv
+        self.n_head, self.head_dim = n_head, head_dim
+        self.n_matmuls = 0
+        self._ops: list[tuple[LazyOp, npt.NDArray[np.int64], bool]] = []
+        self._kept: list[object] = []  # arrays whose addresses stand in records
+        self._panel_bytes = 0
+        self._panel_records: list[npt.NDArray[np.int64]] = []
+        padded = kv.layout.head_dim
+        self._attention_scratch = Buffer(n_members, attention.scratch_bytes(padded))
+        self._scale = self._keep(np.array([1 / np.sqrt(head_dim)], np.float32))
+
+    def _keep(self, array: npt.NDArray[np.float32]) -> int:
+        self._kept.append(array)
+        return int(array.ctypes.data)
+
+    def _append(self, op: LazyOp, n_fields: int, fields: dict[int, int], barrier: bool = True) -> npt.NDArray[np.int64]:
+        record = np.zeros(n_fields, np.int64)
+        for index, value in fields.items():
+            record[index] = value
+        self._ops.append((op, record, barrier))
+        return record
+
+    def embed(self, table: Matrix, into: Rows) -> None:
+        """into[t] = the row of token t."""
+        fields = {
+            matmul.WEIGHTS: table.address,
+            matmul.ROW_BYTES: table.row_bytes,
+            matmul.EMBED_OUT: into.values.address,
+            matmul.EMBED_OUT_STRIDE: into.values.stride,
+            matmul.EMBED_N_COLS: table.n_cols,
+        }
+        self._append(FORMATS[table.type.name].embed, matmul.EMBED_FIELDS, fields)
+
+    def norm(self, x: Rows, weight: npt.NDArray[np.float32], eps: float, into: Rows, *, gather: bool = False) -> None:
+        """into = rmsnorm(x) * weight; with `gather`, only of the tokens whose logits are wanted."""
+        padded = np.zeros(into.values.stride // 4, np.float32)
+        padded[: len(weight)] = weight
+        fields = {
+            rmsnorm.X: x.values.address,
+            rmsnorm.X_STRIDE: x.values.stride,
+            rmsnorm.WEIGHT: self._keep(padded),
+            rmsnorm.N: x.n,
+            rmsnorm.EPS: self._keep(np.array([eps], np.float32)),
+            rmsnorm.OUT_F32: into.values.address,
+            rmsnorm.OUT_F32_STRIDE: into.values.stride,
+            rmsnorm.COUNT_FIELD: N_LOGIT_ROWS if gather else N_TOKENS,
+            rmsnorm.GATHER: int(gather),
+            rmsnorm.FORMS: sum(into.forms),
+            **_form_fields(into, rmsnorm.OUT_Q8K),
+        }
+        self._append(rmsnorm.norm, rmsnorm.NORM_FIELDS, fields)
+
+    def matmul(
+        self, w: Matrix, x: Rows, into: Rows, *, add: bool = False, logit_rows: bool = False, barrier: bool = True
+    ) -> None:
+        """into = W x for every token, or into += W x."""
+        format_ = FORMATS[w.type.name]
+        source = x.values if format_.activation == Activation.F32 else x.forms[int(format_.activation)]
+        per_thread = w.n_rows // (4 * self.n_members)
+        rows = min(TAKE_BYTES // w.row_bytes, per_thread)
+        fields = {
+            matmul.WEIGHTS: w.address,
+            matmul.ROW_BYTES: w.row_bytes,
+            matmul.N_ROWS: w.n_rows,
+            matmul.N_COLS: w.n_cols,
+            matmul.X: source.address,
+            matmul.X_STRIDE: source.stride,
+            matmul.OUT: into.values.address,
+            matmul.OUT_STRIDE: into.values.stride,
+            matmul.ROWS_PER_TAKE: max(1, rows // matmul.PANEL_ROWS) * matmul.PANEL_ROWS,
+            matmul.ADD_TO_OUT: int(add),
+            matmul.COUNT_FIELD: N_LOGIT_ROWS if logit_rows else N_TOKENS,
+        }
+        record = self._append(format_.matmul, matmul.MATMUL_FIELDS, fields, barrier)
+        self._panel_bytes = max(self._panel_bytes, format_.panel_bytes(w.n_cols))
+        self._panel_records.append(record)
+
+    def rope_and_file(self, q: Rows, k: Rows, v: Rows, table: npt.NDArray[np.float32], layer: int) -> None:
+        """Turn queries and keys by their positions; put keys and values into the KV blocks."""
+        layout = self.kv.layout
+        fields = {
+            rope.Q: q.values.address,
+            rope.Q_STRIDE: q.values.stride,
+            rope.K: k.values.address,
+            rope.V: v.values.address,
+            rope.KV_STRIDE: k.values.stride,
+            rope.N_HEAD: self.n_head,
+            rope.N_HEAD_KV: layout.n_head_kv,
+            rope.HEAD_DIM: self.head_dim,
+            rope.TABLE: int(table.ctypes.data),
+            rope.KV_BASE: self._layer_base(layer),
+            rope.HEAD_BLOCK_BYTES: layout.head_block_bytes,
+            rope.PADDED_DIM: layout.head_dim,
+        }
+        self._kept.append(table)
+        self._append(_KV_OPS[layout.dtype][0], rope.ROPE_FIELDS, fields)
+
+    def attention(self, q: Rows, into: Rows, layer: int) -> None:
+        layout = self.kv.layout
+        fields = {
+            attention.Q: q.values.address,
+            attention.Q_STRIDE: q.values.stride,
+            attention.OUT: into.values.address,
+            attention.OUT_STRIDE: into.values.stride,
+            attention.N_HEAD: self.n_head,
+            attention.N_HEAD_KV: layout.n_head_kv,
+            attention.HEAD_DIM: self.head_dim,
+            attention.PADDED_DIM: layout.head_dim,
+            attention.KV_BASE: self._layer_base(layer),
+            attention.HEAD_BLOCK_BYTES: layout.head_block_bytes,
+            attention.SCALE: self._scale,
+            attention.SCRATCH: self._attention_scratch.address,
+            attention.SCRATCH_STRIDE: self._attention_scratch.stride,
+        }
+        self._append(_KV_OPS[layout.dtype][1], attention.ATTENTION_FIELDS, fields)
+
+    def quantize(self, rows: Rows) -> None:
+        """Write the forms that the next matrices read; nothing to do where they read f32."""
+        if rows.forms:
+            self._append(swiglu.quantize, swiglu.SWIGLU_FIELDS, _swiglu_fields(rows, rows))
+
+    def swiglu(self, gate: Rows, up: Rows) -> None:
+        """gate = silu(gate) * up, and its forms."""
+        self._append(swiglu.swiglu, swiglu.SWIGLU_FIELDS, _swiglu_fields(gate, up))
+
+    def _layer_base(self, layer: int) -> int:
+        layout = self.kv.layout
+        return self.kv.base + layer * self.kv.n_blocks * layout.n_head_kv * layout.head_block_bytes
+
+    def operations(self) -> list[LazyOp]:
+        """The different operations, in order of first use: what has to be compiled."""
+        return list(dict.fromkeys(op for op, _, _ in self._ops))
+
+    def array(self) -> npt.NDArray[np.int64]:
+        """The finished program. Compiles what is not compiled yet."""
+        panels = Buffer(self.n_members, self._panel_bytes)
+        self._kept.append(panels)
+        for record in self._panel_records:
+            record[matmul.PANEL], record[matmul.PANEL_STRIDE] = panels.address, panels.stride
+        program = np.zeros((len(self._ops), OP_WORDS), np.int64)
+        for row, (op, record, barrier) in zip(program, self._ops, strict=True):
+            row[OP_FUNCTION], row[OP_ARGS], row[OP_BARRIER] = op.address, record.ctypes.data, int(barrier)
+        return program
+
+
+def _form_fields(rows: Rows, first: int) -> dict[int, int]:
+    """Address and stride of the Q8K form, then of the Q8 form, from field `first` on."""
+    fields = {}
+    for offset, form in ((0, Activation.Q8K), (2, Activation.Q8)):
+        if int(form) in rows.forms:
+            buffer = rows.forms[int(form)]
+            fields[first + offset], fields[first + offset + 1] = buffer.address, buffer.stride
+    return fields
+
+
+def _swiglu_fields(gate: Rows, up: Rows) -> dict[int, int]:
+    return {
+        swiglu.GATE: gate.values.address,
+        swiglu.UP: up.values.address,
+        swiglu.STRIDE: gate.values.stride,
+        swiglu.N: gate.n,
+        swiglu.FORMS: sum(gate.forms),
+        **_form_fields(gate, swiglu.OUT_Q8K),
+    }

@@ -1,0 +1,160 @@
+"""The forward pass: the paper's diagram, written once as a program that a team of threads runs every step.
+
+It computes logits for the tokens of a batch, and files their keys and values. Who is in the batch, and what the
+logits are for, is the engine's business.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from woolly_worker.kernels.rope import rope_table
+from woolly_worker.kernels.step import (
+    BLOCK_TABLES,
+    BLOCKS_PER_SLOT,
+    LOGIT_ROWS,
+    N_LOGIT_ROWS,
+    N_TOKENS,
+    POSITIONS,
+    SLOTS,
+    TOKEN_IDS,
+)
+from woolly_worker.kernels.team import Team
+from woolly_worker.memory.activations import Rows
+from woolly_worker.memory.kv_cache import KVCache, KVLayout, blocks_for
+from woolly_worker.model.batch import StepBatch
+from woolly_worker.model.config import ModelConfig
+from woolly_worker.model.program import Program, rows_for
+from woolly_worker.model.weights import Weights
+
+VECTOR_LANES = 16
+
+CompileProgress = Callable[[str, int, int], None]  # (operation, how many are ready, how many there are)
+
+
+def kv_layout(config: ModelConfig, dtype: str = "f16") -> KVLayout:
+    """How this model's keys and values lie in KV blocks; heads are padded to whole vectors."""
+    padded = -(-config.head_dim // VECTOR_LANES) * VECTOR_LANES
+    if dtype not in ("f16", "f32"):
+        raise ValueError(f"keys and values are kept as f16 or f32, not as {dtype!r}")
+    return KVLayout(config.n_layer, config.n_head_kv, padded, dtype)  # type: ignore[arg-type]
+
+
+class Transformer:
+    """A model that is ready to step.
+
+    batch   what the next step computes; the caller fills it in place
+    n_ctx   positions that a sequence may have
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: Weights,
+        kv: KVCache,
+        *,
+        n_threads: int,
+        max_step_tokens: int,
+        max_logit_rows: int,
+        max_slots: int,
+        n_ctx: int,
+        on_compile: CompileProgress | None = None,
+    ) -> None:
+        self.config, self.weights, self.kv = config, weights, kv
+        self.n_ctx, self.n_threads = n_ctx, n_threads
+        self.batch = StepBatch(
+            max_step_tokens=max_step_tokens,
+            max_logit_rows=max_logit_rows,
+            max_slots=max_slots,
+            max_blocks_per_slot=blocks_for(n_ctx),
+        )
+        self._logits = Rows(max_logit_rows, config.n_vocab)
+        self._logits_view = self._logits.array()
+        self._program = self._write_program(max_step_tokens, max_logit_rows)
+        if on_compile is not None:
+            operations = self._program.operations()
+            for n_ready, operation in enumerate(operations):
+                on_compile(operation.__name__, n_ready, len(operations))
+                _ = operation.address  # compiles it, or takes it from the disk cache
+            on_compile("", len(operations), len(operations))
+        self._team = Team(self._program.array(), n_threads)
+        self._bind_batch()
+
+    def _write_program(self, n_tokens: int, n_logit_rows: int) -> Program:
+        c, w = self.config, self.weights
+        first = w.layers[0]
+        # Layers of one file may differ in tensor type, so a buffer gets the forms of every layer's readers.
+        layers = w.layers
+        x = rows_for(n_tokens, c.n_embd)
+        h = rows_for(
+            n_tokens,
+            c.n_embd,
+            *(m for y in layers for m in (y.attn_q, y.attn_k, y.attn_v, y.ffn_gate, y.ffn_up)),
+        )
+        q = rows_for(n_tokens, c.q_width)
+        k, v = rows_for(n_tokens, c.kv_width), rows_for(n_tokens, c.kv_width)
+        attended = rows_for(n_tokens, c.q_width, *(layer.attn_output for layer in layers))
+        gate = rows_for(n_tokens, first.ffn_gate.n_rows, *(layer.ffn_down for layer in layers))
+        up = rows_for(n_tokens, first.ffn_up.n_rows)
+        last = rows_for(n_logit_rows, c.n_embd, w.output)
+        self._activations = (x, h, q, k, v, attended, gate, up, last, self._logits)
+
+        p = Program(self.n_threads, self.kv, n_head=c.n_head, head_dim=c.head_dim)
+        angles = self._angles()
+        p.embed(w.token_embd, into=x)
+        for i, layer in enumerate(layers):
+            p.norm(x, layer.attn_norm, c.rms_eps, into=h)
+            p.matmul(layer.attn_q, h, into=q, barrier=False)
+            p.matmul(layer.attn_k, h, into=k, barrier=False)
+            p.matmul(layer.attn_v, h, into=v)
+            p.rope_and_file(q, k, v, angles, layer=i)
+            p.attention(q, into=attended, layer=i)
+            p.quantize(attended)
+            p.matmul(layer.attn_output, attended, into=x, add=True)
+
+            p.norm(x, layer.ffn_norm, c.rms_eps, into=h)
+            p.matmul(layer.ffn_gate, h, into=gate, barrier=False)
+            p.matmul(layer.ffn_up, h, into=up)
+            p.swiglu(gate, up)
+            p.matmul(layer.ffn_down, gate, into=x, add=True)
+        p.norm(x, w.output_norm, c.rms_eps, into=last, gather=True)
+        p.matmul(w.output, last, into=self._logits, logit_rows=True)
+        return p
+
+    def _angles(self) -> npt.NDArray[np.float32]:
+        r = self.config.rope
+        return rope_table(
+            self.n_ctx,
+            r.dimension_count,
+            r.freq_base,
+            factor=r.factor,
+            attn_factor=r.attn_factor,
+            ext_factor=r.ext_factor,
+            original_context_length=r.original_context_length,
+            beta_fast=r.beta_fast,
+            beta_slow=r.beta_slow,
+            freq_factors=self.weights.rope_freqs,
+        )
+
+    def _bind_batch(self) -> None:
+        step, batch = self._team.step, self.batch
+        step[TOKEN_IDS], step[POSITIONS] = batch.token_ids.ctypes.data, batch.positions.ctypes.data
+        step[SLOTS], step[LOGIT_ROWS] = batch.slots.ctypes.data, batch.logit_rows.ctypes.data
+        step[BLOCK_TABLES], step[BLOCKS_PER_SLOT] = batch.block_tables.ctypes.data, batch.block_tables.shape[1]
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Bytes of all activations."""
+        return sum(rows.n_bytes for rows in self._activations)
+
+    def step(self) -> npt.NDArray[np.float32]:
+        """Compute the batch. Returns the logits, (n_logit_rows, n_vocab) f32: a view, valid until the next step."""
+        step = self._team.step
+        step[N_TOKENS], step[N_LOGIT_ROWS] = self.batch.n_tokens, self.batch.n_logit_rows
+        self._team.run()
+        return self._logits_view[: self.batch.n_logit_rows]
+
+    def close(self) -> None:
+        """End the thread team; the transformer cannot step afterwards."""
+        self._team.close()
