@@ -18,7 +18,7 @@ from woolly_api.telemetry import configure_logging
 class ApiServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
         super().__init__(config)
-        self._app = app
+        self.app = app
 
     @property
     def bound_port(self) -> int:
@@ -27,7 +27,7 @@ class ApiServer(uvicorn.Server):
         return port
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        services = getattr(self._app.state, "services", None)
+        services = getattr(self.app.state, "services", None)
         if isinstance(services, Services):
             services.stopping.set()
         await super().shutdown(sockets)

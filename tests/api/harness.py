@@ -1,0 +1,50 @@
+"""A real API server on a free port, in a thread of the test."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from woolly_api.server import ApiServer, build_server
+from woolly_api.services import Services
+from woolly_api.settings import ApiSettings
+
+# As shipped, only quicker, and without the reaper: a test that wants it says so.
+QUICK = {"heartbeat_seconds": 0.2, "first_byte_seconds": 0.5, "shutdown_grace_seconds": 2, "reaper": False}
+
+
+class RunningApi:
+    def __init__(self, server: ApiServer) -> None:
+        self.server = server
+        self.url = f"http://127.0.0.1:{server.bound_port}"
+
+    @property
+    def services(self) -> Services:
+        services = self.server.app.state.services
+        assert isinstance(services, Services)
+        return services
+
+    def metric(self, name: str, **labels: str) -> float:
+        return self.services.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+@contextmanager
+def running_api(redis_url: str, **settings: object) -> Iterator[RunningApi]:
+    server = build_server(ApiSettings(redis_url=redis_url, port=0, **{**QUICK, **settings}))  # type: ignore[arg-type]
+    thread = threading.Thread(target=server.run, name="api")
+    thread.start()
+    try:
+        wait_for(lambda: server.started or not thread.is_alive())
+        assert server.started
+        yield RunningApi(server)
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)

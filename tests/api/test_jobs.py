@@ -1,0 +1,194 @@
+"""/v1/jobs: submit, look, wait, list, cancel."""
+
+import threading
+import time
+
+import httpx
+import pytest
+from harness import RunningApi, wait_for
+from scripted_worker import MODEL, Script, ScriptedWorker
+
+from woolly_worker.contract.states import JobState
+
+PROMPT = "the prompt that nobody else may see"
+JOB = {"model": MODEL, "prompt": PROMPT, "sampling": {"max_tokens": 8}, "metadata": {"for": "test"}}
+
+
+def test_a_job_from_submit_to_result(http: httpx.Client, worker: ScriptedWorker) -> None:
+    worker.serve()
+
+    submitted = http.post("/v1/jobs", json=JOB)
+    assert submitted.status_code == 202
+    job = submitted.json()
+    assert submitted.headers["Location"] == job["links"]["self"] == f"/v1/jobs/{job['id']}"
+    assert job["metadata"] == {"for": "test"}
+
+    ended = http.get(submitted.headers["Location"], params={"wait": 10}).json()
+    assert ended["state"] == "succeeded"
+    assert ended["result"]["text"] == " Once upon a time"
+    assert ended["result"]["usage"]["completion_tokens"] == 4
+    assert ended["result"]["metrics"]["decode_tokens_per_second"] == 25.0
+    # The worker got what the caller sent, through a message that holds the id alone.
+    (claim,) = worker.claims
+    assert claim.request.prompt == PROMPT
+    assert claim.request.sampling.max_tokens == 8
+    assert worker.bells == [job["id"]]
+
+
+def test_the_prompt_is_in_no_answer_and_no_bell(http: httpx.Client, worker: ScriptedWorker) -> None:
+    job_id = http.post("/v1/jobs", json=JOB).json()["id"]
+    bells: list[str] = []
+
+    def rung() -> bool:
+        for key in worker.ledger.client.scan_iter(match="m.*"):
+            bells.extend(worker.ledger.client.lrange(key, 0, -1))
+        return bool(bells)
+
+    wait_for(rung)
+    assert PROMPT not in "".join(bells)
+    assert job_id in "".join(bells)
+    assert PROMPT not in http.get(f"/v1/jobs/{job_id}").text
+
+
+def test_a_wait_ends_after_its_time_with_the_state_it_has_then(http: httpx.Client, worker: ScriptedWorker) -> None:
+    job_id = http.post("/v1/jobs", json=JOB).json()["id"]
+    started = time.monotonic()
+    view = http.get(f"/v1/jobs/{job_id}", params={"wait": 0.4}).json()
+    assert view["state"] == "queued"
+    assert view["result"] is None
+    assert 0.35 < time.monotonic() - started < 3
+
+
+def test_a_wait_ends_when_the_job_does(http: httpx.Client, worker: ScriptedWorker) -> None:
+    script = worker.serve(Script(permits=threading.Semaphore(0)))
+    assert script.permits is not None
+    job_id = http.post("/v1/jobs", json=JOB).json()["id"]
+    threading.Timer(0.3, script.permits.release, (len(script.pieces),)).start()
+    started = time.monotonic()
+    view = http.get(f"/v1/jobs/{job_id}", params={"wait": 15}).json()
+    assert view["state"] == "succeeded"
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("wait", ["-1", "nan", "inf", "soon"])
+def test_a_wait_that_is_no_time_is_refused(http: httpx.Client, wait: str) -> None:
+    refused = http.get("/v1/jobs/0", params={"wait": wait})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "wait"
+
+
+def test_unknown_jobs(http: httpx.Client) -> None:
+    for method, path in [
+        ("GET", "/v1/jobs/nope"),
+        ("GET", "/v1/jobs/nope/events"),
+        ("POST", "/v1/jobs/nope/cancel"),
+    ]:
+        answer = http.request(method, path)
+        assert answer.status_code == 404
+        assert answer.json()["error"]["code"] == "job_not_found"
+
+
+def test_cancel_a_waiting_job(http: httpx.Client, worker: ScriptedWorker) -> None:
+    job_id = http.post("/v1/jobs", json=JOB).json()["id"]
+    cancelled = http.post(f"/v1/jobs/{job_id}/cancel")
+    assert cancelled.status_code == 200
+    assert cancelled.json()["state"] == "cancelled"
+    assert cancelled.json()["result"]["error"]["code"] == "cancelled"
+
+
+def test_cancel_a_running_job(http: httpx.Client, worker: ScriptedWorker) -> None:
+    script = worker.serve(Script(permits=threading.Semaphore(2)))
+    job_id = http.post("/v1/jobs", json=JOB).json()["id"]
+    wait_for(lambda: http.get(f"/v1/jobs/{job_id}").json()["last_seq"] == 2)
+    assert http.post(f"/v1/jobs/{job_id}/cancel").json()["cancel_requested"]
+    view = http.get(f"/v1/jobs/{job_id}", params={"wait": 10}).json()
+    assert view["state"] == "cancelled"
+    assert view["result"]["text"] == "".join(script.pieces[:2])
+
+
+def test_cancelling_what_has_ended_changes_nothing(http: httpx.Client, worker: ScriptedWorker) -> None:
+    worker.serve()
+    job_id = http.post("/v1/jobs", json=JOB).json()["id"]
+    ended = http.get(f"/v1/jobs/{job_id}", params={"wait": 10}).json()
+    assert http.post(f"/v1/jobs/{job_id}/cancel").json() == ended
+
+
+def test_the_list_is_newest_first_and_filters(http: httpx.Client, worker: ScriptedWorker) -> None:
+    worker.announce("other", alive=False)
+    first = http.post("/v1/jobs", json=JOB).json()["id"]
+    second = http.post("/v1/jobs", json={**JOB, "model": "other"}).json()["id"]
+    third = http.post("/v1/jobs", json=JOB).json()["id"]
+    http.post(f"/v1/jobs/{third}/cancel")
+
+    def listed(**query: object) -> list[str]:
+        return [job["id"] for job in http.get("/v1/jobs", params=query).json()["jobs"]]
+
+    assert listed() == [third, second, first]
+    assert listed(limit=2) == [third, second]
+    assert listed(state="queued") == [second, first]
+    assert listed(state="cancelled") == [third]
+    assert listed(model="other") == [second]
+    assert http.get("/v1/jobs", params={"limit": 0}).status_code == 400
+    assert http.get("/v1/jobs", params={"state": "asleep"}).status_code == 400
+
+
+def test_an_unknown_model_is_told_apart_from_a_sleeping_one(http: httpx.Client, worker: ScriptedWorker) -> None:
+    worker.announce("sleeping", alive=False)
+    refused = http.post("/v1/jobs", json={**JOB, "model": "gpt-9"})
+    assert refused.status_code == 404
+    error = refused.json()["error"]
+    assert error["code"] == "model_not_found"
+    assert error["param"] == "model"
+    assert error["details"]["available_models"] == ["sleeping", MODEL]
+    assert http.post("/v1/jobs", json={**JOB, "model": "sleeping"}).status_code == 202
+
+
+@pytest.mark.parametrize(
+    ("change", "param", "words"),
+    [
+        ({"promt": "x"}, "promt", ["promt", "unknown parameter"]),
+        ({"sampling": {"temprature": 1}}, "sampling.temprature", ["unknown parameter"]),
+        ({"sampling": {"top_p": 1.5}}, "sampling.top_p", ["1", "1.5"]),
+        ({"sampling": {"max_tokens": 0}}, "sampling.max_tokens", ["1", "0"]),
+        ({"priority": 10}, "priority", ["9", "10"]),
+        ({"prompt": ""}, None, ["'prompt' is empty"]),
+        ({"messages": [{"role": "user", "content": "x"}]}, None, ["exactly one of"]),
+        ({"prompt": None}, None, ["exactly one of"]),
+        ({"prompt": {"text": "x"}}, "prompt", ["prompt"]),
+        ({"deadline_seconds": -1}, "deadline_seconds", ["0", "-1"]),
+    ],
+)
+def test_a_wrong_field_is_refused_by_name(
+    http: httpx.Client, worker: ScriptedWorker, change: dict[str, object], param: str | None, words: list[str]
+) -> None:
+    refused = http.post("/v1/jobs", json={**JOB, **change})
+    assert refused.status_code == 400
+    error = refused.json()["error"]
+    assert error["param"] == param
+    assert error["code"] == "invalid_request"
+    for word in words:
+        assert word in error["message"]
+    assert PROMPT not in refused.text
+
+
+def test_a_body_that_is_no_json(http: httpx.Client) -> None:
+    headers = {"Content-Type": "application/json"}
+    refused = http.post("/v1/jobs", content=f'{{"prompt": "{PROMPT}",,}}', headers=headers)
+    assert refused.status_code == 400
+    assert "not JSON" in refused.json()["error"]["message"]
+    assert PROMPT not in refused.text
+    form = http.post("/v1/jobs", content='{"model": "x"}', headers={"Content-Type": "application/x-www-form-urlencoded"})
+    assert form.status_code == 400
+    assert "application/json" in form.json()["error"]["message"]
+
+
+def test_every_job_gets_its_bell_and_the_api_counts_them(
+    api: RunningApi, http: httpx.Client, worker: ScriptedWorker
+) -> None:
+    worker.serve()
+    ids = [http.post("/v1/jobs", json={**JOB, "priority": p, "tenant": f"t{p}"}).json()["id"] for p in range(10)]
+    for job_id in ids:
+        assert http.get(f"/v1/jobs/{job_id}", params={"wait": 10}).json()["state"] == JobState.SUCCEEDED
+    assert sorted(worker.bells) == sorted(ids)
+    assert api.metric("woolly_api_bells_total", outcome="rung") == 10
+    assert api.metric("woolly_api_jobs_submitted_total", model=MODEL) == 10
