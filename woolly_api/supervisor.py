@@ -31,7 +31,7 @@ class Program:
     name: str
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)  # added to our own environment
-    ready: Callable[[], bool] | None = None  # asked every 50 ms while starting; None: ready when started
+    ready: Callable[[int], bool] | None = None  # given the pid, asked every 50 ms while starting; None: ready at once
     ready_seconds: float = 30.0
     stop_rank: int = 0  # the lowest is stopped first, and equals together
     stop_seconds: float = 10.0  # from SIGTERM to SIGKILL
@@ -118,17 +118,24 @@ class Supervisor:
     def pid(self, name: str) -> int:
         return self._children[name].process.pid
 
-    def start(self, program: Program) -> None:
-        """Start it and wait until it is ready. Raises ChildFailed, or Interrupted after request_stop()."""
-        child = self._children[program.name] = _Child(program, self._on_line)
-        deadline = time.monotonic() + program.ready_seconds
-        while program.ready is not None and not program.ready():
-            if not child.alive():
-                raise ChildFailed(program.name, _ending(child.process.returncode), child.last_lines())
+    def start(self, *programs: Program) -> None:
+        """Start them at once and wait until all are ready. Raises ChildFailed, or Interrupted after request_stop()."""
+        for program in programs:
+            self._children[program.name] = _Child(program, self._on_line)
+        for program in programs:
+            self._wait_ready(program, [self._children[other.name] for other in programs])
+
+    def _wait_ready(self, program: Program, group: list[_Child]) -> None:
+        """While waiting for one, any of the group may end: that is told at once, whoever it is."""
+        deadline = self._children[program.name].started_at + program.ready_seconds
+        while program.ready is not None and not program.ready(self.pid(program.name)):
+            for child in group:
+                if not child.alive() and child.program.ready is not None:
+                    raise ChildFailed(child.program.name, _ending(child.process.returncode), child.last_lines())
             if time.monotonic() > deadline:
-                raise ChildFailed(
-                    program.name, f"was not ready after {program.ready_seconds:.0f} s", child.last_lines()
-                )
+                child = self._children[program.name]
+                message = f"was not ready after {program.ready_seconds:.0f} s"
+                raise ChildFailed(program.name, message, child.last_lines())
             if self._stop.wait(0.05):
                 raise Interrupted
 

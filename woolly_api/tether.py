@@ -1,9 +1,11 @@
 """Runs a program that ends when the process that started it ends, even by kill -9.
 
-Usage: tether.py PARENT SIGNAL PROGRAM ARGS... A script of the standard library alone, started with `python -I -S`, which
-then becomes the program. It asks the kernel for the signal (Linux's PR_SET_PDEATHSIG, which survives exec) in the child
-itself, because running Python code between fork and exec of a process with threads may deadlock. Elsewhere than on
-Linux it only becomes the program: there, a killed parent leaves its children running, to be stopped by hand.
+Usage: tether.py PARENT SIGNAL PROGRAM ARGS...
+
+A script of the standard library alone, started with `python -I -S`, which then becomes the program. It asks the kernel
+for the signal (Linux's PR_SET_PDEATHSIG, which survives exec) in the child itself, because running Python code between
+fork and exec of a process with threads may deadlock. Elsewhere than on Linux it only becomes the program: there, a
+killed parent leaves its children running, to be stopped by hand.
 """
 
 import ctypes

@@ -55,7 +55,7 @@ def test_lines_and_environment_reach_the_parent() -> None:
             "a",
             "import os; print(os.environ['GREETING'])",
             env={"GREETING": "hello"},
-            ready=lambda: bool(journal.lines),
+            ready=lambda pid: bool(journal.lines),
         )
     )
     supervisor.stop()
@@ -78,7 +78,7 @@ def test_a_dead_child_is_started_again_with_growing_pauses(monkeypatch: pytest.M
 def test_a_killed_child_is_named_with_its_signal() -> None:
     journal = Journal()
     supervisor = journal.supervisor()
-    supervisor.start(python("a", SLEEPER, ready=lambda: bool(journal.lines)))
+    supervisor.start(python("a", SLEEPER, ready=lambda pid: bool(journal.lines)))
     os.kill(supervisor.pid("a"), signal.SIGKILL)
     supervisor.run(until=lambda: bool(journal.notices))
     supervisor.stop()
@@ -88,7 +88,7 @@ def test_a_killed_child_is_named_with_its_signal() -> None:
 def test_a_child_that_ends_while_starting_is_an_error_with_its_last_words() -> None:
     supervisor = Journal().supervisor()
     with pytest.raises(ChildFailed, match="a ended with exit code 2") as caught:
-        supervisor.start(python("a", "import sys; print('no such model'); sys.exit(2)", ready=lambda: False))
+        supervisor.start(python("a", "import sys; print('no such model'); sys.exit(2)", ready=lambda pid: False))
     supervisor.stop()
     assert caught.value.lines == ["no such model"]
 
@@ -96,7 +96,7 @@ def test_a_child_that_ends_while_starting_is_an_error_with_its_last_words() -> N
 def test_a_program_that_cannot_be_run_is_an_error() -> None:
     supervisor = Journal().supervisor()
     with pytest.raises(ChildFailed) as caught:
-        supervisor.start(Program("a", ("/does/not/exist",), ready=lambda: False))
+        supervisor.start(Program("a", ("/does/not/exist",), ready=lambda pid: False))
     supervisor.stop()
     assert caught.value.lines == ["/does/not/exist: No such file or directory"]
 
@@ -104,7 +104,7 @@ def test_a_program_that_cannot_be_run_is_an_error() -> None:
 def test_a_child_that_is_never_ready_is_an_error() -> None:
     supervisor = Journal().supervisor()
     with pytest.raises(ChildFailed, match=r"was not ready after 0 s"):
-        supervisor.start(python("a", SLEEPER, ready=lambda: False, ready_seconds=0.2))
+        supervisor.start(python("a", SLEEPER, ready=lambda pid: False, ready_seconds=0.2))
     supervisor.stop()
 
 
@@ -112,7 +112,7 @@ def test_a_stop_request_ends_the_starting() -> None:
     supervisor = Journal().supervisor()
     threading.Timer(0.1, supervisor.request_stop).start()
     with pytest.raises(Interrupted):
-        supervisor.start(python("a", SLEEPER, ready=lambda: False))
+        supervisor.start(python("a", SLEEPER, ready=lambda pid: False))
     supervisor.stop()
 
 
@@ -131,7 +131,7 @@ def test_children_stop_in_the_order_of_their_ranks() -> None:
     supervisor = journal.supervisor()
     for name, rank in (("server", 2), ("worker", 0), ("api", 1)):
         supervisor.start(
-            python(name, code, stop_rank=rank, ready=lambda name=name: (name, "up") in journal.lines)  # type: ignore[misc]
+            python(name, code, stop_rank=rank, ready=lambda pid, name=name: (name, "up") in journal.lines)  # type: ignore[misc]
         )
     supervisor.stop()
     assert [name for name, line in journal.lines if line == "end"] == ["worker", "api", "server"]
@@ -147,7 +147,7 @@ def test_a_stubborn_child_is_killed_and_so_is_what_it_started() -> None:
     """
     journal = Journal()
     supervisor = journal.supervisor()
-    supervisor.start(python("a", code, stop_seconds=0.2, ready=lambda: bool(journal.lines)))
+    supervisor.start(python("a", code, stop_seconds=0.2, ready=lambda pid: bool(journal.lines)))
     pid, grandchild = supervisor.pid("a"), int(journal.lines[0][1])
     supervisor.stop()
     assert journal.notices == ["killing a: not ended after 0.2 s"]
@@ -158,7 +158,7 @@ def test_a_second_stop_request_waits_for_nobody() -> None:
     code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up'); time.sleep(60)"
     journal = Journal()
     supervisor = journal.supervisor()
-    supervisor.start(python("a", code, stop_seconds=30, ready=lambda: bool(journal.lines)))
+    supervisor.start(python("a", code, stop_seconds=30, ready=lambda pid: bool(journal.lines)))
     supervisor.request_stop()
     threading.Timer(0.2, supervisor.request_stop).start()
     started = time.monotonic()

@@ -1,0 +1,89 @@
+"""Woolly's numbers for Flower's /metrics: what workers say in their heartbeats, and how many jobs each model has.
+
+Read from the ledger at every scrape. Custom task events are not used for this: they would overwrite the state that
+Flower shows for a task. A ledger that does not answer is a series of its own, `woolly_up 0`.
+"""
+
+from collections.abc import Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from woolly_worker.contract.errors import LedgerUnavailable
+from woolly_worker.contract.states import JobState
+from woolly_worker.ledger.connection import connect
+from woolly_worker.ledger.ledger import Ledger
+from woolly_worker.ledger.models import ModelRegistry, WorkerBeat
+from woolly_worker.ledger.records import LaneCounts
+
+# Field of WorkerStats -> what it counts. A name that ends in _total only ever grows.
+WORKER_SERIES = {
+    "slots": "Sequences that the worker runs together",
+    "running": "Sequences in its batch",
+    "waiting": "Jobs claimed, waiting for a slot or KV blocks",
+    "kv_blocks_total": "KV blocks in its pool",
+    "kv_blocks_free": "KV blocks that a new sequence may take",
+    "steps_total": "Forward passes",
+    "prompt_tokens_total": "Prompt tokens of its jobs",
+    "cached_tokens_total": "Prompt tokens found in the prefix cache",
+    "generated_tokens_total": "Tokens generated",
+    "jobs_finished_total": "Jobs ended",
+    "prefill_tokens_per_second": "Prompt tokens computed, over the last few seconds",
+    "decode_tokens_per_second": "Tokens generated, over the last few seconds",
+    "batch_size_mean": "Sequences per step, over the last few seconds",
+    "rss_bytes": "Resident memory, the mapped model included",
+    "cpu_seconds_total": "CPU time used",
+}
+# Capacities whose field happens to end in _total.
+GAUGES = frozenset({"kv_blocks_total"})
+OPEN_STATES = (JobState.QUEUED, JobState.RUNNING)
+
+
+class WoollyCollector(Collector):
+    def __init__(self, redis_url: str) -> None:
+        # Flower answers nobody while this waits.
+        client = connect(redis_url, timeout_seconds=0.5)
+        self._registry = ModelRegistry(client)
+        self._ledger = Ledger(client)
+
+    def describe(self) -> list[Metric]:
+        return []  # registering must not read Redis
+
+    def collect(self) -> Iterator[Metric]:
+        up = GaugeMetricFamily("woolly_up", "1 if the ledger answers")
+        try:
+            workers = self._registry.workers()
+            models = {card.name: self._ledger.lane_counts(card.name) for card in self._registry.cards()}
+        except LedgerUnavailable:
+            up.add_metric([], 0)
+            yield up
+            return
+        up.add_metric([], 1)
+        yield up
+        yield from worker_metrics(workers)
+        yield from job_metrics(models)
+
+
+def worker_metrics(workers: list[WorkerBeat]) -> Iterator[Metric]:
+    labels = ["worker", "model"]
+    for field, meaning in WORKER_SERIES.items():
+        grows = field.endswith("_total") and field not in GAUGES
+        kind = CounterMetricFamily if grows else GaugeMetricFamily
+        # prometheus_client puts the _total back on counters; on a gauge it would be a misleading name.
+        family = kind(f"woolly_worker_{field.removesuffix('_total')}", meaning, labels=labels)
+        for beat in workers:
+            value = getattr(beat.stats, field)
+            if value is not None:
+                family.add_metric([beat.worker_id, beat.model], float(value))
+        yield family
+
+
+def job_metrics(models: dict[str, LaneCounts]) -> Iterator[Metric]:
+    now = GaugeMetricFamily("woolly_jobs", "Jobs that have not ended", labels=["model", "state"])
+    ended = CounterMetricFamily("woolly_jobs_ended", "Jobs that have ended", labels=["model", "state"])
+    for model, counts in models.items():
+        for state in JobState:
+            family = now if state in OPEN_STATES else ended
+            family.add_metric([model, state.value], getattr(counts, state.value))
+    yield now
+    yield ended
