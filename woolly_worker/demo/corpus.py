@@ -11,9 +11,9 @@ from woolly_worker.demo.questions import Question, question
 from woolly_worker.demo.stories import BEINGS, THINGS, story
 from woolly_worker.demo.vocabulary import ASSISTANT, END, SYSTEM, USER
 
-# Shares of the documents. Stories are the longer ones: of the tokens, they are about half.
-PLAIN_STORIES = 0.11
-STORY_CHATS = 0.06
+# Shares of the documents. Stories are the longer ones: of the tokens, they are two in five.
+PLAIN_STORIES = 0.08
+STORY_CHATS = 0.05
 STORY_REQUESTS = (
     "[Tell|Please tell|Can you tell] me a [|little |short |bedtime ]story about {about}.",
     "[Write|Please write] a [|little |short ]story about {about}.",

@@ -15,7 +15,9 @@ def export_checkpoint(checkpoint: Path, out: Path) -> None:
     weights, shape, vocabulary = load_checkpoint(checkpoint)
     writer = gguf.GGUFWriter(out, "llama")
     writer.add_name("Woolly demo")
-    writer.add_description("A very small model that tells little stories and answers small questions in simple English.")
+    writer.add_description(
+        "A very small model that tells little stories and answers small questions in simple English."
+    )
     writer.add_license("apache-2.0")
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)

@@ -10,8 +10,8 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 Parameters = dict[str, Tensor]
 
@@ -94,31 +94,31 @@ def _attention(h: Tensor, p: Parameters, layer: str, shape: Shape, table: Tensor
     n_q, n_kv = shape.n_embd, shape.n_head_kv * shape.head_dim
     # One product for queries, keys and values: fewer, larger matmuls are faster on a CPU.
     qkv_weight = torch.cat([p[f"{layer}.attn_{x}.weight"] for x in "qkv"])
-    q, k, v = F.linear(h, qkv_weight).split((n_q, n_kv, n_kv), dim=-1)
+    q, k, v = functional.linear(h, qkv_weight).split((n_q, n_kv, n_kv), dim=-1)
     q = _rotate(q.view(batch, n, shape.n_head, shape.head_dim), table).transpose(1, 2)
     k = _rotate(k.view(batch, n, shape.n_head_kv, shape.head_dim), table).transpose(1, 2)
     v = v.view(batch, n, shape.n_head_kv, shape.head_dim).transpose(1, 2)
     group = shape.n_head // shape.n_head_kv
     k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
-    mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    return F.linear(mixed.transpose(1, 2).reshape(batch, n, n_q), p[f"{layer}.attn_output.weight"])
+    mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+    return functional.linear(mixed.transpose(1, 2).reshape(batch, n, n_q), p[f"{layer}.attn_output.weight"])
 
 
 def _feed_forward(h: Tensor, p: Parameters, layer: str) -> Tensor:
     weight = torch.cat((p[f"{layer}.ffn_gate.weight"], p[f"{layer}.ffn_up.weight"]))
-    gate, up = F.linear(h, weight).chunk(2, dim=-1)
-    return F.linear(F.silu(gate) * up, p[f"{layer}.ffn_down.weight"])
+    gate, up = functional.linear(h, weight).chunk(2, dim=-1)
+    return functional.linear(functional.silu(gate) * up, p[f"{layer}.ffn_down.weight"])
 
 
 def forward(p: Parameters, token_ids: Tensor, shape: Shape, table: Tensor) -> Tensor:
     """Logits (batch, position, n_vocab) of `token_ids` (batch, position)."""
 
     def norm(x: Tensor, name: str) -> Tensor:
-        return F.rms_norm(x, (shape.n_embd,), p[f"{name}.weight"], shape.rms_eps)
+        return functional.rms_norm(x, (shape.n_embd,), p[f"{name}.weight"], shape.rms_eps)
 
-    x = F.embedding(token_ids, p["token_embd.weight"])
+    x = functional.embedding(token_ids, p["token_embd.weight"])
     for i in range(shape.n_layer):
         layer = f"blk.{i}"
         x = x + _attention(norm(x, f"{layer}.attn_norm"), p, layer, shape, table)
         x = x + _feed_forward(norm(x, f"{layer}.ffn_norm"), p, layer)
-    return F.linear(norm(x, "output_norm"), p["token_embd.weight"])
+    return functional.linear(norm(x, "output_norm"), p["token_embd.weight"])

@@ -1,151 +1,36 @@
-"""The plots of the training stories: what happens, sentence by sentence, with choices in `[a|b]` and slots in `{}`.
+"""The plots of the training stories, with choices in `[a|b]` and slots in `{}`; and how a story opens.
 
-`{hero}` and `{friend}` are names, `{the_hero}` and `{the_friend}` are "the fox" and "the owl"; `{he} {him} {his}`
-belong to the hero, `{fhe} {fhim} {fhis}` to the friend. `{place}` is where things happen ("the forest"), `{thing}`
-a toy or tool with its colour ("red kite"), `{food}` something to eat. A plot is one line a sentence or two.
+`{hero}` and `{friend}` are names, `{the_friend}` is "the owl"; `{he} {him} {his}` belong to the hero, `{fhe} {fhim}
+{fhis}` to the friend, `{fohe} {fohim} {fohis}` to the third, `{other}`. `{place}` is where things happen ("the
+forest"), `{thing}` a toy or tool with its colour ("red kite"), `{food}` something to eat.
+A beat of the plot begins at the left margin and goes on in the lines that are indented.
 """
 
-OPENINGS = (
-    "Once upon a time[,|] there [was|lived] {a_trait} {kind} [called|named] {hero}. [{hero} lived {home}.|{he} lived {home} and loved {hobby}.|Every day {he} [dreamed of|thought about] {hobby}.]",
-    "Once upon a time[,|] {a_trait} {kind} [called|named] {hero} lived {home}. [{he} loved {hobby}.|{his} best friend was {a_fkind} called {friend}.|Everybody liked {him}.]",
-    "Once upon a time[,|] {home}, there lived {a_trait} {kind}. {his} name was {hero}. [{he} liked {hobby} more than anything else.|{he} had a friend called {friend}, {a_fkind}.]",
-    "Long ago, {home}, there lived {a_trait} {kind} called {hero}. [{he} loved {hobby}.|{he} was always kind to others.|]",
-    "There was once {a_trait} {kind} called {hero}, who lived {home}. [{hero} loved {hobby}.|]",
-    "Do you know {hero}? {hero} was {a_trait} {kind} who lived {home}. [{he} loved {hobby}.|]",
-    "{hero} was {a_trait} {kind} who lived {home}. [{he} loved {hobby}.|{he} had a good friend called {friend}.]",
-    "{a_trait} {kind} called {hero} lived {home}. [{he} loved {hobby}.|{he} liked {hobby} and eating {food2}.]",
-)
+from __future__ import annotations
 
-PLOTS: dict[str, tuple[str, ...]] = {
-    "lost": (
-        "[One day|One morning|That afternoon] {hero} [could not find|lost] {his} {thing}. \"[Oh no!|Oh dear!] Where is my {noun}?\" {he} [said|cried].",
-        "{he} looked [under the bed|behind the door|in the kitchen], but [it was not there|there was only {a_junk}].",
-        "Then {he} looked [near {place}|in the tall grass|by the old tree], but {he} only found {a_junk}.",
-        "{hero} [sat down|sat on a stone] and began to cry. {friend} {the_friend} [came by|heard {him}] and asked, \"[Why are you sad|Why are you crying|What is wrong], {hero}?\"",
-        "\"I have lost my {noun},\" said {hero}. \"[Do not worry|Don't worry|Dry your tears],\" said {friend}. \"[I will help you|We will look together|Four eyes see more than two].\"",
-        "[They looked and looked.|Together they looked everywhere.|They walked all the way to {place}.] At last {friend} [saw something {colour}|pointed] [up in a tree|under a bush|behind a big stone]. It was the {noun}!",
-        "{hero} was so [happy|glad] that {he} [danced|jumped up and down|laughed]. \"Thank you, {friend}!\" {he} said.",
-        "[From that day on, {hero} took good care of {his} {noun}.|They played with the {noun} until the sun went down.|That evening they shared {food} and were happy.]",
-    ),
-    "found": (
-        "[One day|One morning], {hero} found {a_thing} [near {place}|on the road|under a tree]. \"[Whose {noun} is this?|Who has lost this {noun}?]\" {he} [wondered|thought].",
-        "{hero} [wanted to keep it|liked it very much], but {he} knew that [it belonged to somebody else|somebody must be sad without it].",
-        "So {he} asked {other} {the_other}. \"Is this your {noun}?\" \"No,\" said {other}, \"[it is not mine|my {noun} is at home|I have never seen it before]. Ask {friend}.\"",
-        "{hero} walked [over the hill|across the bridge|along the river] to {friend} {the_friend}. {friend} [was sitting|sat] in front of {fhis} house and looked very sad.",
-        "\"[Is this your {noun}?|Did you lose {a_thing}?]\" asked {hero}. \"Yes!\" cried {friend}. \"I [looked for it all day|thought it was gone for ever]. [Thank you so much!|You are so kind!]\"",
-        "{friend} [gave {hero} {food}|invited {hero} to eat {food}], and they [talked|laughed] until the stars came out.",
-        "[{hero} went home with a warm heart.|Since that day, {hero} and {friend} have been best friends.|{hero} had no {noun}, but {he} had a new friend, and that was better.]",
-    ),
-    "practice": (
-        "{hero} wanted to {skill}, but {he} did not know how. {other} {the_other} laughed. \"You will never {skill}!\" {fohe} said.",
-        "[The first time|At first] {hero} tried, {he} [fell on {his} nose|fell into the mud|was afraid and ran home]. [It hurt a little.|{he} was very sad.|]",
-        "{friend} {the_friend} [saw it|was watching] and said, \"[Try again|Do not give up], {hero}. [Nobody can do it the first time.|I will show you.|You only need a little time.]\"",
-        "So {hero} practised [every day|every morning|day after day]. [On Monday it was bad. On Tuesday it was a little better.|It rained, but {he} did not stop.|{friend} always helped {him}.]",
-        "[After a week|At the end of the month|One sunny day], {hero} could {skill} [very well|better than anybody else]. Everybody [came to look|clapped] and {other} said, \"I am sorry that I laughed. [Can you show me too?|You are great!]\"",
-        "\"[Yes, of course|Of course],\" said {hero} with a smile. \"[You only have to try again and again|It is easy if you do not give up].\"",
-    ),
-    "storm": (
-        "One [day|evening], {hero} was [playing|walking] near {place} when dark clouds came. [Soon it began to rain.|The wind began to blow and the rain began to fall.]",
-        "\"I am [so wet and cold|all wet],\" said {hero}. \"[Where can I go?|I must find a dry place.]\" {he} ran and ran, but {his} home was [too far away|far away].",
-        "Then {he} saw a [small|little] light. It came from the house of {friend} {the_friend}. {hero} [knocked on the door|knocked three times].",
-        "\"Who is there?\" asked {friend}. \"It is me, {hero}. [May I come in?|Please let me in!]\" The door opened, and {friend} said, \"Come in, come in! [You poor thing!|You are all wet!]\"",
-        "{friend} gave {him} [a warm blanket|a dry towel] and {food}. They sat by the fire and [told stories|sang songs] [while the storm went on|until the rain stopped].",
-        "[In the morning|When the storm was over], the sun came out and there was a [big|beautiful] rainbow [over {place}|in the sky]. \"Thank you, {friend},\" said {hero}. \"[When it rains again, you can come to my house|You are a true friend].\"",
-    ),
-    "share": (
-        "One [day|morning], {hero} [made|had] {food} for [lunch|a picnic]. {he} sat down near {place} and wanted to eat.",
-        "Then {friend} {the_friend} came by. {fhe} looked [very hungry|tired and hungry]. \"[I have not eaten all day|I have nothing to eat],\" said {friend} [softly|in a small voice].",
-        "{hero} looked at {his} food. [There was not much of it.|It smelled so good.] [But {he} had a kind heart.|But then {he} looked at {friend}.] \"[Sit down|Come here],\" {he} said. \"[Half of it is for you|We will share it].\"",
-        "[They ate together and it tasted better than ever.|They ate every little bit and laughed a lot.]",
-        "[Some days later|When winter came|A week later], {hero} [could not find any food|was ill and could not leave {his} bed]. There was a knock at the door. It was {friend} with a big [basket|bag] full of {food2}.",
-        "\"[You shared with me, and now I share with you|You helped me, so I help you],\" said {friend}. {hero} [smiled|was very happy]. [A friend is worth more than gold.|It is good to have friends.|Who gives with a good heart gets much back.]",
-    ),
-    "build": (
-        "One day {hero} wanted to [make|build] a {project}. \"I need {part1}, {part2} and {part3},\" {he} said, \"but I have nothing at all.\"",
-        "{he} went to {friend} {the_friend} and asked, \"[Do you have|Can you give me] {part1}?\" \"[Yes, here you are|Of course],\" said {friend}. \"[May I help you?|Can I come with you?]\" \"[Yes, please|Gladly],\" said {hero}.",
-        "Then they went to {other} {the_other}, who gave them {part2}. [And near {place}|Behind the house|On the way home] they found {part3}.",
-        "They worked [all day|from morning to evening]. [{friend} held everything and {hero} put it together.|It was hard work, but they sang all the time.] [Once it broke, and they had to start again.|]",
-        "At last the {project} was ready. It was [a little crooked|not perfect], but [it was theirs|they loved it]. \"[Look what we made!|We did it!]\" [cried|shouted] {hero}.",
-        "[All their friends came to look.|{other} came too.] [Everybody had a wonderful day.|They had so much fun that day.] \"[Alone I could not do it|I could not do it alone],\" said {hero}, \"[but together we can do everything|but with friends it was easy].\"",
-    ),
-    "noise": (
-        "One night {hero} [lay in bed|could not sleep]. Then {he} heard a [strange|loud] noise outside. \"[{noise}! {noise}!|{noise}, {noise}, {noise}!]\" it went.",
-        "{hero} was [afraid|very scared]. \"[Is it a monster?|Maybe it is a ghost!]\" {he} thought, and [hid under the blanket|pulled the blanket over {his} head].",
-        "But the noise did not stop. So {hero} took [a candle|a lamp] and [slowly opened the door|went out on tiptoe]. [The moon was big and round.|It was very dark.]",
-        "\"[Who is there?|Hello?]\" {he} asked [with a small voice|softly]. [Something moved behind the tree.|Two eyes looked at {him} from the dark.] It was {friend} {the_friend}!",
-        "\"[I am sorry|Oh, sorry],\" said {friend}. \"I [dropped my {noun} and was looking for it|could not sleep and wanted to play my drum|hurt my foot and cannot walk home].\" {hero} [began to laugh|laughed and laughed].",
-        "{he} [helped {friend}|took {friend} into the house], and they [drank warm milk|ate {food}] together. [After that, {hero} was never afraid of the dark again.|\"Most monsters are only friends in the dark,\" said {hero}.]",
-    ),
-    "birthday": (
-        "It was {hero}'s birthday, but [nobody said a word about it|everybody seemed to have forgotten it]. {he} went to {friend} {the_friend}. \"[I have no time today|I am busy],\" said {friend} and [closed the door|ran away].",
-        "Then {he} went to {other} {the_other}. \"[Not now|Sorry], {hero},\" said {other}. {hero} felt [very sad|so alone]. \"[Nobody thinks of me|They have forgotten my birthday],\" {he} thought.",
-        "{he} walked slowly [to {place}|around {place}] and [sat there alone|looked at the water] until [evening|the sun went down]. Then {he} went home. [It was dark in the house.|All the windows were dark.]",
-        "{he} opened the door, and suddenly [all the lights went on|there was light everywhere]. \"[Surprise!|Happy birthday!]\" shouted {friend} and {other} and all the others.",
-        "They had {food}, and there were [songs|games] and [balloons|many flowers]. {friend} gave {hero} {a_thing}. \"[Did you think we forgot you?|We wanted to surprise you,]\" said {friend}.",
-        "[{hero} laughed and cried at the same time.|{hero} was the happiest {kind} in the world.] [It was the best birthday of all.|They danced until midnight.]",
-    ),
-    "race": (
-        "[One day|In spring] there was a big race [around {place}|to {place} and back]. {other} {the_other} said, \"I am the fastest. [Nobody can beat me!|I will win!]\" {hero} only smiled and [said nothing|waited].",
-        "\"One, two, three, go!\" [called|shouted] {friend} {the_friend}, and they [ran off|all ran]. {other} was [soon|at once] far in front. {hero} was [second|the last].",
-        "[In the middle of the way|Near the end], {other} [fell into a hole|hurt {fohis} foot on a stone] and [cried for help|could not get up]. The others [ran past|did not stop], but {hero} stopped.",
-        "\"[Go on, or you will not win|Run, or you will lose]!\" said {other}. \"[A friend is more than a prize|You are more important],\" said {hero}, and [helped {fohim} up|took {fohim} by the hand].",
-        "Together they walked slowly to the end. They were [the very last|the last of all], but everybody clapped [for them|and cheered].",
-        "{friend} gave {hero} {a_thing}. \"[This is for the kindest heart|You did not win the race, but you won a friend],\" {fhe} said. [{other} was never proud again.|And {other} and {hero} became good friends.]",
-    ),
-    "seed": (
-        "One [day|spring morning], {friend} {the_friend} gave {hero} a [tiny|little] seed. \"[Put it in the ground and wait|Plant it and give it water],\" said {friend}. [\"It is a secret what it will be.\"|]",
-        "{hero} [made a hole in the garden|dug a small hole] and planted the seed. Every [day|morning] {he} gave it water. But [nothing happened|nothing could be seen]. \"[Maybe it is broken|It does not grow],\" said {hero}.",
-        "\"[Good things take time|Wait a little],\" said {friend}. So {hero} waited. [The rain came and the sun came.|One week passed, and then another.]",
-        "Then, one morning, there was a [small green leaf|little green plant]! It grew and grew[, as tall as {hero}|, as tall as a house|]. In [summer|autumn] there was a [huge|very big] {plant}.",
-        "{hero} [could not carry it alone|pulled and pulled, but it was too heavy]. {friend} and {other} {the_other} came and helped {him}. [\"One, two, three!\" they called.|They pulled all together.]",
-        "[They made a big soup of it|They cooked it in a big pot] and [everybody in {place} got some|invited all their friends]. \"[You were right|Now I know it],\" said {hero}. \"Good things take time.\"",
-    ),
-    "stuck": (
-        "[One day|One morning] {hero} heard [a cry|somebody call]. \"Help! Help!\" [It came from {place}.|{he} ran as fast as {he} could.]",
-        "It was {friend} {the_friend}. {fhe} was stuck [in a deep hole|in the mud|between two big stones] and could not get out. \"[I have been here all night|Please help me],\" said {friend}.",
-        "{hero} pulled [with all {his} strength|and pulled], but {friend} did not move. \"I am too weak,\" said {hero}. \"[Wait here|Don't be afraid]. I will get {other}.\"",
-        "{hero} ran to {other} {the_other}. [\"I have a long rope,\" said {other}.|{other} took a long rope and came at once.] They [tied|put] the rope around {friend}. Then {hero} and {other} pulled together.",
-        "[Slowly, slowly|Little by little] {friend} came up, and [plop|suddenly], {fhe} was free! They all fell [over|into the grass] and laughed.",
-        "\"[You saved me|Thank you both],\" said {friend}. \"[Today you all eat at my house|Come to my house for {food}]!\" And [that is what they did|so they did]. [What one cannot do, three can.|]",
-    ),
-    "truth": (
-        "One day {hero} was playing [with {his} {thing}|in the house]. [Suddenly|Then] there was a loud crash. The [beautiful|old] {vase} of {friend} {the_friend} was broken.",
-        "{hero} was [afraid|frightened]. \"[If I tell it, {friend} will be angry.|What should I do?]\" {he} thought. {he} [hid the pieces under the bed|put the pieces behind the door] and ran away.",
-        "In the evening {friend} asked, \"Who broke my {vase}? [Was it the wind?|Was it {other}?]\" {hero} said nothing. But [{his} heart was heavy|{he} felt very bad], and at night {he} could not sleep.",
-        "In the morning {he} went to {friend}. \"It was me,\" {he} said [and began to cry|very softly]. \"I broke it. I am so sorry.\"",
-        "{friend} [looked at {him} for a long time|was quiet for a moment]. Then {fhe} smiled. \"[A {vase} is only a thing|I can get a new one],\" {fhe} said. \"[I am glad that you told me the truth|Thank you for telling me the truth].\"",
-        "[Together they glued the pieces.|{hero} made a new one out of clay.] [It was not as beautiful as before, but {friend} loved it even more.|And {hero} felt as light as a feather.]",
-    ),
-    "neighbour": (
-        "[One day|In autumn], somebody new moved [into the house next door|to {place}]. It was {friend}, {a_fkind}. {friend} was [very shy|so shy] and never [came out|said a word].",
-        "\"[{friend} is strange|{friend} does not like us],\" said {other} {the_other}. But {hero} [did not believe it|thought about it]. \"[Maybe {friend} is only afraid|I think {friend} is alone],\" {he} said.",
-        "So {hero} [baked|made] {food} and put it in front of {friend}'s door. [The next day|In the morning] it was gone, and there lay a [little picture|beautiful flower]. \"Thank you\" was written on it.",
-        "The day after, {hero} [came again|knocked on the door]. \"[Do you want to play with me?|Would you like to see {place}?]\" {he} asked. {friend} [thought for a while|looked at the floor] and [then said yes|then smiled].",
-        "They [played with the {thing}|went to {place}] and soon they [laughed|talked] like old friends. {friend} could [sing like nobody else|tell the best stories|draw wonderful pictures].",
-        "[Now all the others wanted to be friends with {friend} too.|\"I was wrong,\" said {other}. \"{friend} is nice.\"] [And {friend} was never alone again.|Sometimes a friend is just behind the next door.]",
-    ),
-    "treasure": (
-        "One day {hero} found an old map [in a book|in a bottle|under the roof]. There was a red cross on it, [near {place}|behind {place}]. \"A treasure!\" [cried|whispered] {hero}.",
-        "{he} showed the map to {friend} {the_friend}. \"[Let us go|We must go and look]!\" said {friend}. They took [a rope and a lamp|a spade and {food}] and [left at once|went on their way].",
-        "They walked [over the hill|through the dark forest] and [across a river|over an old bridge]. [Once they lost their way, but {friend} asked {other} {the_other}.|It was hot, and they were tired.] [\"Shall we go home?\" asked {friend}. \"No,\" said {hero}, \"it is not far now.\"|]",
-        "At last they came to [a big tree|a big stone]. [Here they began to dig.|\"This is the place,\" said {hero}.] They dug and dug until they hit something hard. It was [a box|an old chest]!",
-        "[Slowly|With shaking hands] {hero} opened it. There was no gold in it. There was only {a_thing} and a letter: \"[The real treasure is the friend who came with you|Who reads this has a good friend].\"",
-        "{hero} and {friend} looked at each other and [laughed|smiled]. [\"That is true,\" said {friend}.|\"The letter is right,\" said {hero}.] And they [ate {food} under the tree|walked home arm in arm].",
-    ),
-    "quarrel": (
-        "{hero} and {friend} {the_friend} were [best friends|good friends]. But one day they both wanted [the same|to play with the] {thing}. \"[It is mine|I had it first]!\" [shouted|cried] {hero}. \"No, [mine|I had it]!\" shouted {friend}.",
-        "They pulled and pulled, and [crack|suddenly], the {noun} broke. \"[It is your fault|Look what you did]!\" they both said. They went home and were [very angry|angry].",
-        "The next day {hero} [played alone|sat alone near {place}]. [It was no fun at all.|It was very quiet.] \"[I miss {friend}|Without {friend} it is boring],\" {he} thought.",
-        "{friend} was sad too. {other} {the_other} [saw them|talked to both of them] and said, \"[A {noun} can be mended. Can you mend a friend?|What is more important, a {noun} or a friend?]\"",
-        "So {hero} went to {friend}, and {friend} was just coming to {hero}. They met in the middle of the road. \"I am sorry,\" they both said at the same time, and they had to laugh.",
-        "Together they [mended|repaired] the {noun}. [It was as good as new.|Now it was even better than before.] And [from then on|from that day] they always [shared|took turns].",
-    ),
-    "star": (
-        "One night {hero} looked up at the sky and saw a falling star. \"I [wish|want] to [see the sea|fly like a bird|have a real friend|go on a long journey],\" {he} [whispered|said].",
-        "[Suddenly|Then] there was a small light [in the garden|in front of {him}]. It was the star! \"[I have fallen from the sky|I have lost my way],\" said the star. \"[Can you help me to get home?|I want to go back to my family.]\"",
-        "{hero} [put the star into {his} pocket|took the star in {his} hands] and went to {friend} {the_friend}. \"[The highest place is the mountain|We must climb the high mountain],\" said {friend}. \"[I will come with you|Let us go together].\"",
-        "They climbed [all night|for a long time]. [It was cold, but the star kept them warm.|The way was dark, but the star gave them light.] At the top, {hero} [held the star up high|threw the star up into the sky].",
-        "\"Thank you,\" said the star, and it flew [up and up|higher and higher] until it was [home again|a little point of light].",
-        "[Since then, one star winks at {hero} every night.|And {hero} understood that the wish had come true: {he} had found a friend.] [{hero} and {friend} looked up and waved.|\"Good night, little star,\" said {hero}.]",
-    ),
-}
+import re
+
+from woolly_worker.demo.plots_of_friends import PLOTS_OF_FRIENDS
+from woolly_worker.demo.plots_of_trouble import PLOTS_OF_TROUBLE
+
+
+def _beats(text: str) -> tuple[str, ...]:
+    """One string for each beat, its lines joined."""
+    return tuple(" ".join(beat.split()) for beat in re.split(r"\n(?=\S)", text.strip()))
+
+
+OPENINGS = _beats("""
+Once upon a time[,|] there [was|lived] {a_trait} {kind} [called|named] {hero}. [{hero} lived {home}.|{he} lived
+  {home} and loved {hobby}.|Every day {he} [dreamed of|thought about] {hobby}.]
+Once upon a time[,|] {a_trait} {kind} [called|named] {hero} lived {home}. [{he} loved {hobby}.|{his} best friend was
+  {a_fkind} called {friend}.|Everybody liked {him}.]
+Once upon a time[,|] {home}, there lived {a_trait} {kind}. {his} name was {hero}. [{he} liked {hobby} more than
+  anything else.|{he} had a friend called {friend}, {a_fkind}.]
+Long ago, {home}, there lived {a_trait} {kind} called {hero}. [{he} loved {hobby}.|{he} was always kind to others.|]
+There was once {a_trait} {kind} called {hero}, who lived {home}. [{hero} loved {hobby}.|]
+Do you know {hero}? {hero} was {a_trait} {kind} who lived {home}. [{he} loved {hobby}.|]
+{hero} was {a_trait} {kind} who lived {home}. [{he} loved {hobby}.|{he} had a good friend called {friend}.]
+{a_trait} {kind} called {hero} lived {home}. [{he} loved {hobby}.|{he} liked {hobby} and eating {food2}.]
+""")
+
+PLOTS = {name: _beats(text) for name, text in (PLOTS_OF_TROUBLE | PLOTS_OF_FRIENDS).items()}

@@ -15,6 +15,7 @@ ANIMALS = (
 BEINGS = (*ANIMALS, "dragon", "robot", "wizard", "giant")
 GIRLS = ("Mia", "Anna", "Lily", "Rosa", "Ella", "Nina", "Molly", "Daisy", "Clara", "Zoe", "Ruby", "Lucy")
 BOYS = ("Tom", "Ben", "Max", "Leo", "Sam", "Finn", "Oscar", "Hugo", "Bruno", "Felix", "Rusty", "Pip")
+NAMES = (*GIRLS, *BOYS)
 TRAITS = ("little", "small", "clever", "brave", "shy", "kind", "curious", "funny", "lazy", "young", "old", "cheerful")
 HOMES = (
     "in a small house by the sea", "at the edge of the forest", "in a green valley", "on a high hill",
@@ -31,13 +32,39 @@ PLACES = (
     "the meadow", "the cave", "the castle", "the pond",
 )  # fmt: skip
 COLOURS = ("red", "blue", "green", "yellow", "white", "black", "pink", "brown", "orange", "golden")
-THINGS = ("ball", "kite", "hat", "scarf", "drum", "bell", "boat", "book", "key", "ring", "lamp", "basket", "flute", "doll")
+THINGS = (
+    "ball",
+    "kite",
+    "hat",
+    "scarf",
+    "drum",
+    "bell",
+    "boat",
+    "book",
+    "key",
+    "ring",
+    "lamp",
+    "basket",
+    "flute",
+    "doll",
+)
 JUNK = ("old shoe", "empty bottle", "feather", "sleepy snail", "wet sock", "broken cup", "rusty nail", "bone")
 FOODS = (
     "warm soup", "apple pie", "bread and honey", "pancakes", "a big cake", "nuts and berries", "cheese and bread",
     "carrot soup", "cookies and milk", "strawberries", "a bowl of rice", "plum cake",
 )  # fmt: skip
-SKILLS = ("swim", "dance", "sing", "fly a kite", "climb trees", "ride a bicycle", "skate", "play the drum", "read", "juggle")
+SKILLS = (
+    "swim",
+    "dance",
+    "sing",
+    "fly a kite",
+    "climb trees",
+    "ride a bicycle",
+    "skate",
+    "play the drum",
+    "read",
+    "juggle",
+)
 PROJECTS = {
     "boat": ("some wood", "a rope", "an old sheet", "a few nails"),
     "kite": ("some paper", "a long string", "two sticks", "some glue"),
@@ -78,7 +105,9 @@ def _cast(rng: random.Random, hero_kind: str | None) -> list[Character]:
     return cast
 
 
-def story(rng: random.Random, *, hero_kind: str | None = None, thing: str | None = None, plot: str | None = None) -> str:
+def story(
+    rng: random.Random, *, hero_kind: str | None = None, thing: str | None = None, plot: str | None = None
+) -> str:
     """One story in one paragraph. `hero_kind` asks for "fox" or "girl", `thing` for a "kite"."""
     hero, friend, other = _cast(rng, hero_kind)
     if thing is not None:

@@ -14,8 +14,8 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from woolly_worker.demo.checkpoint import save_checkpoint
 from woolly_worker.demo.corpus import documents
@@ -48,7 +48,7 @@ def loss_of(p: Parameters, inputs: Tensor, targets: Tensor, shape: Shape, table:
     """Mean cross-entropy over what the model should say; products in bfloat16, sums in float32."""
     with torch.autocast("cpu", torch.bfloat16):
         logits = forward(p, inputs, shape, table)
-    return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+    return functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
 
 
 def optimizers(p: Parameters) -> list[torch.optim.Optimizer]:
@@ -120,7 +120,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="the GGUF file to write")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     train(options.out, seed=options.seed, n_steps=options.steps, n_threads=options.threads)
