@@ -36,6 +36,14 @@ from woolly_worker.kernels.simd import (
     to_f32,
     zero_f32x16,
 )
+from woolly_worker.kernels.simd.tiles import (
+    fma_splat_each,
+    load_each,
+    store_each,
+    tile_size,
+    zeros_f32,
+    zeros_f32_like,
+)
 from woolly_worker.kernels.step import (
     BLOCK_TABLES,
     BLOCKS_PER_SLOT,
@@ -45,14 +53,6 @@ from woolly_worker.kernels.step import (
     entry,
     fetch_add,
     field,
-)
-from woolly_worker.kernels.tiles import (
-    fma_splat_each,
-    load_each,
-    store_each,
-    tile_size,
-    zeros_f32,
-    zeros_f32_like,
 )
 
 # Fields of the argument record.
@@ -91,7 +91,7 @@ def attention_reference(q: Array, keys: Array, values: Array) -> Array:
 
 
 @inline
-def _scores(q, row_bytes, scores, head, padded_dim, head_dim, item_bytes, n_panels, load, tile):  # type: ignore[no-untyped-def]
+def _scores(q, row_bytes, scores, head, padded_dim, head_dim, item_bytes, n_panels, load, tile):
     for panel in range(n_panels):
         keys = head + panel * padded_dim * PANEL_TOKENS * item_bytes
         acc = zeros_f32_like(tile)
@@ -101,7 +101,7 @@ def _scores(q, row_bytes, scores, head, padded_dim, head_dim, item_bytes, n_pane
 
 
 @inline
-def _weigh(scores, sums, padded_dim, largest_at, total_at, n_visible):  # type: ignore[no-untyped-def]
+def _weigh(scores, sums, padded_dim, largest_at, total_at, n_visible):
     """One query's scores become weights; when a larger score comes up, what was summed so far shrinks."""
     low = first_lanes_or(load_f32x16(scores), n_visible, NOTHING)
     high = first_lanes_or(load_f32x16(scores + 64), n_visible - PANEL_TOKENS, NOTHING)
@@ -120,7 +120,7 @@ def _weigh(scores, sums, padded_dim, largest_at, total_at, n_visible):  # type: 
 
 
 @inline
-def _add_values(scores, sums, row_bytes, values, padded_dim, item_bytes, n_positions, load, tile):  # type: ignore[no-untyped-def]
+def _add_values(scores, sums, row_bytes, values, padded_dim, item_bytes, n_positions, load, tile):
     for k in range(0, padded_dim, 16):
         acc = load_each(sums + 4 * k, row_bytes, tile)
         for p in range(n_positions):
@@ -130,7 +130,7 @@ def _add_values(scores, sums, row_bytes, values, padded_dim, item_bytes, n_posit
 
 
 @inline
-def _attend(args, step, scratch, t, n_tokens, h, g, n_heads, item_bytes, load, tile):  # type: ignore[no-untyped-def]
+def _attend(args, step, scratch, t, n_tokens, h, g, n_heads, item_bytes, load, tile):
     """Tokens t .. t + n_tokens of one chunk, with heads g .. g + n_heads of KV head h's group: one tile of queries."""
     head_dim, padded_dim, n_head_kv = field(args, HEAD_DIM), field(args, PADDED_DIM), field(args, N_HEAD_KV)
     group, row_bytes, n_queries = field(args, N_HEAD) // n_head_kv, 4 * padded_dim, n_tokens * n_heads
@@ -183,7 +183,7 @@ def _attend(args, step, scratch, t, n_tokens, h, g, n_heads, item_bytes, load, t
 
 
 @inline
-def _run_attention(args, step, member, counter, item_bytes, load):  # type: ignore[no-untyped-def]
+def _run_attention(args, step, member, counter, item_bytes, load):
     """A unit of work is one tile of neighbouring tokens, one KV head, and up to eight heads of its group."""
     n_tokens, n_head_kv = field(step, N_TOKENS), field(args, N_HEAD_KV)
     group = field(args, N_HEAD) // n_head_kv
@@ -224,20 +224,20 @@ def _run_attention(args, step, member, counter, item_bytes, load):  # type: igno
 
 
 @inline
-def _load_f16(address):  # type: ignore[no-untyped-def]
+def _load_f16(address):
     return to_f32(load_f16x16(address))
 
 
 @inline
-def _load_f32(address):  # type: ignore[no-untyped-def]
+def _load_f32(address):
     return load_f32x16(address)
 
 
 @op
-def attention_f16(args, step, member, counter):  # type: ignore[no-untyped-def]
+def attention_f16(args, step, member, counter):
     _run_attention(args, step, member, counter, 2, _load_f16)
 
 
 @op
-def attention_f32(args, step, member, counter):  # type: ignore[no-untyped-def]
+def attention_f32(args, step, member, counter):
     _run_attention(args, step, member, counter, 4, _load_f32)

@@ -39,7 +39,7 @@ def silu_reference(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 @inline
-def exp(x):  # type: ignore[no-untyped-def]
+def exp(x):
     clamped = minimum(maximum(x, splat_f32x16(LOWEST)), splat_f32x16(HIGHEST))
     n = round_to_i32(mul(clamped, splat_f32x16(LOG2_E)))
     nf = to_f32(n)
@@ -57,6 +57,6 @@ def exp(x):  # type: ignore[no-untyped-def]
 
 
 @inline
-def silu(x):  # type: ignore[no-untyped-def]
+def silu(x):
     """x / (1 + exp(-x))."""
     return div(x, add(splat_f32x16(np.float32(1)), exp(negate(x))))

@@ -18,8 +18,9 @@ from woolly_worker.kernels.cpu import CPU
 
 def _source_hash() -> str:
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(path.name.encode() + path.read_bytes())
+    here = Path(__file__).parent
+    for path in sorted(here.rglob("*.py")):
+        digest.update(str(path.relative_to(here)).encode() + path.read_bytes())
     for package in ("numba", "llvmlite", "numpy"):
         digest.update(version(package).encode())
     digest.update(f"{CPU.tag} {CPU.features}".encode())
@@ -40,7 +41,9 @@ os.environ["NUMBA_CPU_NAME"] = CPU.model
 os.environ["NUMBA_CPU_FEATURES"] = CPU.features
 
 import numba  # noqa: E402
-from numba.core import config as _numba_config  # noqa: E402
+from numba.core import config  # noqa: E402
+
+_numba_config: Any = config
 
 _numba_config.CACHE_DIR = str(CACHE_DIR)
 _numba_config.CPU_NAME = CPU.model
@@ -89,5 +92,6 @@ class LazyOp:
     @property
     def address(self) -> int:
         if self._compiled is None:
-            self._compiled = numba.cfunc(OP_SIGNATURE, cache=True, nopython=True, error_model="numpy")(self.function)
+            cfunc: Any = numba.cfunc
+            self._compiled = cfunc(OP_SIGNATURE, cache=True, error_model="numpy")(self.function)
         return int(self._compiled.address)

@@ -12,8 +12,8 @@ Work is handed out in runs of rows by the operation's counter.
 
 from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.simd import load_f32, store_f32
+from woolly_worker.kernels.simd.tiles import add_each, load_each, store_each, zeros_f32
 from woolly_worker.kernels.step import TOKEN_IDS, entry, fetch_add, field
-from woolly_worker.kernels.tiles import add_each, load_each, store_each, zeros_f32
 
 # Fields of a matmul's argument record.
 WEIGHTS = 0  # address of row 0
@@ -35,7 +35,7 @@ PANEL_ROWS = 16
 
 
 @inline
-def _rows_one_by_one(args, first, last, n_tokens, row_dot):  # type: ignore[no-untyped-def]
+def _rows_one_by_one(args, first, last, n_tokens, row_dot):
     w, row_bytes, n_cols = field(args, WEIGHTS), field(args, ROW_BYTES), field(args, N_COLS)
     x, x_stride = field(args, X), field(args, X_STRIDE)
     out, out_stride = field(args, OUT), field(args, OUT_STRIDE)
@@ -50,7 +50,7 @@ def _rows_one_by_one(args, first, last, n_tokens, row_dot):  # type: ignore[no-u
 
 
 @inline
-def _store_tile(place, stride, add_to_out, tile):  # type: ignore[no-untyped-def]
+def _store_tile(place, stride, add_to_out, tile):
     if add_to_out:
         store_each(place, stride, add_each(load_each(place, stride, tile), tile))
     else:
@@ -58,7 +58,7 @@ def _store_tile(place, stride, add_to_out, tile):  # type: ignore[no-untyped-def
 
 
 @inline
-def _rows_by_panels(args, first, last, n_tokens, panel, unpack, multiply):  # type: ignore[no-untyped-def]
+def _rows_by_panels(args, first, last, n_tokens, panel, unpack, multiply):
     w, row_bytes, n_cols = field(args, WEIGHTS), field(args, ROW_BYTES), field(args, N_COLS)
     x, x_stride = field(args, X), field(args, X_STRIDE)
     out, out_stride = field(args, OUT), field(args, OUT_STRIDE)
@@ -85,7 +85,7 @@ def _rows_by_panels(args, first, last, n_tokens, panel, unpack, multiply):  # ty
 
 
 @inline
-def run_matmul(args, step, member, counter, unpack, multiply, row_dot):  # type: ignore[no-untyped-def]
+def run_matmul(args, step, member, counter, unpack, multiply, row_dot):
     """The body of every quantised matmul operation.
 
     unpack(rows, row_bytes, n_cols, panel)               sixteen rows into the format's panel
@@ -116,7 +116,7 @@ EMBED_FIELDS = 6
 
 
 @inline
-def run_embedding(args, step, counter, dequantize):  # type: ignore[no-untyped-def]
+def run_embedding(args, step, counter, dequantize):
     """out[t] = row token_ids[t] of the matrix, as f32. A unit of work is one token."""
     n_tokens, token_ids = field(step, 0), field(step, TOKEN_IDS)
     w, row_bytes = field(args, WEIGHTS), field(args, ROW_BYTES)

@@ -50,14 +50,14 @@ def quantize_reference(x: npt.NDArray[np.float32], block: int) -> tuple[npt.NDAr
 
 
 @inline
-def _inverse(amax):  # type: ignore[no-untyped-def]
+def _inverse(amax):
     if amax > np.float32(0):
         return np.float32(127) / amax
     return np.float32(0)
 
 
 @kernel
-def quantize_q8k(x, n, out):  # type: ignore[no-untyped-def]
+def quantize_q8k(x, n, out):
     """A row of n floats (a multiple of 256) at address x into Q8K records at address out."""
     for i in range(n // Q8K_VALUES):
         xi, record = x + 4 * Q8K_VALUES * i, out + Q8K_BYTES * i
@@ -79,7 +79,7 @@ def quantize_q8k(x, n, out):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def quantize_q8(x, n, out):  # type: ignore[no-untyped-def]
+def quantize_q8(x, n, out):
     """A row of n floats (a multiple of 32) at address x into Q8 records at address out."""
     for i in range(n // Q8_VALUES):
         xi, record = x + 4 * Q8_VALUES * i, out + Q8_BYTES * i

@@ -54,7 +54,7 @@ def rmsnorm_reference(x: Array, weight: Array, eps: float) -> Array:
 
 
 @kernel
-def rmsnorm_row(x, weight, n, eps, out):  # type: ignore[no-untyped-def]
+def rmsnorm_row(x, weight, n, eps, out):
     """One row. x, weight and out are addresses of f32 rows padded with zeros to a multiple of 16; out may be x."""
     squares = zero_f32x16()
     for k in range(0, n, 16):
@@ -66,7 +66,7 @@ def rmsnorm_row(x, weight, n, eps, out):  # type: ignore[no-untyped-def]
 
 
 @inline
-def quantize_row(args, first_field, row, n, i, forms):  # type: ignore[no-untyped-def]
+def quantize_row(args, first_field, row, n, i, forms):
     """Write row i's quantised forms; the record's four fields from `first_field` on say where."""
     if forms & WANTS_Q8K:
         quantize_q8k(row, n, field(args, first_field) + i * field(args, first_field + 1))
@@ -75,7 +75,7 @@ def quantize_row(args, first_field, row, n, i, forms):  # type: ignore[no-untype
 
 
 @op
-def norm(args, step, member, counter):  # type: ignore[no-untyped-def]
+def norm(args, step, member, counter):
     """A unit of work is one token."""
     n_tokens, n, forms = field(step, field(args, COUNT_FIELD)), field(args, N), field(args, FORMS)
     eps = load_f32(field(args, EPS))

@@ -130,7 +130,7 @@ def rope_table(
 
 
 @inline
-def _turn(row, angles, n):  # type: ignore[no-untyped-def]
+def _turn(row, angles, n):
     """One head of n floats, in place."""
     whole = n - n % 16
     for k in range(0, whole, 16):
@@ -146,7 +146,7 @@ def _turn(row, angles, n):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _file_token(args, step, t, item_bytes, store_item):  # type: ignore[no-untyped-def]
+def _file_token(args, step, t, item_bytes, store_item):
     """Copy token t's turned keys and its values into its KV block."""
     head_dim, padded_dim, n_head_kv = field(args, HEAD_DIM), field(args, PADDED_DIM), field(args, N_HEAD_KV)
     position, slot = entry(field(step, POSITIONS), t), entry(field(step, SLOTS), t)
@@ -165,7 +165,7 @@ def _file_token(args, step, t, item_bytes, store_item):  # type: ignore[no-untyp
 
 
 @inline
-def _rope_and_file(args, step, counter, item_bytes, store_item):  # type: ignore[no-untyped-def]
+def _rope_and_file(args, step, counter, item_bytes, store_item):
     n_tokens, head_dim = field(step, N_TOKENS), field(args, HEAD_DIM)
     while True:
         t = fetch_add(counter, 1)
@@ -181,22 +181,22 @@ def _rope_and_file(args, step, counter, item_bytes, store_item):  # type: ignore
 
 
 @inline
-def _store_f16(address, value):  # type: ignore[no-untyped-def]
+def _store_f16(address, value):
     store_f16(address, value)
 
 
 @inline
-def _store_f32(address, value):  # type: ignore[no-untyped-def]
+def _store_f32(address, value):
     store_f32(address, value)
 
 
 @op
-def rope_and_file_f16(args, step, member, counter):  # type: ignore[no-untyped-def]
+def rope_and_file_f16(args, step, member, counter):
     """Keys and values kept as f16. A unit of work is one token."""
     _rope_and_file(args, step, counter, 2, _store_f16)
 
 
 @op
-def rope_and_file_f32(args, step, member, counter):  # type: ignore[no-untyped-def]
+def rope_and_file_f32(args, step, member, counter):
     """Keys and values kept as f32."""
     _rope_and_file(args, step, counter, 4, _store_f32)

@@ -6,11 +6,11 @@ counter, zero at the start of every step. Members take units of work from it unt
 """
 
 from numba.core import types
-from numba.extending import intrinsic
 
 from woolly_worker.kernels.jit import inline
-from woolly_worker.kernels.simd import Builder, Value, load_i32, load_i64, pointer
-from woolly_worker.kernels.vectors import I64
+from woolly_worker.kernels.simd import load_i32, load_i64
+from woolly_worker.kernels.simd.lowering import Builder, Value, pointer, verb
+from woolly_worker.kernels.simd.vectors import I64
 
 # Fields of the step record, in units of eight bytes.
 N_TOKENS = 0  # tokens in this step
@@ -24,7 +24,7 @@ BLOCKS_PER_SLOT = 7
 STEP_FIELDS = 8
 
 
-@intrinsic
+@verb
 def fetch_add(typing_context: object, address: object, n: object) -> object:
     """Add to a shared int64 and return what it was before."""
 
@@ -35,12 +35,12 @@ def fetch_add(typing_context: object, address: object, n: object) -> object:
 
 
 @inline
-def field(record, index):  # type: ignore[no-untyped-def]
+def field(record, index):
     """Field `index` of an argument or step record."""
     return load_i64(record + 8 * index)
 
 
 @inline
-def entry(array, index):  # type: ignore[no-untyped-def]
+def entry(array, index):
     """Element `index` of an i32 array, as an int64."""
     return types.int64(load_i32(array + 4 * index))

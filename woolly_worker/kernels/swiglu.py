@@ -22,14 +22,14 @@ SWIGLU_FIELDS = 9
 
 
 @kernel
-def swiglu_row(gate, up, n):  # type: ignore[no-untyped-def]
+def swiglu_row(gate, up, n):
     """gate := silu(gate) * up, rows of f32 padded to a multiple of 16."""
     for k in range(0, n, 16):
         store(gate + 4 * k, mul(silu(load_f32x16(gate + 4 * k)), load_f32x16(up + 4 * k)))
 
 
 @op
-def swiglu(args, step, member, counter):  # type: ignore[no-untyped-def]
+def swiglu(args, step, member, counter):
     """A unit of work is one token."""
     n_tokens, n, stride = field(step, N_TOKENS), field(args, N), field(args, STRIDE)
     while True:
@@ -42,7 +42,7 @@ def swiglu(args, step, member, counter):  # type: ignore[no-untyped-def]
 
 
 @op
-def quantize(args, step, member, counter):  # type: ignore[no-untyped-def]
+def quantize(args, step, member, counter):
     """Only the forms: for rows that another operation has written. Same record; UP is not read."""
     n_tokens, n, stride = field(step, N_TOKENS), field(args, N), field(args, STRIDE)
     while True:

@@ -17,12 +17,12 @@ import numpy as np
 from llvmlite import ir
 from numba.core import types
 from numba.core.cgutils import get_or_insert_function
-from numba.extending import intrinsic
 
 from woolly_worker.kernels.jit import inline, kernel
-from woolly_worker.kernels.simd import Builder, Value, call_ir, load_i64, pointer, store_i64
+from woolly_worker.kernels.simd import load_i64, store_i64
+from woolly_worker.kernels.simd.lowering import Builder, Value, call_ir, pointer, verb
+from woolly_worker.kernels.simd.vectors import I32, I64
 from woolly_worker.kernels.step import STEP_FIELDS, fetch_add, field
-from woolly_worker.kernels.vectors import I32, I64
 
 # Words of the team's shared memory, each on a cache line of its own.
 LINE = 64
@@ -45,7 +45,7 @@ _FUTEX_NUMBER = {"x86_64": 202, "aarch64": 98}.get(platform.machine()) if sys.pl
 _FUTEX_WAIT, _FUTEX_WAKE = 128, 129  # the private kinds
 
 
-@intrinsic
+@verb
 def _load_acquire(typing_context: Any, address: Any) -> Any:
     def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
         return b.load_atomic(pointer(b, args[0], I64), "acquire", 8)
@@ -53,7 +53,7 @@ def _load_acquire(typing_context: Any, address: Any) -> Any:
     return types.int64(types.intp), emit
 
 
-@intrinsic
+@verb
 def _pause(typing_context: Any) -> Any:
     """Tell the core that this is a spin loop."""
 
@@ -67,7 +67,7 @@ def _pause(typing_context: Any) -> Any:
     return types.void(), emit
 
 
-@intrinsic
+@verb
 def _futex(typing_context: Any, address: Any, operation: Any, value: Any) -> Any:
     """Sleep while the word still has this value, or wake as many sleepers; elsewhere than on Linux: yield."""
 
@@ -84,7 +84,7 @@ def _futex(typing_context: Any, address: Any, operation: Any, value: Any) -> Any
     return types.void(types.intp, types.int64, types.int64), emit
 
 
-@intrinsic
+@verb
 def _call(typing_context: Any, function: Any, args: Any, step: Any, member: Any, counter: Any) -> Any:
     """Call an operation through its address."""
 
@@ -97,7 +97,7 @@ def _call(typing_context: Any, function: Any, args: Any, step: Any, member: Any,
 
 
 @inline
-def _wait_while(address, value, team, n_spins):  # type: ignore[no-untyped-def]
+def _wait_while(address, value, team, n_spins):
     """Until the word at `address` differs from `value`."""
     for _ in range(n_spins):
         if _load_acquire(address) != value:
@@ -110,7 +110,7 @@ def _wait_while(address, value, team, n_spins):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _advance(address, team):  # type: ignore[no-untyped-def]
+def _advance(address, team):
     """Change a word that others wait for."""
     fetch_add(address, 1)
     if _load_acquire(team + PARKED) > 0:
@@ -118,7 +118,7 @@ def _advance(address, team):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _barrier(team, n_members):  # type: ignore[no-untyped-def]
+def _barrier(team, n_members):
     generation = _load_acquire(team + GENERATION)
     if fetch_add(team + ARRIVALS, 1) == n_members - 1:
         store_i64(team + ARRIVALS, 0)
@@ -128,7 +128,7 @@ def _barrier(team, n_members):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _run_program(team, member):  # type: ignore[no-untyped-def]
+def _run_program(team, member):
     header = team + HEADER
     step, counters, n_members = field(header, STEP), field(header, COUNTERS), field(header, N_MEMBERS)
     for i in range(field(header, N_OPS)):
@@ -139,7 +139,7 @@ def _run_program(team, member):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _lead(team):  # type: ignore[no-untyped-def]
+def _lead(team):
     """Run one step as member 0. The program's last operation has a barrier, so all are done at the return."""
     header = team + HEADER
     counters = field(header, COUNTERS)
@@ -151,7 +151,7 @@ def _lead(team):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _follow(team, member):  # type: ignore[no-untyped-def]
+def _follow(team, member):
     """Run every step as another member, until the team ends."""
     done = 0
     while True:
@@ -163,7 +163,7 @@ def _follow(team, member):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _dismiss(team):  # type: ignore[no-untyped-def]
+def _dismiss(team):
     store_i64(team + ENDED, 1)
     _advance(team + STEP_NUMBER, team)
 

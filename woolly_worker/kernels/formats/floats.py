@@ -38,12 +38,12 @@ from woolly_worker.kernels.simd import (
     zero_extend,
     zero_f32x16,
 )
+from woolly_worker.kernels.simd.tiles import fma_load_each, store_sums_each, zeros_f32
 from woolly_worker.kernels.step import fetch_add, field
-from woolly_worker.kernels.tiles import fma_load_each, store_sums_each, zeros_f32
 
 
 @inline
-def _row_times_tile(row, x, x_stride, n_cols, size, load, load_first, acc):  # type: ignore[no-untyped-def]
+def _row_times_tile(row, x, x_stride, n_cols, size, load, load_first, acc):
     whole = n_cols - n_cols % 16
     for k in range(0, whole, 16):
         acc = fma_load_each(acc, load(row + size * k), x + 4 * k, x_stride)
@@ -53,7 +53,7 @@ def _row_times_tile(row, x, x_stride, n_cols, size, load, load_first, acc):  # t
 
 
 @inline
-def run_float_matmul(args, step, counter, size, load, load_first):  # type: ignore[no-untyped-def]
+def run_float_matmul(args, step, counter, size, load, load_first):
     """The body of a float matmul operation; `size` is the bytes of a weight, `load` reads sixteen as f32."""
     n_tokens = field(step, field(args, COUNT_FIELD))
     n_rows, n_cols, per_take = field(args, N_ROWS), field(args, N_COLS), field(args, ROWS_PER_TAKE)
@@ -78,7 +78,7 @@ def run_float_matmul(args, step, counter, size, load, load_first):  # type: igno
 
 
 @inline
-def _row_dot(row, x, n_cols, size, load, load_first):  # type: ignore[no-untyped-def]
+def _row_dot(row, x, n_cols, size, load, load_first):
     acc = zero_f32x16()
     whole = n_cols - n_cols % 16
     for k in range(0, whole, 16):
@@ -89,7 +89,7 @@ def _row_dot(row, x, n_cols, size, load, load_first):  # type: ignore[no-untyped
 
 
 @inline
-def _to_f32(row, n_cols, out, size, load, load_first):  # type: ignore[no-untyped-def]
+def _to_f32(row, n_cols, out, size, load, load_first):
     whole = n_cols - n_cols % 16
     for k in range(0, whole, 16):
         store(out + 4 * k, load(row + size * k))
@@ -98,92 +98,92 @@ def _to_f32(row, n_cols, out, size, load, load_first):  # type: ignore[no-untype
 
 
 @inline
-def _load_f32(address):  # type: ignore[no-untyped-def]
+def _load_f32(address):
     return load_f32x16(address)
 
 
 @inline
-def _load_first_f32(address, n):  # type: ignore[no-untyped-def]
+def _load_first_f32(address, n):
     return load_first_f32x16(address, n)
 
 
 @inline
-def _load_f16(address):  # type: ignore[no-untyped-def]
+def _load_f16(address):
     return to_f32(load_f16x16(address))
 
 
 @inline
-def _load_first_f16(address, n):  # type: ignore[no-untyped-def]
+def _load_first_f16(address, n):
     return to_f32(as_f16x16(load_first_i16x16(address, n)))
 
 
 @inline
-def _load_bf16(address):  # type: ignore[no-untyped-def]
+def _load_bf16(address):
     return as_f32x16(shift_left(zero_extend(load_i16x16(address)), 16))
 
 
 @inline
-def _load_first_bf16(address, n):  # type: ignore[no-untyped-def]
+def _load_first_bf16(address, n):
     return as_f32x16(shift_left(zero_extend(load_first_i16x16(address, n)), 16))
 
 
 @kernel
-def dequantize_f32(row, n_cols, out):  # type: ignore[no-untyped-def]
+def dequantize_f32(row, n_cols, out):
     _to_f32(row, n_cols, out, 4, _load_f32, _load_first_f32)
 
 
 @kernel
-def row_dot_f32(row, x, n_cols):  # type: ignore[no-untyped-def]
+def row_dot_f32(row, x, n_cols):
     return _row_dot(row, x, n_cols, 4, _load_f32, _load_first_f32)
 
 
 @op
-def matmul_f32(args, step, member, counter):  # type: ignore[no-untyped-def]
+def matmul_f32(args, step, member, counter):
     run_float_matmul(args, step, counter, 4, _load_f32, _load_first_f32)
 
 
 @op
-def embed_f32(args, step, member, counter):  # type: ignore[no-untyped-def]
+def embed_f32(args, step, member, counter):
     run_embedding(args, step, counter, dequantize_f32)
 
 
 @kernel
-def dequantize_f16(row, n_cols, out):  # type: ignore[no-untyped-def]
+def dequantize_f16(row, n_cols, out):
     _to_f32(row, n_cols, out, 2, _load_f16, _load_first_f16)
 
 
 @kernel
-def row_dot_f16(row, x, n_cols):  # type: ignore[no-untyped-def]
+def row_dot_f16(row, x, n_cols):
     return _row_dot(row, x, n_cols, 2, _load_f16, _load_first_f16)
 
 
 @op
-def matmul_f16(args, step, member, counter):  # type: ignore[no-untyped-def]
+def matmul_f16(args, step, member, counter):
     run_float_matmul(args, step, counter, 2, _load_f16, _load_first_f16)
 
 
 @op
-def embed_f16(args, step, member, counter):  # type: ignore[no-untyped-def]
+def embed_f16(args, step, member, counter):
     run_embedding(args, step, counter, dequantize_f16)
 
 
 @kernel
-def dequantize_bf16(row, n_cols, out):  # type: ignore[no-untyped-def]
+def dequantize_bf16(row, n_cols, out):
     _to_f32(row, n_cols, out, 2, _load_bf16, _load_first_bf16)
 
 
 @kernel
-def row_dot_bf16(row, x, n_cols):  # type: ignore[no-untyped-def]
+def row_dot_bf16(row, x, n_cols):
     return _row_dot(row, x, n_cols, 2, _load_bf16, _load_first_bf16)
 
 
 @op
-def matmul_bf16(args, step, member, counter):  # type: ignore[no-untyped-def]
+def matmul_bf16(args, step, member, counter):
     run_float_matmul(args, step, counter, 2, _load_bf16, _load_first_bf16)
 
 
 @op
-def embed_bf16(args, step, member, counter):  # type: ignore[no-untyped-def]
+def embed_bf16(args, step, member, counter):
     run_embedding(args, step, counter, dequantize_bf16)
 
 

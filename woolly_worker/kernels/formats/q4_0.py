@@ -35,7 +35,7 @@ from woolly_worker.kernels.simd import (
     zero_extend,
     zero_i32x8,
 )
-from woolly_worker.kernels.tiles import (
+from woolly_worker.kernels.simd.tiles import (
     accumulate_each,
     dot_groups,
     gather_columns,
@@ -49,7 +49,7 @@ BLOCK, BLOCK_BYTES = 32, 18
 
 
 @inline
-def unpack(rows, row_bytes, n_cols, panel):  # type: ignore[no-untyped-def]
+def unpack(rows, row_bytes, n_cols, panel):
     following = rows + 16 * row_bytes
     for i in range(n_cols // BLOCK):
         block, p = rows + i * BLOCK_BYTES, panel + i * PANEL_BLOCK_BYTES
@@ -68,7 +68,7 @@ def unpack(rows, row_bytes, n_cols, panel):  # type: ignore[no-untyped-def]
 
 
 @inline
-def multiply(panel, n_cols, x, x_stride, acc):  # type: ignore[no-untyped-def]
+def multiply(panel, n_cols, x, x_stride, acc):
     """acc[t] += panel . x[t]: the offset of every q leaves as 8 * (sum of the activations)."""
     for i in range(n_cols // BLOCK):
         p, xi = panel + i * PANEL_BLOCK_BYTES, x + i * Q8_BYTES
@@ -79,7 +79,7 @@ def multiply(panel, n_cols, x, x_stride, acc):  # type: ignore[no-untyped-def]
 
 
 @inline
-def row_dot(row, x, n_cols):  # type: ignore[no-untyped-def]
+def row_dot(row, x, n_cols):
     """One row times one token: `multiply` for a single lane, reading the bytes in place."""
     acc = np.float32(0)
     for i in range(n_cols // BLOCK):
@@ -93,7 +93,7 @@ def row_dot(row, x, n_cols):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def dequantize(row, n_cols, out):  # type: ignore[no-untyped-def]
+def dequantize(row, n_cols, out):
     """One row as f32, with ggml's own operation: (q - 8) * d."""
     for i in range(n_cols // BLOCK):
         block = row + i * BLOCK_BYTES
@@ -105,17 +105,17 @@ def dequantize(row, n_cols, out):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def row_dot_q4_0(row, x, n_cols):  # type: ignore[no-untyped-def]
+def row_dot_q4_0(row, x, n_cols):
     return row_dot(row, x, n_cols)
 
 
 @op
-def matmul_q4_0(args, step, member, counter):  # type: ignore[no-untyped-def]
+def matmul_q4_0(args, step, member, counter):
     run_matmul(args, step, member, counter, unpack, multiply, row_dot)
 
 
 @op
-def embed_q4_0(args, step, member, counter):  # type: ignore[no-untyped-def]
+def embed_q4_0(args, step, member, counter):
     run_embedding(args, step, counter, dequantize)
 
 

@@ -51,7 +51,7 @@ from woolly_worker.kernels.simd import (
     zero_extend,
     zero_i32x16,
 )
-from woolly_worker.kernels.tiles import (
+from woolly_worker.kernels.simd.tiles import (
     accumulate_each,
     add_product_each,
     dot_groups,
@@ -72,7 +72,7 @@ PANEL_BLOCK_BYTES = PANEL_DMIN + 64
 
 
 @inline
-def unpack_scales(d_and_dmin, s0, s1, s2, panel):  # type: ignore[no-untyped-def]
+def unpack_scales(d_and_dmin, s0, s1, s2, panel):
     """The twelve packed bytes of sixteen rows: s0, s1, s2 hold bytes 0..4, 4..8 and 8..12. Shared with Q5_K."""
     store(panel + PANEL_D, low_halves_f32(d_and_dmin))
     store(panel + PANEL_DMIN, high_halves_f32(d_and_dmin))
@@ -94,14 +94,14 @@ def unpack_scales(d_and_dmin, s0, s1, s2, panel):  # type: ignore[no-untyped-def
 
 
 @inline
-def _store_pairs(place, mins):  # type: ignore[no-untyped-def]
+def _store_pairs(place, mins):
     """Four bytes a lane as two vectors of 16-bit pairs: (byte 0, byte 1) and (byte 2, byte 3)."""
     store(place, bor(and_bits(mins, 63), shift_left(and_bits(mins, 0x3F00), 8)))
     store(place + 64, bor(and_bits(shift_right(mins, 16), 63), shift_right(and_bits(mins, 0x3F000000), 8)))
 
 
 @inline
-def unpack(rows, row_bytes, n_cols, panel):  # type: ignore[no-untyped-def]
+def unpack(rows, row_bytes, n_cols, panel):
     """Sixteen rows into a panel: values as [64 groups][16 rows][4 columns] u8, then scales, mins, d and dmin."""
     following = rows + 16 * row_bytes
     for i in range(n_cols // BLOCK):
@@ -128,7 +128,7 @@ def unpack(rows, row_bytes, n_cols, panel):  # type: ignore[no-untyped-def]
 
 
 @inline
-def multiply(panel, n_cols, x, x_stride, acc):  # type: ignore[no-untyped-def]
+def multiply(panel, n_cols, x, x_stride, acc):
     """acc[t] += panel . x[t]. Integers: 256 * 15 * 127 * 63 < 2**31. Shared with Q5_K (31 for 15: still below)."""
     for i in range(n_cols // BLOCK):
         p, xi = panel + i * PANEL_BLOCK_BYTES, x + i * Q8K_BYTES
@@ -143,7 +143,7 @@ def multiply(panel, n_cols, x, x_stride, acc):  # type: ignore[no-untyped-def]
 
 
 @inline
-def scales_and_mins(block):  # type: ignore[no-untyped-def]
+def scales_and_mins(block):
     """The eight scales and the eight mins of one block as i32x8 vectors. Shared with Q5_K."""
     s0, s1, s2 = load_i32(block + 4), load_i32(block + 8), load_i32(block + 12)
     scales = widen_bytes(s0 & 0x3F3F3F3F, (s2 & 0x0F0F0F0F) | (((s0 >> 6) & 0x03030303) << 4))
@@ -152,7 +152,7 @@ def scales_and_mins(block):  # type: ignore[no-untyped-def]
 
 
 @inline
-def row_dot(row, x, n_cols):  # type: ignore[no-untyped-def]
+def row_dot(row, x, n_cols):
     """One row times one token: `multiply` for a single lane, reading the bytes in place."""
     acc = np.float32(0)
     for i in range(n_cols // BLOCK):
@@ -179,7 +179,7 @@ def row_dot(row, x, n_cols):  # type: ignore[no-untyped-def]
 
 
 @inline
-def scale_and_min(block, j):  # type: ignore[no-untyped-def]
+def scale_and_min(block, j):
     """Sub-block j's scale and min, as ggml's `get_scale_min_k4` reads them. Shared with Q5_K."""
     if j < 4:
         return load_u8(block + 4 + j) & 63, load_u8(block + 8 + j) & 63
@@ -189,7 +189,7 @@ def scale_and_min(block, j):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def dequantize(row, n_cols, out):  # type: ignore[no-untyped-def]
+def dequantize(row, n_cols, out):
     """One row as f32, with ggml's own operations: (d * scale) * q - (dmin * min)."""
     for i in range(n_cols // BLOCK):
         block = row + i * BLOCK_BYTES
@@ -204,17 +204,17 @@ def dequantize(row, n_cols, out):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def row_dot_q4_k(row, x, n_cols):  # type: ignore[no-untyped-def]
+def row_dot_q4_k(row, x, n_cols):
     return row_dot(row, x, n_cols)
 
 
 @op
-def matmul_q4_k(args, step, member, counter):  # type: ignore[no-untyped-def]
+def matmul_q4_k(args, step, member, counter):
     run_matmul(args, step, member, counter, unpack, multiply, row_dot)
 
 
 @op
-def embed_q4_k(args, step, member, counter):  # type: ignore[no-untyped-def]
+def embed_q4_k(args, step, member, counter):
     run_embedding(args, step, counter, dequantize)
 
 

@@ -56,7 +56,7 @@ from woolly_worker.kernels.simd import (
     zero_extend,
     zero_i32x16,
 )
-from woolly_worker.kernels.tiles import (
+from woolly_worker.kernels.simd.tiles import (
     accumulate_each,
     add_product_each,
     dot_groups,
@@ -78,7 +78,7 @@ PANEL_BLOCK_BYTES = PANEL_D + 64
 
 
 @inline
-def _unpack_column(low, high, bits, place):  # type: ignore[no-untyped-def]
+def _unpack_column(low, high, bits, place):
     """Four weights of sixteen rows from each of the four runs of 32; the runs lie 512 bytes apart in the panel."""
     store(place, bor(and_bits(low, 0x0F0F0F0F), shift_left(and_bits(bits, 0x03030303), 4)))
     store(place + 512, bor(and_bits(high, 0x0F0F0F0F), shift_left(and_bits(bits, 0x0C0C0C0C), 2)))
@@ -87,7 +87,7 @@ def _unpack_column(low, high, bits, place):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _unpack_half(ql, qh, row_bytes, values):  # type: ignore[no-untyped-def]
+def _unpack_half(ql, qh, row_bytes, values):
     for part in range(2):  # l in 16 * part .. 16 * part + 16
         low = gather_columns(ql + 16 * part, row_bytes)
         high = gather_columns(ql + 32 + 16 * part, row_bytes)
@@ -100,7 +100,7 @@ def _unpack_half(ql, qh, row_bytes, values):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _unpack_scales(four, panel, j):  # type: ignore[no-untyped-def]
+def _unpack_scales(four, panel, j):
     """Scales 4 j .. 4 j + 3, one byte each in the lanes of `four`."""
     s0 = shift_right_signed(shift_left(four, 24), 24)
     s1 = shift_right_signed(shift_left(four, 16), 24)
@@ -117,7 +117,7 @@ def _unpack_scales(four, panel, j):  # type: ignore[no-untyped-def]
 
 
 @inline
-def unpack(rows, row_bytes, n_cols, panel):  # type: ignore[no-untyped-def]
+def unpack(rows, row_bytes, n_cols, panel):
     """Sixteen rows into a panel: values 0..63 as [64 groups][16 rows][4 columns] u8, then scales and d."""
     following = rows + 16 * row_bytes
     for i in range(n_cols // BLOCK):
@@ -135,7 +135,7 @@ def unpack(rows, row_bytes, n_cols, panel):  # type: ignore[no-untyped-def]
 
 
 @inline
-def multiply(panel, n_cols, x, x_stride, acc):  # type: ignore[no-untyped-def]
+def multiply(panel, n_cols, x, x_stride, acc):
     """acc[t] += panel . x[t]. Integers: 256 * 63 * 127 * 128 < 2**31."""
     for i in range(n_cols // BLOCK):
         p, xi = panel + i * PANEL_BLOCK_BYTES, x + i * Q8K_BYTES
@@ -150,7 +150,7 @@ def multiply(panel, n_cols, x, x_stride, acc):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _half_dot(ql, qh, scales, x):  # type: ignore[no-untyped-def]
+def _half_dot(ql, qh, scales, x):
     """128 weights times their activations, scaled: sixteen lanes of partial sums. `scales` holds this half's eight."""
     q, h = load_i8x64(ql), load_i8x32(qh)
     bits_low = and_bits(concat(h, shift_right(h, 2)), 3)
@@ -163,7 +163,7 @@ def _half_dot(ql, qh, scales, x):  # type: ignore[no-untyped-def]
 
 
 @inline
-def row_dot(row, x, n_cols):  # type: ignore[no-untyped-def]
+def row_dot(row, x, n_cols):
     """One row times one token: `multiply` for a single lane, reading the bytes in place."""
     acc = np.float32(0)
     for i in range(n_cols // BLOCK):
@@ -182,7 +182,7 @@ def row_dot(row, x, n_cols):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def dequantize(row, n_cols, out):  # type: ignore[no-untyped-def]
+def dequantize(row, n_cols, out):
     """One row as f32, with ggml's own operations: d * scale * (q - 32), from the left."""
     for i in range(n_cols // BLOCK):
         block = row + i * BLOCK_BYTES
@@ -201,17 +201,17 @@ def dequantize(row, n_cols, out):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def row_dot_q6_k(row, x, n_cols):  # type: ignore[no-untyped-def]
+def row_dot_q6_k(row, x, n_cols):
     return row_dot(row, x, n_cols)
 
 
 @op
-def matmul_q6_k(args, step, member, counter):  # type: ignore[no-untyped-def]
+def matmul_q6_k(args, step, member, counter):
     run_matmul(args, step, member, counter, unpack, multiply, row_dot)
 
 
 @op
-def embed_q6_k(args, step, member, counter):  # type: ignore[no-untyped-def]
+def embed_q6_k(args, step, member, counter):
     run_embedding(args, step, counter, dequantize)
 
 

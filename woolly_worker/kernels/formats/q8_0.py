@@ -31,7 +31,7 @@ from woolly_worker.kernels.simd import (
     xor_bits,
     zero_i32x8,
 )
-from woolly_worker.kernels.tiles import (
+from woolly_worker.kernels.simd.tiles import (
     accumulate_each,
     dot_groups,
     gather_columns,
@@ -45,7 +45,7 @@ BLOCK, BLOCK_BYTES = 32, 34
 
 
 @inline
-def unpack(rows, row_bytes, n_cols, panel):  # type: ignore[no-untyped-def]
+def unpack(rows, row_bytes, n_cols, panel):
     following = rows + 16 * row_bytes
     for i in range(n_cols // BLOCK):
         block, p = rows + i * BLOCK_BYTES, panel + i * PANEL_BLOCK_BYTES
@@ -61,7 +61,7 @@ def unpack(rows, row_bytes, n_cols, panel):  # type: ignore[no-untyped-def]
 
 
 @inline
-def multiply(panel, n_cols, x, x_stride, acc):  # type: ignore[no-untyped-def]
+def multiply(panel, n_cols, x, x_stride, acc):
     """acc[t] += panel . x[t]: the offset of every q leaves as 128 * (sum of the activations)."""
     for i in range(n_cols // BLOCK):
         p, xi = panel + i * PANEL_BLOCK_BYTES, x + i * Q8_BYTES
@@ -72,7 +72,7 @@ def multiply(panel, n_cols, x, x_stride, acc):  # type: ignore[no-untyped-def]
 
 
 @inline
-def row_dot(row, x, n_cols):  # type: ignore[no-untyped-def]
+def row_dot(row, x, n_cols):
     """One row times one token: `multiply` for a single lane, reading the bytes in place."""
     acc = np.float32(0)
     for i in range(n_cols // BLOCK):
@@ -85,7 +85,7 @@ def row_dot(row, x, n_cols):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def dequantize(row, n_cols, out):  # type: ignore[no-untyped-def]
+def dequantize(row, n_cols, out):
     """One row as f32, with ggml's own operation: q * d."""
     for i in range(n_cols // BLOCK):
         block = row + i * BLOCK_BYTES
@@ -96,17 +96,17 @@ def dequantize(row, n_cols, out):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def row_dot_q8_0(row, x, n_cols):  # type: ignore[no-untyped-def]
+def row_dot_q8_0(row, x, n_cols):
     return row_dot(row, x, n_cols)
 
 
 @op
-def matmul_q8_0(args, step, member, counter):  # type: ignore[no-untyped-def]
+def matmul_q8_0(args, step, member, counter):
     run_matmul(args, step, member, counter, unpack, multiply, row_dot)
 
 
 @op
-def embed_q8_0(args, step, member, counter):  # type: ignore[no-untyped-def]
+def embed_q8_0(args, step, member, counter):
     run_embedding(args, step, counter, dequantize)
 
 

@@ -11,22 +11,23 @@ from typing import Any
 
 from llvmlite import ir
 from numba.core import types
-from numba.extending import intrinsic
 
-from woolly_worker.kernels.simd import (
+from woolly_worker.kernels.simd.lowering import (
     Builder,
     Value,
     call_ir,
     constant,
     dot_i16_ir,
     dot_u8i8_ir,
+    extend_half_ir,
     load_ir,
     reduce_ir,
     shuffle_ir,
     splat_ir,
     store_ir,
+    verb,
 )
-from woolly_worker.kernels.vectors import I32, I64, Tile, Vec, f32x16, i32x16
+from woolly_worker.kernels.simd.vectors import I32, I64, Tile, Vec, f32x16, i32x16
 
 F32 = ir.FloatType()
 
@@ -51,7 +52,7 @@ def _splat_load(b: Builder, address: Value, element: ir.Type, n: int) -> Value:
 
 
 def _zeros(vec: Vec) -> Any:
-    @intrinsic
+    @verb
     def zeros(typing_context: Any, n: Any) -> Any:
         if not isinstance(n, types.IntegerLiteral):
             return None
@@ -66,7 +67,7 @@ zeros_i32 = _zeros(i32x16)
 
 
 def _zeros_like(vec: Vec) -> Any:
-    @intrinsic
+    @verb
     def zeros(typing_context: Any, like: Any) -> Any:
         tile = Tile(vec, like.n)
         return tile(like), lambda context, b, sig, args: ir.Constant(tile.llvm, None)
@@ -78,13 +79,13 @@ zeros_i32_like = _zeros_like(i32x16)  # as many vectors as another tile has
 zeros_f32_like = _zeros_like(f32x16)
 
 
-@intrinsic
+@verb
 def tile_size(typing_context: Any, tile: Any) -> Any:
     """How many vectors: a constant for the compiler."""
     return types.intp(tile), lambda context, b, sig, args: I64(tile.n)
 
 
-@intrinsic
+@verb
 def dot_groups(typing_context: Any, acc: Any, panel: Any, x: Any, stride: Any, n_groups: Any) -> Any:
     """acc[t] += panel . x[t] over n_groups groups of four columns.
 
@@ -109,7 +110,7 @@ def dot_groups(typing_context: Any, acc: Any, panel: Any, x: Any, stride: Any, n
     return acc(acc, types.intp, types.intp, types.intp, n_groups), emit
 
 
-@intrinsic
+@verb
 def dot_pairs(typing_context: Any, acc: Any, panel: Any, x: Any, stride: Any, n_pairs: Any) -> Any:
     """acc[t] += panel . x[t] over n_pairs pairs of 16-bit integers; the layout of dot_groups with pairs for bytes."""
     if not isinstance(n_pairs, types.IntegerLiteral):
@@ -130,21 +131,21 @@ def dot_pairs(typing_context: Any, acc: Any, panel: Any, x: Any, stride: Any, n_
 
 
 def _each(vec_ir: Callable[[Builder, Value, Value, Value], Value]) -> Any:
-    @intrinsic
-    def verb(typing_context: Any, acc: Any, tile: Any, vector: Any) -> Any:
+    @verb
+    def word(typing_context: Any, acc: Any, tile: Any, vector: Any) -> Any:
         def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
             pairs = zip(_unpack(b, args[0]), _unpack(b, args[1]), strict=True)
             return _pack(b, [vec_ir(b, a, v, args[2]) for a, v in pairs])
 
         return acc(acc, tile, vector), emit
 
-    return verb
+    return word
 
 
 add_product_each = _each(lambda b, a, v, w: b.add(a, b.mul(v, w)))  # integers: acc[t] + tile[t] * vector
 
 
-@intrinsic
+@verb
 def sub_scaled_each(typing_context: Any, acc: Any, tile: Any, literal: Any) -> Any:
     """Integers: acc[t] - literal * tile[t]."""
     if not isinstance(literal, types.IntegerLiteral):
@@ -158,7 +159,7 @@ def sub_scaled_each(typing_context: Any, acc: Any, tile: Any, literal: Any) -> A
     return acc(acc, tile, literal), emit
 
 
-@intrinsic
+@verb
 def sub_splat_each(typing_context: Any, acc: Any, x: Any, stride: Any, literal: Any) -> Any:
     """Integers: acc[t] - literal * i32 at x[t], the same in every lane."""
     if not isinstance(literal, types.IntegerLiteral):
@@ -175,7 +176,7 @@ def sub_splat_each(typing_context: Any, acc: Any, x: Any, stride: Any, literal: 
     return acc(acc, types.intp, types.intp, literal), emit
 
 
-@intrinsic
+@verb
 def accumulate_each(typing_context: Any, acc: Any, scale: Any, x: Any, stride: Any, sums: Any) -> Any:
     """acc[t] = fma(scale * f32 at x[t], float(sums[t]), acc[t]): the one float step of a quantised dot product.
 
@@ -194,7 +195,7 @@ def accumulate_each(typing_context: Any, acc: Any, scale: Any, x: Any, stride: A
     return acc(acc, scale, types.intp, types.intp, sums), emit
 
 
-@intrinsic
+@verb
 def fma_splat_each(typing_context: Any, acc: Any, vector: Any, x: Any, stride: Any) -> Any:
     """acc[t] = fma(vector, f32 at x[t] in every lane, acc[t])."""
 
@@ -208,7 +209,7 @@ def fma_splat_each(typing_context: Any, acc: Any, vector: Any, x: Any, stride: A
     return acc(acc, vector, types.intp, types.intp), emit
 
 
-@intrinsic
+@verb
 def fma_load_each(typing_context: Any, acc: Any, vector: Any, x: Any, stride: Any) -> Any:
     """acc[t] = fma(vector, sixteen f32 at x[t], acc[t])."""
 
@@ -222,7 +223,7 @@ def fma_load_each(typing_context: Any, acc: Any, vector: Any, x: Any, stride: An
     return acc(acc, vector, types.intp, types.intp), emit
 
 
-@intrinsic
+@verb
 def store_each(typing_context: Any, address: Any, stride: Any, tile: Any) -> Any:
     """tile[t] to address + t * stride."""
 
@@ -234,7 +235,7 @@ def store_each(typing_context: Any, address: Any, stride: Any, tile: Any) -> Any
     return types.void(types.intp, types.intp, tile), emit
 
 
-@intrinsic
+@verb
 def load_each(typing_context: Any, address: Any, stride: Any, like: Any) -> Any:
     """As many f32x16 as `like` has vectors, from address + t * stride."""
     tile = Tile(f32x16, like.n)
@@ -245,7 +246,7 @@ def load_each(typing_context: Any, address: Any, stride: Any, like: Any) -> Any:
     return tile(types.intp, types.intp, like), emit
 
 
-@intrinsic
+@verb
 def add_each(typing_context: Any, x: Any, y: Any) -> Any:
     def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
         add = b.fadd if x.vec.element == "f32" else b.add
@@ -254,7 +255,7 @@ def add_each(typing_context: Any, x: Any, y: Any) -> Any:
     return x(x, x), emit
 
 
-@intrinsic
+@verb
 def vector_of(typing_context: Any, tile: Any, index: Any) -> Any:
     """One vector of a tile; the index is a literal."""
     if not isinstance(index, types.IntegerLiteral):
@@ -263,7 +264,7 @@ def vector_of(typing_context: Any, tile: Any, index: Any) -> Any:
     return tile.vec(tile, index), lambda context, b, sig, args: b.extract_value(args[0], i)
 
 
-@intrinsic
+@verb
 def gather_columns(typing_context: Any, address: Any, stride: Any) -> Any:
     """Sixteen rows of 16 bytes each, turned on their side: a tile of 4 i32x16 whose lanes are the rows.
 
@@ -301,7 +302,7 @@ def gather_columns(typing_context: Any, address: Any, stride: Any) -> Any:
     return tile(types.intp, types.intp), emit
 
 
-@intrinsic
+@verb
 def gather_halves_f32(typing_context: Any, address: Any, stride: Any) -> Any:
     """One f16 from each of sixteen rows, as an f32x16."""
 
@@ -310,12 +311,12 @@ def gather_halves_f32(typing_context: Any, address: Any, stride: Any) -> Any:
         for r in range(16):
             half = load_ir(b, _at(b, args[0], r, args[1]), ir.HalfType())
             halves = b.insert_element(halves, half, I32(r))
-        return b.fpext(halves, f32x16.llvm)
+        return extend_half_ir(b, halves)
 
     return f32x16(types.intp, types.intp), emit
 
 
-@intrinsic
+@verb
 def store_sums_each(typing_context: Any, address: Any, stride: Any, tile: Any, add_to_out: Any) -> Any:
     """The sum of tile[t]'s lanes, as f32, to address + t * stride; added to what is there when add_to_out is not 0."""
 

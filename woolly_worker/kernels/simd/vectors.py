@@ -49,7 +49,7 @@ class Tile(types.Type):
 
 @register_model(Vec)
 @register_model(Tile)
-class _LlvmValue(models.PrimitiveModel):  # type: ignore[misc]
+class _LlvmValue(models.PrimitiveModel):
     def __init__(self, manager: Any, front_end_type: Any) -> None:
         super().__init__(manager, front_end_type, front_end_type.llvm)
 

@@ -1,0 +1,181 @@
+"""Verbs from registers to registers: arithmetic, bits and reductions."""
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba.core import types
+
+from woolly_worker.kernels.simd.lowering import (
+    Builder,
+    Value,
+    call_ir,
+    constant,
+    dot_u8i8_ir,
+    reduce_ir,
+    splat_ir,
+    verb,
+)
+from woolly_worker.kernels.simd.vectors import I32
+
+
+def _binary(name: str, float_op: str | None, int_op: str | None) -> Any:
+    @verb
+    def word(typing_context: Any, x: Any, y: Any) -> Any:
+        def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+            op = float_op if x.element == "f32" else int_op
+            assert op is not None, f"{name} is not defined for {x}"
+            return getattr(b, op)(*args)
+
+        return x(x, x), emit
+
+    return word
+
+
+add = _binary("add", "fadd", "add")
+sub = _binary("sub", "fsub", "sub")
+mul = _binary("mul", "fmul", "mul")
+div = _binary("div", "fdiv", None)
+band = _binary("band", None, "and_")
+bor = _binary("bor", None, "or_")
+bxor = _binary("bxor", None, "xor")
+
+
+def _with_literal(int_op: str) -> Any:
+    @verb
+    def word(typing_context: Any, x: Any, literal: Any) -> Any:
+        if not isinstance(literal, types.IntegerLiteral):
+            return None
+        value = literal.literal_value
+
+        def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+            return getattr(b, int_op)(args[0], constant(x.llvm, value))
+
+        return x(x, literal), emit
+
+    return word
+
+
+and_bits = _with_literal("and_")
+xor_bits = _with_literal("xor")
+shift_left = _with_literal("shl")
+shift_right = _with_literal("lshr")  # zeros come in, lane by lane
+shift_right_signed = _with_literal("ashr")
+
+
+@verb
+def fma(typing_context: Any, x: Any, y: Any, z: Any) -> Any:
+    """x * y + z, rounded once."""
+
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        return call_ir(b, f"llvm.fma.v{x.n}f32", x.llvm, *args)
+
+    return x(x, x, x), emit
+
+
+@verb
+def fma_scalar(typing_context: Any, x: Any, y: Any, z: Any) -> Any:
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        return call_ir(b, "llvm.fma.f32", ir.FloatType(), *args)
+
+    f32 = types.float32
+    return f32(f32, f32, f32), emit
+
+
+@verb
+def negate(typing_context: Any, x: Any) -> Any:
+    return x(x), lambda context, b, sig, args: b.fneg(args[0])
+
+
+@verb
+def absolute(typing_context: Any, x: Any) -> Any:
+    return x(x), lambda context, b, sig, args: call_ir(b, f"llvm.fabs.v{x.n}f32", x.llvm, args[0])
+
+
+def _pick_ir(comparison: str) -> Callable[[Builder, Value, Value], Value]:
+    # A compare and a select, not llvm.maxnum: its treatment of NaN and -0 differs between CPUs.
+    return lambda b, x, y: b.select(b.fcmp_ordered(comparison, x, y), x, y)
+
+
+@verb
+def maximum(typing_context: Any, x: Any, y: Any) -> Any:
+    return x(x, x), lambda context, b, sig, args: _pick_ir(">")(b, *args)
+
+
+@verb
+def minimum(typing_context: Any, x: Any, y: Any) -> Any:
+    return x(x, x), lambda context, b, sig, args: _pick_ir("<")(b, *args)
+
+
+@verb
+def hsum(typing_context: Any, x: Any) -> Any:
+    """The sum of all lanes, halves folded onto each other."""
+    scalar = types.float32 if x.element == "f32" else types.int32
+
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        return reduce_ir(b, args[0], b.fadd if x.element == "f32" else b.add)
+
+    return scalar(x), emit
+
+
+@verb
+def hmax(typing_context: Any, x: Any) -> Any:
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        return reduce_ir(b, args[0], lambda x, y: _pick_ir(">")(b, x, y))
+
+    return types.float32(x), emit
+
+
+@verb
+def dot_u8i8(typing_context: Any, acc: Any, u: Any, s: Any) -> Any:
+    """i32 lanes: acc[i] + the four products of unsigned bytes u[4 i ..] with signed bytes s[4 i ..]. Exact."""
+
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        lanes = acc.llvm
+        return dot_u8i8_ir(b, args[0], b.bitcast(args[1], lanes), b.bitcast(args[2], lanes))
+
+    return acc(acc, u, s), emit
+
+
+@verb
+def add_to_exponent(typing_context: Any, x: Any, n: Any) -> Any:
+    """x * 2**n, for results that stay normal numbers."""
+
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        shifted = b.shl(args[1], constant(n.llvm, 23))
+        return b.bitcast(b.add(b.bitcast(args[0], n.llvm), shifted), x.llvm)
+
+    return x(x, n), emit
+
+
+@verb
+def zero_where_less(typing_context: Any, x: Any, bound: Any, value: Any) -> Any:
+    """`value` where x >= bound, else 0: also where x is NaN, so a NaN must be caught by its other uses."""
+
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        keep = b.fcmp_ordered(">=", args[0], splat_ir(b, args[1], x.n))
+        return b.select(keep, args[2], ir.Constant(x.llvm, None))
+
+    return x(x, types.float32, value), emit
+
+
+@verb
+def sqrt_f32(typing_context: Any, x: Any) -> Any:
+    """The correctly rounded square root, as IEEE has it."""
+
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        return call_ir(b, "llvm.sqrt.f32", ir.FloatType(), args[0])
+
+    return types.float32(types.float32), emit
+
+
+@verb
+def flip_even_signs(typing_context: Any, x: Any) -> Any:
+    """-x in lanes 0, 2, 4 ...; x in the others."""
+
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        bits = ir.VectorType(I32, x.n)
+        signs = ir.Constant(bits, [0x80000000 if lane % 2 == 0 else 0 for lane in range(x.n)])
+        return b.bitcast(b.xor(b.bitcast(args[0], bits), signs), x.llvm)
+
+    return x(x), emit
