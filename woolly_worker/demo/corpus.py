@@ -6,8 +6,9 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from woolly_worker.demo.asking import Question
 from woolly_worker.demo.phrases import a, expand
-from woolly_worker.demo.questions import Question, question
+from woolly_worker.demo.questions import question
 from woolly_worker.demo.stories import BEINGS, THINGS, story
 from woolly_worker.demo.vocabulary import ASSISTANT, END, SYSTEM, USER
 

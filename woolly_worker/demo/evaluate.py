@@ -12,7 +12,8 @@ from collections import defaultdict
 from pathlib import Path
 
 from woolly_worker.demo import DEMO_MODEL, facts
-from woolly_worker.demo.questions import KINDS, Question
+from woolly_worker.demo.asking import Question
+from woolly_worker.demo.questions import KINDS
 from woolly_worker.demo.reference import ReferenceModel
 
 
