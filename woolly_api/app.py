@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from woolly_api import errors
+from woolly_api.documentation import DESCRIPTION, RESPONSES, TAGS, document
 from woolly_api.doorbell import Doorbell
 from woolly_api.limits import BodyLimit
 from woolly_api.reaper import Reaper
@@ -25,21 +26,6 @@ from woolly_worker.ledger.connection import connect, connect_async
 from woolly_worker.ledger.ledger import Ledger
 from woolly_worker.ledger.reader import LedgerReader
 
-DESCRIPTION = """
-An asynchronous job queue for LLM inference on CPUs.
-
-* **Jobs** are the native surface: hand one in, and it will be run. Read its tokens as they come, now or later, from
-  any replica.
-* **OpenAI** clients work as they are: set `base_url` to this server's `/v1`.
-
-Nothing is ignored: a parameter that is unknown or not supported is a 400 that names it.
-"""
-TAGS = [
-    {"name": "Jobs", "description": "Submit, look, stream, cancel."},
-    {"name": "OpenAI", "description": "Completions, chat completions and models, for the official clients."},
-    {"name": "Performance", "description": "Measured values, and the addresses of the earlier program."},
-    {"name": "Health", "description": "For orchestrators and Prometheus."},
-]
 # Connections for everything that is not a stream.
 SPARE_CONNECTIONS = 100
 
@@ -79,15 +65,14 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
         description=DESCRIPTION,
         openapi_tags=TAGS,
         lifespan=lifespan,
-        responses={400: {"description": "A parameter is unknown, unsupported or out of range; `error.param` names it"}},
     )
-    for module in (jobs, stream, openai, models, performance, health):
-        app.include_router(module.router)
-    app.include_router(openai.optimized)
+    for router in (jobs.router, stream.router, openai.router, models.router, performance.router, openai.optimized):
+        app.include_router(router, responses=RESPONSES)
+    app.include_router(health.router)
+    document(app)
     app.add_exception_handler(WoollyError, errors.on_woolly_error)
     app.add_exception_handler(RequestValidationError, errors.on_validation_error)
     app.add_exception_handler(HTTPException, errors.on_http_exception)
-    app.add_exception_handler(Exception, errors.on_unforeseen)
     # Added last, met first.
     app.add_middleware(BodyLimit, max_bytes=int(settings.max_body_bytes))
     app.add_middleware(
@@ -98,7 +83,7 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
         expose_headers=["Location", "Retry-After", "X-Request-Id", "X-Woolly-Job-Id"],
         max_age=3600,
     )
-    app.add_middleware(RequestLine, metrics=metrics)
+    app.add_middleware(RequestLine, metrics=metrics, on_error=errors.on_unforeseen)
     return app
 
 

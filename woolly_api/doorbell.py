@@ -6,6 +6,7 @@ away, queue full, process killed). That is counted and logged, and the reaper ri
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +28,7 @@ class Doorbell:
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
         self._closed = False
+        self._given_up = threading.Event()
 
     def ring(self, bell: Bell) -> None:
         """Never blocks, never raises."""
@@ -49,17 +51,20 @@ class Doorbell:
             thread = self._thread
         if thread is None:
             return
-        try:
-            self._waiting.put(None, timeout=timeout_seconds)
-        except queue.Full:
-            log.warning("bells left for the reaper", count=self._waiting.qsize())
-            return
-        thread.join(timeout_seconds)
+        deadline = time.monotonic() + timeout_seconds
+        while thread.is_alive() and time.monotonic() < deadline:
+            try:
+                self._waiting.put(None, timeout=0.1)
+                break
+            except queue.Full:
+                continue
+        thread.join(max(0.0, deadline - time.monotonic()))
+        self._given_up.set()
 
     def _run(self) -> None:
         celery = _celery(self._redis_url)
         try:
-            while (bell := self._waiting.get()) is not None:
+            while (bell := self._next()) is not None:
                 try:
                     celery.send_task(**bell.send_task_options())
                 except Exception as error:  # whatever kombu or redis-py raise: the bell is lost, the job is not
@@ -68,6 +73,19 @@ class Doorbell:
                     self._count("rung")
         finally:
             celery.close()
+
+    def _next(self) -> Bell | None:
+        """The next bell to send, or None at the end. With the broker away one attempt takes seconds (redis-py's own
+        retries, which kombu leaves no way to set), so what is left after `close` is dropped without one."""
+        while not self._given_up.is_set():
+            bell = self._waiting.get()
+            if bell is None or not self._given_up.is_set():
+                return bell
+            self._lost(bell, "dropped", "the doorbell is closed")
+        while not self._waiting.empty():
+            if (bell := self._waiting.get()) is not None:
+                self._lost(bell, "dropped", "the doorbell is closed")
+        return None
 
     def _lost(self, bell: Bell, outcome: str, reason: str) -> None:
         self._count(outcome)

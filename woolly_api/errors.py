@@ -131,7 +131,7 @@ def invalid_request(errors: Iterable[Any]) -> e.InvalidRequest:
     """One InvalidRequest out of pydantic's list of errors: each field by name, each number beside its limit."""
     by_param: dict[str, list[str]] = {}
     for item in errors:
-        said = by_param.setdefault(_param(item["loc"]), [])
+        said = by_param.setdefault(_param(item), [])
         message = _message(item)
         if message not in said:
             said.append(message)
@@ -144,11 +144,13 @@ def invalid_request(errors: Iterable[Any]) -> e.InvalidRequest:
 _UNION_BRANCHES = {"str", "int", "float", "bool", "dict", "list", "tuple", "constrained-int", "constrained-str"}
 
 
-def _param(loc: tuple[int | str, ...]) -> str:
+def _param(item: dict[str, Any]) -> str:
     """`('body', 'sampling', 'top_p')` -> `sampling.top_p`; the names of a union's branches are not fields."""
-    parts = [str(part) for part in loc]
+    parts = [str(part) for part in item["loc"]]
     if parts and parts[0] in ("body", "query", "path", "header"):
         parts = parts[1:]
+    if item["type"] == "unsupported":
+        parts.append(str(item["ctx"]["name"]))
     return ".".join(part for part in parts if part not in _UNION_BRANCHES and not {"[", "("} & set(part))
 
 
@@ -160,9 +162,11 @@ def _message(item: dict[str, Any]) -> str:
         return f"the body is not JSON: {context.get('error', 'syntax error')}"
     if kind in ("model_attributes_type", "dict_type") and len(item["loc"]) <= 1:
         return "the body must be a JSON object, sent with Content-Type: application/json"
-    if kind == "value_error":
-        return str(context.get("error", item["msg"]))
     message = str(item["msg"])
+    if kind == "unsupported":
+        return message
+    if kind == "value_error":
+        return str(context.get("error", message))
     if given is None and kind != "missing":
         return f"{message} (given: null)"
     if isinstance(given, bool):

@@ -8,16 +8,20 @@ import re
 import sys
 import time
 import uuid
-from collections.abc import MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from woolly_api.settings import ApiSettings
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("woolly.api")
+
+OnError = Callable[[Request, Exception], Awaitable[Response]]
 
 REQUEST_ID_HEADER = b"x-request-id"
 _ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
@@ -97,11 +101,15 @@ def note(scope: MutableMapping[str, Any], **fields: Any) -> None:
 
 
 class RequestLine:
-    """ASGI middleware: request id in and out, one log line, one metric. Plain ASGI, so streams pass untouched."""
+    """ASGI middleware: request id in and out, one log line, one metric. Plain ASGI, so streams pass untouched.
 
-    def __init__(self, app: ASGIApp, metrics: ApiMetrics) -> None:
+    It is also the last to see an exception that nobody expected, and answers it with what `on_error` makes.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: ApiMetrics, on_error: OnError) -> None:
         self._app = app
         self._metrics = metrics
+        self._on_error = on_error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -109,7 +117,7 @@ class RequestLine:
             return
         request_id = _request_id(scope)
         scope.setdefault("state", {})["request_id"] = request_id
-        status = 500
+        status: int | None = None
         started = time.perf_counter()
 
         async def send_with_id(message: Message) -> None:
@@ -122,12 +130,17 @@ class RequestLine:
         self._metrics.in_flight.inc()
         try:
             await self._app(scope, receive, send_with_id)
+        except Exception as error:
+            response = await self._on_error(Request(scope), error)
+            if status is not None:
+                raise  # the answer has begun: all that is left is to cut it off
+            await response(scope, receive, send_with_id)
         finally:
             self._metrics.in_flight.dec()
             seconds = time.perf_counter() - started
             # The route's pattern, never the raw path: job ids would make a series each.
             route = getattr(scope.get("route"), "path", "unmatched")
-            self._metrics.requests.labels(scope["method"], route, status).inc()
+            self._metrics.requests.labels(scope["method"], route, status or 0).inc()
             self._metrics.seconds.labels(scope["method"], route).observe(seconds)
             level = logging.DEBUG if route in ("/healthz", "/readyz", "/metrics") else logging.INFO
             fields = scope["state"].get("log_fields", {})

@@ -5,18 +5,39 @@ from contextlib import closing
 
 import httpx
 import pytest
-from harness import RunningApi, running_api
+import structlog
+from harness import RunningApi, running_api, wait_for
 from scripted_worker import ScriptedWorker
 
 from woolly_api.client import WoollyClient
 from woolly_worker.ledger.connection import connect
 from woolly_worker.ledger.ledger import Ledger
+from woolly_worker.ledger.server import EmbeddedServer
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quiet_logs() -> None:
+    """Log lines go where pytest captures them."""
+    structlog.configure(
+        processors=[structlog.processors.KeyValueRenderer()],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+
+
+@pytest.fixture(scope="session")
+def shared_api(redis_server: EmbeddedServer) -> Iterator[RunningApi]:
+    with running_api(redis_server.url) as running:
+        yield running
 
 
 @pytest.fixture
-def api(redis_url: str) -> Iterator[RunningApi]:
-    with running_api(redis_url) as running:
-        yield running
+def api(shared_api: RunningApi, redis_url: str) -> RunningApi:
+    """One server for all tests, over an emptied Redis: the API keeps no state of its own."""
+    wait_for(lambda: shared_api.metric("woolly_api_streams_open") == 0)
+    shared_api.mark()
+    return shared_api
 
 
 @pytest.fixture

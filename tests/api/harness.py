@@ -17,6 +17,7 @@ class RunningApi:
     def __init__(self, server: ApiServer) -> None:
         self.server = server
         self.url = f"http://127.0.0.1:{server.bound_port}"
+        self._before: dict[tuple[str, str], float] = {}
 
     @property
     def services(self) -> Services:
@@ -24,13 +25,22 @@ class RunningApi:
         assert isinstance(services, Services)
         return services
 
+    def mark(self) -> None:
+        """Count metrics from here on: tests share a server."""
+        self._before = self._samples()
+
     def metric(self, name: str, **labels: str) -> float:
-        return self.services.metrics.registry.get_sample_value(name, labels) or 0.0
+        key = (name, str(sorted(labels.items())))
+        return self._samples().get(key, 0.0) - self._before.get(key, 0.0)
+
+    def _samples(self) -> dict[tuple[str, str], float]:
+        families = self.services.metrics.registry.collect()
+        return {(s.name, str(sorted(s.labels.items()))): s.value for family in families for s in family.samples}
 
 
 @contextmanager
 def running_api(redis_url: str, **settings: object) -> Iterator[RunningApi]:
-    server = build_server(ApiSettings(redis_url=redis_url, port=0, **{**QUICK, **settings}))  # type: ignore[arg-type]
+    server = build_server(ApiSettings(redis_url=redis_url, **{"port": 0, **QUICK, **settings}))  # type: ignore[arg-type]
     thread = threading.Thread(target=server.run, name="api")
     thread.start()
     try:

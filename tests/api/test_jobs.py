@@ -177,7 +177,9 @@ def test_a_body_that_is_no_json(http: httpx.Client) -> None:
     assert refused.status_code == 400
     assert "not JSON" in refused.json()["error"]["message"]
     assert PROMPT not in refused.text
-    form = http.post("/v1/jobs", content='{"model": "x"}', headers={"Content-Type": "application/x-www-form-urlencoded"})
+    form = http.post(
+        "/v1/jobs", content='{"model": "x"}', headers={"Content-Type": "application/x-www-form-urlencoded"}
+    )
     assert form.status_code == 400
     assert "application/json" in form.json()["error"]["message"]
 

@@ -4,6 +4,7 @@ Every field either reaches the job or is refused by name. OpenAI's parameters th
 the value that asks for nothing (`n: 1`, `tools: []`), because client libraries send such defaults.
 """
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -16,6 +17,7 @@ from pydantic import (
     StrictStr,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from woolly_worker.contract.errors import InvalidRequest
 from woolly_worker.contract.jobs import (
@@ -65,7 +67,7 @@ NEUTRAL_MESSAGE: dict[str, tuple[Any, ...]] = {
 }
 
 
-def drop_neutral(data: dict[str, Any], unsupported: dict[str, tuple[Any, ...]], *, where: str = "") -> dict[str, Any]:
+def drop_neutral(data: dict[str, Any], unsupported: dict[str, tuple[Any, ...]]) -> dict[str, Any]:
     """`data` without its nulls (OpenAI's word for "not given") and without unsupported parameters at neutral values."""
     kept: dict[str, Any] = {}
     for name, value in data.items():
@@ -74,9 +76,11 @@ def drop_neutral(data: dict[str, Any], unsupported: dict[str, tuple[Any, ...]], 
         if name not in unsupported:
             kept[name] = value
         elif not any(type(value) is type(neutral) and value == neutral for neutral in unsupported[name]):
-            choices = " or ".join(["null", *(repr(neutral) for neutral in unsupported[name])])
-            raise InvalidRequest(
-                f"'{where}{name}' is not supported by Woolly: leave it out, or give {choices}", param=f"{where}{name}"
+            choices = " or ".join(["null", *(json.dumps(neutral) for neutral in unsupported[name])])
+            context = {"name": name, "choices": choices}
+            # `name` in the context becomes part of the error's param, see errors.py.
+            raise PydanticCustomError(
+                "unsupported", "is not supported by Woolly: leave it out, or give {choices}", context
             )
     return kept
 
@@ -121,7 +125,7 @@ class StreamOptions(BaseModel):
     @classmethod
     def neutral(cls, data: Any) -> Any:
         if isinstance(data, dict):
-            return drop_neutral(data, {"include_obfuscation": (False,)}, where="stream_options.")
+            return drop_neutral(data, {"include_obfuscation": (False,)})
         return data
 
 
@@ -132,7 +136,7 @@ class OpenAIRequest(SamplingParams):
 
     model: StrictStr = Field(min_length=1, max_length=200, description="a name from GET /v1/models")
     stream: bool = Field(False, description="answer as server-sent events")
-    stream_options: StreamOptions | None = None
+    stream_options: StreamOptions | None = Field(None, description="only with `stream`")
     stop: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=256)], ...], BeforeValidator(_stop_list)] = (
         Field((), max_length=16, description="one string or a list; the text ends before the first one to appear")
     )
@@ -142,6 +146,7 @@ class OpenAIRequest(SamplingParams):
     top_k: Annotated[int, BeforeValidator(_all_tokens)] = Field(
         0, ge=0, description="extension: keep the k best; 0 or -1 keeps all"
     )
+    ignore_eos: bool = Field(False, description="extension: go on where the model would end, to max_tokens")
     user: StrictStr | None = Field(None, min_length=1, max_length=128, description="becomes the job's tenant")
     priority: int = Field(5, ge=0, le=9, description="extension: 0 is served first")
     deadline_seconds: float | None = Field(None, gt=0, description="extension: the job expires when it takes longer")
@@ -251,7 +256,7 @@ class InputMessage(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def neutral(cls, data: Any) -> Any:
-        return drop_neutral(data, NEUTRAL_MESSAGE, where="messages[].") if isinstance(data, dict) else data
+        return drop_neutral(data, NEUTRAL_MESSAGE) if isinstance(data, dict) else data
 
     def to_contract(self) -> ChatMessage:
         return ChatMessage(**self.model_dump(exclude_none=True))
@@ -274,7 +279,7 @@ class ChatCompletionRequest(OpenAIRequest):
         }
     )
 
-    messages: Annotated[tuple[InputMessage, ...], BeforeValidator(_messages)]
+    messages: Annotated[tuple[InputMessage, ...], BeforeValidator(_messages)] = Field(description="oldest first")
     max_tokens: StrictInt | None = Field(None, ge=1, description="absent: as many as the context holds")
     max_completion_tokens: StrictInt | None = Field(None, ge=1, description="OpenAI's newer name of max_tokens")
     logprobs: StrictBool = Field(False, description="report the log probability of each token")

@@ -1,0 +1,141 @@
+"""A server that is gone, stalled, or comes back: 503 soon, never a hang; open streams ride it out."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+from harness import running_api, wait_for
+from scripted_worker import MODEL, Script, ScriptedWorker
+
+from woolly_worker.ledger.connection import connect
+from woolly_worker.ledger.ledger import Ledger
+from woolly_worker.ledger.server import EmbeddedServer, free_port
+
+CALLS = [
+    ("POST", "/v1/jobs", {"model": MODEL, "prompt": "x"}),
+    ("POST", "/v1/completions", {"model": MODEL, "prompt": "x"}),
+    ("POST", "/v1/chat/completions", {"model": MODEL, "messages": [{"role": "user", "content": "x"}], "stream": True}),
+    ("GET", "/v1/jobs", None),
+    ("GET", "/v1/jobs/abc", None),
+    ("GET", "/v1/jobs/abc/events", None),
+    ("POST", "/v1/jobs/abc/cancel", None),
+    ("GET", "/v1/models", None),
+    ("GET", "/api/v1/performance/stats", None),
+]
+SOON_SECONDS = 5.0
+
+
+@pytest.fixture(scope="module")
+def nowhere() -> Iterator[httpx.Client]:
+    """An API whose Redis has never been there."""
+    url = f"redis://127.0.0.1:{free_port()}/0"
+    with running_api(url) as api, httpx.Client(base_url=api.url, timeout=20) as http:
+        yield http
+
+
+@pytest.mark.parametrize(("method", "path", "body"), CALLS)
+def test_503_and_retry_after(nowhere: httpx.Client, method: str, path: str, body: object) -> None:
+    started = time.monotonic()
+    answer = nowhere.request(method, path, json=body)
+    assert answer.status_code == 503
+    assert int(answer.headers["Retry-After"]) >= 1
+    assert answer.json()["error"]["code"] == "ledger_unavailable"
+    assert time.monotonic() - started < SOON_SECONDS
+
+
+def test_the_process_is_alive_but_not_ready(nowhere: httpx.Client) -> None:
+    assert nowhere.get("/healthz").json() == {"status": "ok"}
+    ready = nowhere.get("/readyz")
+    assert ready.status_code == 503
+    assert ready.json()["checks"]["redis"]["status"] == "unavailable"
+    assert "woolly_redis_up 0.0" in nowhere.get("/metrics").text
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[EmbeddedServer]:
+    with EmbeddedServer(tmp_path) as server:
+        yield server
+
+
+def test_a_stalled_server_does_not_hang_a_caller(own_server: EmbeddedServer) -> None:
+    with closing(connect(own_server.url)) as client:
+        ScriptedWorker(Ledger(client)).announce()
+    with (
+        running_api(own_server.url, redis_timeout_seconds=0.3) as api,
+        httpx.Client(base_url=api.url, timeout=20) as http,
+    ):
+        assert http.post("/v1/jobs", json={"model": MODEL, "prompt": "x"}).status_code == 202
+        os.kill(own_server.pid, signal.SIGSTOP)
+        try:
+            started = time.monotonic()
+            for method, path, body in CALLS:
+                assert http.request(method, path, json=body).status_code == 503
+            assert time.monotonic() - started < len(CALLS) * 2
+        finally:
+            os.kill(own_server.pid, signal.SIGCONT)
+        wait_for(lambda: http.get("/v1/models").status_code == 200)
+        assert http.post("/v1/jobs", json={"model": MODEL, "prompt": "x"}).status_code == 202
+
+
+def test_open_streams_ride_out_an_absence(own_server: EmbeddedServer) -> None:
+    """Connections of readers are cut in the middle of a stream; both streams go on with the next token."""
+    with closing(connect(own_server.url)) as client, running_api(own_server.url) as api:
+        worker = ScriptedWorker(Ledger(client))
+        worker.announce()
+        permits = threading.Semaphore(2)
+        script = worker.serve(Script(permits=permits))
+        try:
+            with openai.OpenAI(base_url=api.url + "/v1", api_key="none", max_retries=0, timeout=20) as ai:
+                texts = []
+                for chunk in ai.completions.create(model=MODEL, prompt="x", stream=True):
+                    texts.append(chunk.choices[0].text)
+                    if len(texts) == 2:
+                        client.client_kill_filter(_type="pubsub")
+                        client.client_kill_filter(_type="normal", skipme=True)
+                        permits.release(10)
+            assert "".join(texts) == script.text
+        finally:
+            worker.stop()
+
+
+def test_an_open_stream_ends_with_an_error_when_patience_is_over(tmp_path: Path) -> None:
+    server = EmbeddedServer(tmp_path)
+    with closing(connect(server.url)) as client:
+        ScriptedWorker(Ledger(client)).announce()
+    with (
+        running_api(server.url, ledger_patience_seconds=0.5, redis_timeout_seconds=0.3) as api,
+        httpx.Client(base_url=api.url, timeout=20) as http,
+    ):
+        job_id = http.post("/v1/jobs", json={"model": MODEL, "prompt": "x"}).json()["id"]
+        with http.stream("GET", f"/v1/jobs/{job_id}/events") as response:
+            lines = response.iter_lines()
+            next(lines)
+            server.stop()
+            rest = list(lines)
+    assert "event: error" in rest
+    data = next(line for line in rest[rest.index("event: error") :] if line.startswith("data: "))
+    assert '"code":"ledger_unavailable"' in data
+
+
+def test_a_bell_that_could_not_be_rung_is_rung_by_the_reaper(redis_url: str) -> None:
+    """The record is written and the bell is lost; nobody but the API is there to notice."""
+    with closing(connect(redis_url)) as client, running_api(redis_url, reaper=True) as api:
+        worker = ScriptedWorker(Ledger(client))
+        worker.announce()
+        ledger = Ledger(client, bell_seconds=0.2)
+        from woolly_worker.contract.jobs import JobRequest
+
+        submitted = ledger.submit(JobRequest(model=MODEL, prompt="x"))  # and nobody rings
+        worker.serve()
+        try:
+            wait_for(lambda: ledger.view(submitted.job_id).state == "succeeded", 15)
+        finally:
+            worker.stop()
+        assert api.metric("woolly_api_bells_total", outcome="rung") >= 1
