@@ -7,13 +7,20 @@ Numba's disk cache does not notice an edit in another file than the kernel's own
 carries a hash over all sources of this package, Numba's version and the target CPU: a change starts an empty folder.
 """
 
+import contextlib
 import hashlib
 import os
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from woolly_worker.kernels.cpu import CPU
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system: processes that compile at the same time each keep their own result
+    fcntl = None  # type: ignore[assignment]
 
 
 def _source_hash() -> str:
@@ -58,6 +65,17 @@ _OPTIONS: dict[str, Any] = {
 }
 
 
+@contextlib.contextmanager
+def compiling() -> Iterator[None]:
+    """One process at a time fills the cache: several at once may crash Numba (its issue 4807), and would only do the
+    same work twice."""
+    CACHE_DIR.mkdir(parents=True, exist_ok=True)
+    with open(CACHE_DIR / "lock", "w") as file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def kernel(function: Any) -> Any:
     """Compile a function that other kernels call, or that Python calls with plain numbers."""
     return numba.njit(**_OPTIONS)(function)
@@ -93,5 +111,6 @@ class LazyOp:
     def address(self) -> int:
         if self._compiled is None:
             cfunc: Any = numba.cfunc
-            self._compiled = cfunc(OP_SIGNATURE, cache=True, error_model="numpy")(self.function)
+            with compiling():
+                self._compiled = cfunc(OP_SIGNATURE, cache=True, error_model="numpy")(self.function)
         return int(self._compiled.address)

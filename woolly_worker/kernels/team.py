@@ -11,6 +11,7 @@ on a shared machine they may be away for long. Where there is no futex they yiel
 import platform
 import sys
 import threading
+import weakref
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.core.cgutils import get_or_insert_function
 
-from woolly_worker.kernels.jit import inline, kernel
+from woolly_worker.kernels.jit import compiling, inline, kernel
 from woolly_worker.kernels.simd import load_i64, store_i64
 from woolly_worker.kernels.simd.lowering import Builder, Value, call_ir, pointer, verb
 from woolly_worker.kernels.simd.vectors import I32, I64
@@ -175,6 +176,12 @@ def aligned_zeros(n_bytes: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return raw[start : start + n_bytes]
 
 
+def _send_home(address: int, threads: list[threading.Thread], _kept: tuple[object, ...]) -> None:
+    _dismiss(address)
+    for thread in threads:
+        thread.join()
+
+
 class Team:
     """`n_members` threads, the caller's own included, that run one program step after step.
 
@@ -189,27 +196,33 @@ class Team:
         self.n_members = n_members
         self.program = np.ascontiguousarray(program)
         self.step = np.zeros(STEP_FIELDS, np.int64)
-        self._counters = aligned_zeros(LINE * len(program))
-        self._memory = aligned_zeros(TEAM_BYTES)
-        self._address = self._memory.ctypes.data
-        words = self._memory[HEADER:].view(np.int64)
+        counters, memory = aligned_zeros(LINE * len(program)), aligned_zeros(TEAM_BYTES)
+        self._address = int(memory.ctypes.data)
+        words = memory[HEADER:].view(np.int64)
         words[PROGRAM], words[N_OPS] = self.program.ctypes.data, len(program)
-        words[STEP], words[COUNTERS] = self.step.ctypes.data, self._counters.ctypes.data
+        words[STEP], words[COUNTERS] = self.step.ctypes.data, counters.ctypes.data
         words[N_MEMBERS] = n_members
-        self._threads = [
+        with compiling():
+            _lead.compile((types.intp,))
+            _follow.compile((types.intp, types.intp))
+            _dismiss.compile((types.intp,))
+        threads = [
             threading.Thread(target=_follow, args=(self._address, member), name=f"step-{member}", daemon=True)
             for member in range(1, n_members)
         ]
-        for thread in self._threads:
+        for thread in threads:
             thread.start()
+        # Also at interpreter exit and when the team is dropped: a thread must not outlive the memory it waits on.
+        self._finish = weakref.finalize(
+            self, _send_home, self._address, threads, (counters, memory, self.program, self.step)
+        )
 
     def run(self) -> None:
         """One step, on all members."""
+        if not self._finish.alive:
+            raise RuntimeError("the team has been closed")
         _lead(self._address)
 
     def close(self) -> None:
-        """Send the other members home."""
-        _dismiss(self._address)
-        for thread in self._threads:
-            thread.join()
-        self._threads = []
+        """Send the other members home. Closing twice is fine."""
+        self._finish()
