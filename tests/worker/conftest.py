@@ -1,0 +1,18 @@
+"""Fixtures for the worker's tests. Its presence also puts this folder on the path, for `import tiny_gguf`."""
+
+from pathlib import Path
+
+import pytest
+import tiny_gguf
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A valid two-layer llama with an SPM vocabulary, 60 KB."""
+    return tiny_gguf.write(tmp_path_factory.mktemp("tiny") / "tiny-spm.gguf")
+
+
+@pytest.fixture(scope="session")
+def tiny_bpe_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a byte-level BPE vocabulary."""
+    return tiny_gguf.write(tmp_path_factory.mktemp("tiny") / "tiny-bpe.gguf", vocab="bpe")
