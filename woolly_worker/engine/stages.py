@@ -45,7 +45,7 @@ def penalize_repetition(values: Floats, penalty: float) -> Floats:
 
 def penalize_presence(values: Floats, counts: Floats, penalty: float) -> Floats:
     """Subtract `penalty` from tokens that were generated at least once."""
-    return values - penalty * (counts > 0)
+    return values - np.where(counts > 0, penalty, 0.0)
 
 
 def penalize_frequency(values: Floats, counts: Floats, penalty: float) -> Floats:
@@ -55,7 +55,8 @@ def penalize_frequency(values: Floats, counts: Floats, penalty: float) -> Floats
 
 def bounded(values: Floats) -> Floats:
     """Within float32, with room for differences: extreme penalties saturate, they do not overflow."""
-    return np.clip(values, -LARGEST_LOGIT, LARGEST_LOGIT)
+    clipped: Floats = np.clip(values, -LARGEST_LOGIT, LARGEST_LOGIT)
+    return clipped
 
 
 def greedy(logits: Floats) -> int:
