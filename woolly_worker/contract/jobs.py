@@ -14,6 +14,7 @@ from woolly_worker.contract.states import JobState
 MAX_STOP_STRINGS = 16
 MAX_TOP_LOGPROBS = 20
 MAX_SEED = 2**63 - 1
+MAX_DEADLINE_SECONDS = 365 * 86_400.0
 
 FinishReason = Literal["stop", "length"]
 
@@ -22,7 +23,13 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class SamplingParams(Frozen):
+class Requested(Frozen):
+    """What callers send: infinities and NaN, which JSON parsers let pass, are refused."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
+class SamplingParams(Requested):
     """How the next token is chosen. The order of the stages is that of the fields, as in `engine/sampler.py`."""
 
     logit_bias: dict[int, float] = Field(default_factory=dict, description="token id -> added to its logit")
@@ -54,7 +61,7 @@ class ChatMessage(BaseModel):
     content: str
 
 
-class JobRequest(Frozen):
+class JobRequest(Requested):
     """A job as the ledger keeps it. Exactly one of `prompt` and `messages` is given."""
 
     model: Annotated[str, Field(min_length=1, max_length=200)]
@@ -63,7 +70,9 @@ class JobRequest(Frozen):
     sampling: SamplingParams = SamplingParams()
     priority: int = Field(5, ge=0, le=9, description="0 is served first")
     tenant: Annotated[str, Field(min_length=1, max_length=128)] = "default"
-    deadline_seconds: float | None = Field(None, gt=0, description="from submit; past it the job ends as expired")
+    deadline_seconds: float | None = Field(
+        None, gt=0, le=MAX_DEADLINE_SECONDS, description="from submit; past it the job ends as expired"
+    )
     metadata: dict[str, str] = Field(default_factory=dict, max_length=16, description="returned as given")
 
     @model_validator(mode="after")
