@@ -138,7 +138,9 @@ def invalid_request(errors: Iterable[Any]) -> e.InvalidRequest:
     lines = [f"{param}: {' / '.join(said)}" if param else " / ".join(said) for param, said in by_param.items()]
     first = next(iter(by_param), "") or None
     shown = lines[:5] + ([f"and {len(lines) - 5} more"] if len(lines) > 5 else [])
-    return e.InvalidRequest("; ".join(shown), param=first, details={"fields": list(by_param)[:100]})
+    return e.InvalidRequest(
+        "; ".join(shown), param=first, details={"fields": [name for name in by_param if name][:100]}
+    )
 
 
 _UNION_BRANCHES = {"str", "int", "float", "bool", "dict", "list", "tuple", "constrained-int", "constrained-str"}

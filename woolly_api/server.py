@@ -5,6 +5,7 @@ readers resume elsewhere with Last-Event-ID. Running completions get `shutdown_g
 """
 
 import socket
+from contextlib import suppress
 
 import uvicorn
 from fastapi import FastAPI
@@ -51,4 +52,5 @@ def build_server(settings: ApiSettings) -> ApiServer:
 def serve(settings: ApiSettings) -> None:
     """Blocks until SIGINT or SIGTERM. The entry point of `woolly api`."""
     configure_logging(settings)
-    build_server(settings).run()
+    with suppress(KeyboardInterrupt):  # uvicorn has shut down by then and raises it again
+        build_server(settings).run()

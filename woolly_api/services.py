@@ -52,7 +52,9 @@ class Services:
                 details={"available_models": known},
             )
         job_id = uuid.uuid4().hex
-        submitted = await self._in_thread(self.ledger.submit, request, job_id=job_id)
+        submitted = await self._in_thread(
+            self.ledger.submit, request, job_id=job_id, max_queued=self.settings.max_queued_jobs
+        )
         # The id is new, so "submitted before" means that the first reply was lost on its way: nobody rang yet.
         bell = submitted.bell or Bell(job_id, request.model, keys.lane_of(request.tenant), request.priority, 1)
         self.doorbell.ring(bell)

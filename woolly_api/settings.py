@@ -33,6 +33,7 @@ class ApiSettings(BaseSettings):
     ledger_patience_seconds: float = Field(
         30.0, ge=0, description="an open stream rides out an absence of Redis of this length"
     )
+    max_queued_jobs: PositiveInt = Field(10_000, description="waiting jobs per model; above it, 429 and Retry-After")
     max_streams: PositiveInt = Field(5000, description="jobs followed at once; each takes a connection to Redis")
     max_body_bytes: ByteSize = Field(ByteSize(10 * 1024 * 1024), description="larger request bodies are a 413")
     shutdown_grace_seconds: PositiveInt = Field(20, description="running completions may finish within this at SIGTERM")

@@ -5,7 +5,7 @@ import time
 
 import httpx
 import pytest
-from harness import RunningApi, wait_for
+from harness import RunningApi, running_api, wait_for
 from scripted_worker import MODEL, Script, ScriptedWorker
 
 from woolly_worker.contract.states import JobState
@@ -156,6 +156,7 @@ def test_an_unknown_model_is_told_apart_from_a_sleeping_one(http: httpx.Client, 
         ({"prompt": None}, None, ["exactly one of"]),
         ({"prompt": {"text": "x"}}, "prompt", ["prompt"]),
         ({"deadline_seconds": -1}, "deadline_seconds", ["0", "-1"]),
+        ({"deadline_seconds": 1e300}, "deadline_seconds", ["31536000", "1e+300"]),
     ],
 )
 def test_a_wrong_field_is_refused_by_name(
@@ -194,3 +195,30 @@ def test_every_job_gets_its_bell_and_the_api_counts_them(
     assert sorted(worker.bells) == sorted(ids)
     assert api.metric("woolly_api_bells_total", outcome="rung") == 10
     assert api.metric("woolly_api_jobs_submitted_total", model=MODEL) == 10
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+@pytest.mark.parametrize("place", ['"logit_bias": {"1": %s}', '"temperature": %s'])
+def test_numbers_that_are_none_are_refused(http: httpx.Client, worker: ScriptedWorker, place: str, number: str) -> None:
+    """They are not JSON, but Python reads them."""
+    body = f'{{"model": "{MODEL}", "prompt": "x", "sampling": {{{place % number}}}}}'
+    refused = http.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"].startswith("sampling.")
+
+
+def test_limits_are_those_of_the_settings(redis_url: str, worker: ScriptedWorker) -> None:
+    with (
+        running_api(redis_url, max_queued_jobs=2, max_wait_seconds=0.2) as api,
+        httpx.Client(base_url=api.url, timeout=20) as http,
+    ):
+        first = http.post("/v1/jobs", json=JOB).json()["id"]
+        http.post("/v1/jobs", json=JOB)
+        refused = http.post("/v1/jobs", json=JOB)
+        assert refused.status_code == 429
+        assert refused.headers["Retry-After"]
+        assert refused.json()["error"]["code"] == "queue_full"
+        assert refused.json()["error"]["details"] == {"queued": 2, "limit": 2}
+        started = time.monotonic()
+        assert http.get(f"/v1/jobs/{first}", params={"wait": 3600}).json()["state"] == "queued"
+        assert time.monotonic() - started < 5

@@ -92,18 +92,21 @@ def test_an_event_id_that_is_none_is_refused(http: httpx.Client, worker: Scripte
 
 def test_live_tokens_with_heartbeats_while_nothing_comes(http: httpx.Client, worker: ScriptedWorker) -> None:
     permits = threading.Semaphore(0)
-    worker.serve(Script(permits=permits))
     job_id = submit(http)
     seen: list[Sse] = []
     with http.stream("GET", f"/v1/jobs/{job_id}/events") as response:
         for sse in parse(response.iter_lines()):
             seen.append(sse)
+            # The state it starts with shows that the reader has subscribed: from here on it misses no news.
+            if sse.event == "state" and not worker.claims:
+                worker.serve(Script(permits=permits))
             # Each token is let go only after a sign of life without one: the stream is live, not buffered.
             if sse.comment is not None:
                 permits.release()
     assert recorded(seen) == WHOLE
     assert sum(sse.comment == "heartbeat" for sse in seen) >= 4
     states = [json.loads(sse.data) for sse in seen if sse.event == "state" and sse.data is not None]
+    assert [state["state"] for state in states] == ["queued", "running", "running"]
     assert states[-1]["prefill_total"] == 7
     assert all(sse.id is None for sse in seen if sse.event == "state")
 

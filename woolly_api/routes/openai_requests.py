@@ -21,6 +21,7 @@ from pydantic_core import PydanticCustomError
 
 from woolly_worker.contract.errors import InvalidRequest
 from woolly_worker.contract.jobs import (
+    MAX_DEADLINE_SECONDS,
     MAX_TOP_LOGPROBS,
     ChatMessage,
     JobRequest,
@@ -149,7 +150,9 @@ class OpenAIRequest(SamplingParams):
     ignore_eos: bool = Field(False, description="extension: go on where the model would end, to max_tokens")
     user: StrictStr | None = Field(None, min_length=1, max_length=128, description="becomes the job's tenant")
     priority: int = Field(5, ge=0, le=9, description="extension: 0 is served first")
-    deadline_seconds: float | None = Field(None, gt=0, description="extension: the job expires when it takes longer")
+    deadline_seconds: float | None = Field(
+        None, gt=0, le=MAX_DEADLINE_SECONDS, description="extension: the job expires when it takes longer"
+    )
     metadata: dict[str, str] = Field(default_factory=dict, max_length=16, description="kept with the job")
 
     @model_validator(mode="after")
