@@ -59,7 +59,11 @@ class WorkerStats(_Announced):
     jobs_finished_total: int = 0
     prefill_tokens_per_second: float = 0.0
     decode_tokens_per_second: float = 0.0
-    batch_size_mean: float = 0.0
+    batch_size_mean: float = Field(0.0, description="sequences per step, over all steps")
+    busy_seconds_total: float = 0.0
+    preemptions_total: int = Field(0, description="times a sequence gave up its KV blocks and was computed again")
+    prefix_hit_rate: float | None = Field(None, description="share of prompt tokens found in the prefix cache")
+    step_shares: dict[str, float] = Field(default_factory=dict, description="where the busy time went, by phase")
     rss_bytes: int | None = None
     cpu_seconds_total: float | None = None
 

@@ -1,0 +1,59 @@
+"""The Celery app of the workers, configured from settings. Celery carries bells; the ledger holds the jobs.
+
+`celery -A woolly_worker.queue.app` (Flower) gets an app that knows only where the broker is.
+"""
+
+import os
+from typing import Any
+
+from celery import Celery
+
+from woolly_worker.ledger import keys
+from woolly_worker.settings import WorkerSettings
+
+POOL = "woolly_worker.queue.pool:EnginePool"
+
+
+def create_app(redis_url: str) -> Any:
+    """An app that can send bells and look at workers."""
+    app = Celery("woolly", broker=redis_url, set_as_current=False)
+    app.conf.update(
+        # With late acks and a prefetch of one per slot, unacked is running: nothing is hoarded, priorities work, and
+        # capacity is the back-pressure.
+        task_acks_late=True,
+        worker_prefetch_multiplier=1,
+        task_ignore_result=True,
+        task_default_queue="woolly.unrouted",
+        task_create_missing_queues=True,
+        task_default_priority=keys.N_PRIORITIES // 2,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options=dict(keys.BROKER_TRANSPORT_OPTIONS),
+        worker_pool=POOL,
+        worker_send_task_events=True,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+    )
+    return app
+
+
+def create_worker_app(settings: WorkerSettings) -> Any:
+    """The app of one worker: its model's lanes only."""
+    from kombu.entity import Queue
+
+    app = create_app(settings.redis_url)
+    name = settings.served_name
+    app.conf.update(
+        task_queues=[Queue(queue, routing_key=queue) for queue in keys.queues(name)],
+        task_default_queue=keys.queue(name, 0),
+        worker_soft_shutdown_timeout=settings.drain_seconds,
+    )
+    return app
+
+
+def __getattr__(name: str) -> Any:
+    """`app`, made when Celery's command line asks for it, so that an import reads no environment."""
+    if name == "app":
+        return create_app(os.environ.get("WOOLLY_REDIS_URL", "redis://127.0.0.1:6379/0"))
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

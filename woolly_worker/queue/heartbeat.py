@@ -1,0 +1,106 @@
+"""The worker's sign of life: who it is, what it serves and how busy it is, every few seconds, with a time to live.
+
+Says nothing about jobs: a lease is renewed by steps, never by a process that merely exists.
+"""
+
+import os
+import resource
+import socket
+import threading
+import time
+from typing import Any, Protocol
+
+import psutil
+
+from woolly_worker.contract.errors import LedgerUnavailable
+from woolly_worker.ledger.models import HEARTBEAT_SECONDS, ModelRegistry, WorkerBeat, WorkerStats
+from woolly_worker.queue.metrics import worker_stats
+from woolly_worker.settings import WorkerSettings
+from woolly_worker.telemetry import log, log_bug
+
+
+class HasStats(Protocol):
+    def stats(self) -> Any: ...
+
+
+class Heartbeat:
+    def __init__(
+        self,
+        registry: ModelRegistry,
+        worker_id: str,
+        settings: WorkerSettings,
+        *,
+        every_seconds: float = HEARTBEAT_SECONDS,
+    ) -> None:
+        self.state = "loading"
+        self._registry = registry
+        self._worker_id = worker_id
+        self._settings = settings
+        self._every_seconds = every_seconds
+        self._engine: HasStats | None = None
+        self._started_at = time.time()
+        self._last = (time.monotonic(), WorkerStats())
+        self._process = psutil.Process()
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def ready(self, engine: HasStats) -> None:
+        self._engine = engine
+        self.state = "ready"
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Says goodbye, if Redis is there to hear it."""
+        self._stop.set()
+        self._wake.set()
+        self._thread.join(5.0)
+        try:
+            self._registry.leave(self._worker_id)
+        except LedgerUnavailable as error:
+            log.warning("left without a goodbye", reason=error.message)
+
+    def _run(self) -> None:
+        away = False
+        while not self._stop.is_set():
+            try:
+                self._registry.beat(self._beat())
+                away = False
+            except LedgerUnavailable as error:
+                if not away:  # one line per absence
+                    log.warning("heartbeat not heard", reason=error.message)
+                away = True
+            except Exception as error:
+                log_bug("a heartbeat failed", error)
+            self._wake.wait(self._every_seconds)
+            self._wake.clear()
+
+    def _beat(self) -> WorkerBeat:
+        return WorkerBeat(
+            worker_id=self._worker_id,
+            model=self._settings.served_name,
+            hostname=socket.gethostname(),
+            pid=os.getpid(),
+            state=self.state,
+            threads=self._settings.threads,
+            started_at=self._started_at,
+            stats=self._stats(),
+        )
+
+    def _stats(self) -> WorkerStats:
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        own = {
+            "slots": self._settings.slots,
+            "rss_bytes": self._process.memory_info().rss,
+            "cpu_seconds_total": usage.ru_utime + usage.ru_stime,
+        }
+        if self._engine is None:
+            return WorkerStats.model_validate(own)
+        now = time.monotonic()
+        then, before = self._last
+        stats = worker_stats(self._engine.stats(), before, now - then).model_copy(update=own)
+        self._last = (now, stats)
+        return stats

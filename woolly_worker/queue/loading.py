@@ -1,0 +1,126 @@
+"""From a GGUF file to an engine that can step: for the worker, and for `woolly generate`, which has no queue."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import psutil
+
+from woolly_worker.contract.errors import ModelFileError
+from woolly_worker.engine.engine import Engine
+from woolly_worker.engine.events import EngineEvent
+from woolly_worker.engine.settings import EngineSettings
+from woolly_worker.gguf.reader import GGUFFile
+from woolly_worker.ledger.models import ModelCard
+from woolly_worker.memory.kv_cache import BLOCK_TOKENS, KVCache, blocks_for
+from woolly_worker.model.chat import ChatTemplate
+from woolly_worker.model.config import ModelConfig
+from woolly_worker.model.tokenizer import Tokenizer
+from woolly_worker.model.transformer import Transformer, kv_layout
+from woolly_worker.model.weights import open_model
+from woolly_worker.settings import WorkerSettings
+
+LARGEST_DEFAULT_CONTEXT = 4096
+
+# (what is being done, the share that is done or None)
+Progress = Callable[[str, float | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """Everything between a request and its tokens. `close()` ends the threads and unmaps the file."""
+
+    name: str
+    file: GGUFFile
+    config: ModelConfig
+    tokenizer: Tokenizer
+    chat: ChatTemplate | None
+    transformer: Transformer
+    kv: KVCache
+    engine: Engine
+
+    @property
+    def n_ctx(self) -> int:
+        return self.transformer.n_ctx
+
+    def card(self) -> ModelCard:
+        config = self.config
+        return ModelCard(
+            name=self.name,
+            description=config.name,
+            architecture=config.architecture,
+            n_ctx=self.n_ctx,
+            n_ctx_train=config.n_ctx_train,
+            n_params=config.n_params,
+            size_bytes=self.file.n_bytes,
+            quantization=config.file_type,
+            n_layer=config.n_layer,
+            n_embd=config.n_embd,
+            n_head=config.n_head,
+            n_head_kv=config.n_head_kv,
+            n_vocab=config.n_vocab,
+            path=str(self.file.path),
+            chat=self.chat is not None,
+        )
+
+    def close(self) -> None:
+        """The engine has been stopped before."""
+        self.transformer.close()
+        self.file.close()
+
+
+def load_model(
+    settings: WorkerSettings,
+    on_events: Callable[[Sequence[EngineEvent]], None],
+    progress: Progress = lambda stage, share: None,
+) -> LoadedModel:
+    """Raises ModelFileError for a file that cannot be served, with the numbers that disagree."""
+    progress("reading the file", None)
+    config, weights = open_model(settings.model)
+    file = weights.file
+    progress("reading the vocabulary", None)
+    tokenizer = Tokenizer.from_gguf(file)
+    chat = ChatTemplate.from_gguf(file, tokenizer)
+    n_ctx = settings.n_ctx or min(config.n_ctx_train, LARGEST_DEFAULT_CONTEXT)
+    layout = kv_layout(config, settings.kv_dtype)
+    kv = KVCache(layout, _n_blocks(settings, n_ctx, layout.block_bytes))
+
+    def on_compile(operation: str, n_ready: int, n_all: int) -> None:
+        progress("compiling kernels", n_ready / n_all if n_all else None)
+
+    transformer = Transformer(
+        config,
+        weights,
+        kv,
+        n_threads=settings.threads,
+        max_step_tokens=settings.prefill_chunk,
+        max_logit_rows=settings.slots,
+        max_slots=settings.slots,
+        n_ctx=n_ctx,
+        on_compile=on_compile,
+    )
+    engine = Engine(
+        transformer,
+        tokenizer,
+        kv,
+        EngineSettings(
+            n_slots=settings.slots, max_step_tokens=settings.prefill_chunk, prefix_cache=settings.prefix_cache
+        ),
+        on_events,
+    )
+    progress("ready", 1.0)
+    return LoadedModel(settings.served_name, file, config, tokenizer, chat, transformer, kv, engine)
+
+
+def _n_blocks(settings: WorkerSettings, n_ctx: int, block_bytes: int) -> int:
+    """KV blocks for every slot's n_ctx; without a size given, no more than half of the memory that is free now."""
+    wanted = settings.slots * blocks_for(n_ctx)
+    if settings.kv_cache_bytes is not None:
+        n_blocks = int(settings.kv_cache_bytes) // block_bytes
+        limit = f"kv_cache_bytes is {int(settings.kv_cache_bytes)}"
+    else:
+        free = psutil.virtual_memory().available // 2
+        n_blocks = min(wanted, free // block_bytes)
+        limit = f"half of the free memory is {free} bytes"
+    if n_blocks < 1:
+        raise ModelFileError(f"one KV block of {BLOCK_TOKENS} tokens takes {block_bytes} bytes, {limit}")
+    return n_blocks

@@ -1,0 +1,65 @@
+"""The worker's turn at healing lost leases and lost bells. Of all reapers, one at a time works.
+
+The ledger decides and closes; this thread asks it, and rings the bells that it names.
+"""
+
+import threading
+from collections.abc import Callable
+
+from woolly_worker.contract.errors import LedgerUnavailable
+from woolly_worker.ledger.ledger import REAP_BATCH, Ledger
+from woolly_worker.ledger.records import Bell
+from woolly_worker.telemetry import log, log_bug
+
+TURN_SECONDS = 1.0
+
+
+class Reaper:
+    """`ring` may raise anything: a bell that was not rung is lost like any other, and found by a later turn."""
+
+    def __init__(
+        self, ledger: Ledger, ring: Callable[[Bell], None], owner: str, *, turn_seconds: float = TURN_SECONDS
+    ) -> None:
+        self._ledger = ledger
+        self._ring = ring
+        self._owner = owner
+        self._turn_seconds = turn_seconds
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="reaper", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, timeout_seconds: float = 5.0) -> None:
+        self._stop.set()
+        self._thread.join(timeout_seconds)
+
+    def turn(self) -> None:
+        """One look at everything that is due, if no other reaper has this turn."""
+        if not self._ledger.reaper_turn(self._owner, seconds=self._turn_seconds):
+            return
+        while not self._stop.is_set():
+            reaped = self._ledger.reap()
+            for job_id in reaped.closed:
+                log.info("job closed by the reaper", job_id=job_id)
+            for bell in reaped.bells:
+                log.info("bell rung again", job_id=bell.job_id, number=bell.number)
+                try:
+                    self._ring(bell)
+                except Exception as error:
+                    log.warning("bell not rung", job_id=bell.job_id, error=type(error).__name__)
+            if len(reaped.bells) + len(reaped.closed) < REAP_BATCH:
+                return
+
+    def _run(self) -> None:
+        away = False
+        while not self._stop.wait(self._turn_seconds):
+            try:
+                self.turn()
+                away = False
+            except LedgerUnavailable as error:
+                if not away:  # one line per absence of Redis
+                    log.warning("the reaper waits for redis", reason=error.message)
+                away = True
+            except Exception as error:
+                log_bug("a turn of the reaper failed", error)

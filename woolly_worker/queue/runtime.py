@@ -1,0 +1,180 @@
+"""Everything of a worker that is neither Celery nor the engine: who runs what, and how it all starts and ends.
+
+The pool starts and stops it, the task uses it. One per process.
+"""
+
+import contextlib
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+from woolly_worker.engine.events import EngineEvent, EngineRequest
+from woolly_worker.ledger.connection import connect
+from woolly_worker.ledger.ledger import Ledger
+from woolly_worker.ledger.models import ModelCard, ModelRegistry
+from woolly_worker.ledger.records import Bell, Claim
+from woolly_worker.queue.heartbeat import Heartbeat
+from woolly_worker.queue.prompts import Encoder, Template, prompt_ids
+from woolly_worker.queue.publisher import Publisher
+from woolly_worker.queue.reaper import Reaper
+from woolly_worker.queue.retry import until_answered
+from woolly_worker.settings import WorkerSettings
+from woolly_worker.telemetry import log
+
+WRITER_TIMEOUT_SECONDS = 1.0
+CLIENT_TIMEOUT_SECONDS = 2.0
+# After the drain: released jobs are written down, tasks return.
+RELEASE_SECONDS = 5.0
+
+
+class ServedEngine(Protocol):
+    """The engine, as far as the queue knows it."""
+
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+    def submit(self, request: EngineRequest) -> None: ...
+    def cancel(self, job_id: str, fence: int | None = None) -> None: ...
+    def drop(self, job_id: str, fence: int) -> None: ...
+    def drain(self, grace_seconds: float) -> bool: ...
+    def stats(self) -> Any: ...
+
+
+class Served(Protocol):
+    """A loaded model, as far as the queue knows it."""
+
+    @property
+    def engine(self) -> ServedEngine: ...
+    @property
+    def tokenizer(self) -> Encoder: ...
+    @property
+    def chat(self) -> Template | None: ...
+    def card(self) -> ModelCard: ...
+    def close(self) -> None: ...
+
+
+Loader = Callable[[WorkerSettings, Callable[[Sequence[EngineEvent]], None]], Served]
+
+
+class Runtime:
+    def __init__(self, settings: WorkerSettings, load: Loader, ring: Callable[[Bell], None]) -> None:
+        self.settings = settings
+        self.worker_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+        self.giving_up = threading.Event()  # nobody waits for Redis any more
+        self._client = connect(settings.redis_url, timeout_seconds=CLIENT_TIMEOUT_SECONDS)
+        self._writer_client = connect(settings.redis_url, timeout_seconds=WRITER_TIMEOUT_SECONDS)
+        self.ledger = self._ledger(self._client)
+        self.publisher = Publisher(self._ledger(self._writer_client), lease_seconds=settings.lease_seconds)
+        self._registry = ModelRegistry(self._client)
+        self._heartbeat = Heartbeat(self._registry, self.worker_id, settings)
+        self._reaper = Reaper(self.ledger, ring, self.worker_id)
+        self._load = load
+        self._served: Served | None = None
+        self._held: dict[str, Claim] = {}  # by Celery's task id
+        self._hurried = False
+        self._draining = threading.Event()
+
+    def _ledger(self, client: Any) -> Ledger:
+        return Ledger(
+            client,
+            retention_seconds=self.settings.retention_seconds,
+            bell_seconds=self.settings.bell_seconds,
+            max_crashes=self.settings.max_crashes,
+        )
+
+    @property
+    def engine(self) -> ServedEngine:
+        assert self._served is not None, "start() loads the model"
+        return self._served.engine
+
+    @property
+    def draining(self) -> bool:
+        return self._draining.is_set()
+
+    def start(self) -> None:
+        """Loads the model. Raises ModelFileError; waits for Redis if it is away."""
+        self._heartbeat.start()
+        started = time.monotonic()
+        try:
+            self._served = self._load(self.settings, self.publisher.put)
+        except BaseException:
+            self._heartbeat.stop()
+            raise
+        served, card = self._served, self._served.card()
+        self.publisher.start(served.engine)
+        served.engine.start()
+        until_answered("announce", lambda: self._registry.announce(card), self.giving_up)
+        self._reaper.start()
+        self._heartbeat.ready(served.engine)
+        log.info(
+            "ready",
+            worker_id=self.worker_id,
+            model=card.name,
+            slots=self.settings.slots,
+            threads=self.settings.threads,
+            n_ctx=card.n_ctx,
+            seconds=round(time.monotonic() - started, 2),
+        )
+
+    def prompt_ids(self, claim: Claim) -> tuple[int, ...]:
+        assert self._served is not None, "start() loads the model"
+        return prompt_ids(claim.request, self._served.tokenizer, self._served.chat, created_at=claim.created_at)
+
+    @contextlib.contextmanager
+    def holding(self, task_id: str, claim: Claim) -> Iterator[None]:
+        """While the task works on the job: `terminate(task_id)` finds it."""
+        self._held[task_id] = claim
+        try:
+            yield
+        finally:
+            del self._held[task_id]
+
+    def terminate(self, task_id: str) -> None:
+        """Celery wants the end of this task. If a person said so, the job is cancelled; if the worker shuts down, it
+        goes back to the queue, with its tokens."""
+        if self.draining:
+            if not self._hurried:  # it blocks for up to a second, and releases all jobs at once
+                self._hurried = True
+                self.engine.drain(0.0)
+        elif (claim := self._held.get(task_id)) is not None:
+            self.engine.cancel(claim.job_id, claim.fence)
+
+    def begin_drain(self) -> None:
+        """No new jobs from now on; the API sees it in the heartbeat."""
+        self._draining.set()
+        self._heartbeat.state = "draining"
+
+    def drain(self, grace_seconds: float) -> None:
+        """Running jobs may end within `grace_seconds`, then they are given back. Returns when no task waits any
+        more, or when Redis did not take the last words in time."""
+        self.begin_drain()
+        if self._served is None:
+            return
+        if self._held:
+            log.info("draining", jobs=len(self._held), seconds=grace_seconds)
+        # The engine ends early when its last sequence does. A task between its claim and the engine gets its job back.
+        self.engine.drain(grace_seconds)
+        deadline = time.monotonic() + RELEASE_SECONDS
+        while self._held and time.monotonic() < deadline:
+            time.sleep(0.02)
+        if self._held:
+            log.warning("jobs left to their leases", jobs=len(self._held))
+            self.giving_up.set()
+            self.publisher.give_up()
+
+    def stop(self) -> None:
+        """After the drain."""
+        if self._served is None:
+            return
+        self.giving_up.set()
+        self._reaper.stop()
+        self.publisher.stop(timeout_seconds=2.0)
+        self.engine.stop()
+        self._heartbeat.stop()
+        self._served.close()
+        self._served = None
+        self._client.close()
+        self._writer_client.close()

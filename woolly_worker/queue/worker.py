@@ -1,0 +1,92 @@
+"""`woolly worker`: a Celery worker in this process, with the engine in its pool, for the lanes of one model.
+
+SIGTERM and Ctrl-C drain: nothing new is taken, running jobs may end within `drain_seconds`, the others go back to the
+front of their lanes with what they have generated. A second Ctrl-C does not wait. kill -9 is what leases are for.
+"""
+
+import socket
+import time
+from contextlib import closing
+from typing import Any
+
+from celery import signals
+from celery.apps.worker import Worker
+from celery.worker import state as celery_state
+
+from woolly_worker.contract.errors import WoollyError
+from woolly_worker.ledger.connection import check_server, connect
+from woolly_worker.queue import tasks
+from woolly_worker.queue.app import create_worker_app
+from woolly_worker.queue.loading import Progress, load_model
+from woolly_worker.queue.runtime import Loader, Runtime
+from woolly_worker.settings import WorkerSettings
+from woolly_worker.telemetry import configure_logging, log
+
+
+class EngineWorker(Worker):
+    """Celery's worker, except that a cold shutdown waits only while there is something to wait for."""
+
+    def wait_for_soft_shutdown(self) -> None:
+        """Celery's own sleeps for the whole time, also when the last job has long ended."""
+        runtime: Runtime = self.app.runtime
+        hurry = runtime.draining  # a drain is under way: whoever signals again does not want to wait
+        runtime.begin_drain()
+        deadline = time.monotonic() + (0.0 if hurry else self.app.settings.drain_seconds)
+        while celery_state.active_requests and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+
+def make_worker(settings: WorkerSettings, load: Loader) -> Any:
+    """The worker, not started."""
+    app = create_worker_app(settings)
+    app.settings = settings
+    app.startup_error = None
+    app.runtime = Runtime(settings, load, ring=lambda bell: app.send_task(**bell.send_task_options()))
+    tasks.register(app)
+    return EngineWorker(
+        app=app,
+        hostname=f"{settings.served_name}.{app.runtime.worker_id.rsplit('-', 1)[-1]}@{socket.gethostname()}",
+        concurrency=settings.slots,
+        pool=app.conf.worker_pool,
+        loglevel=settings.log_level.upper(),
+        task_events=True,
+        without_mingle=True,
+        without_gossip=True,
+        quiet=True,
+    )
+
+
+def run(settings: WorkerSettings, load: Loader | None = None) -> int:
+    """Serves until a signal. Returns the exit status. Raises LedgerUnavailable or ModelFileError if it cannot start."""
+    configure_logging(settings.log_level, settings.log_format)
+    signals.setup_logging.connect(_keep_our_logging, weak=False)
+    with closing(connect(settings.redis_url, timeout_seconds=2.0)) as client:
+        version = check_server(client)
+    log.info("starting", model=settings.served_name, redis_version=version)
+    worker = make_worker(settings, load or _load_and_tell)
+    worker.start()
+    error: WoollyError | None = worker.app.startup_error
+    if error is not None:
+        raise error
+    return int(worker.exitcode or 0)
+
+
+def _load_and_tell(settings: WorkerSettings, on_events: Any) -> Any:
+    return load_model(settings, on_events, _progress_lines())
+
+
+def _progress_lines() -> Progress:
+    """Loading as log lines: every stage once, and every further quarter of a long one."""
+    told: dict[str, int] = {}
+
+    def tell(stage: str, share: float | None) -> None:
+        quarter = int((share or 0.0) * 4)
+        if told.get(stage, -1) < quarter:
+            told[stage] = quarter
+            log.info("loading", stage=stage, percent=None if share is None else round(share * 100))
+
+    return tell
+
+
+def _keep_our_logging(**_: Any) -> None:
+    """A receiver of this signal keeps Celery from configuring the loggers."""
