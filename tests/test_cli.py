@@ -1,0 +1,260 @@
+"""The command line as a person meets it: help, versions, model files, and failures that are one line each."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gguf import GGMLQuantizationType, GGUFWriter
+from gguf.quants import quantize
+
+from woolly_api.cli import app
+from woolly_api.cli.common import human_bytes, printable
+
+N_VOCAB = 3 + 256
+COMMANDS = sorted(command.name or command.callback.__name__ for command in app.registered_commands if command.callback)
+
+
+def woolly(*args: str, **env: str) -> "subprocess.CompletedProcess[str]":
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("WOOLLY_")}
+    return subprocess.run(
+        [sys.executable, "-m", "woolly_api.cli", *args],
+        env={**inherited, "COLUMNS": "160", "NO_COLOR": "1", **env},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def one_line(result: "subprocess.CompletedProcess[str]") -> str:
+    """The only line of standard error; nothing was printed as a result."""
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    return line
+
+
+def write_model(path: Path, *, architecture: str = "llama", name: str = "fox", kind: str = "Q8_0") -> Path:
+    """A one-layer model with 32 dimensions and a vocabulary of bytes; its weights mean nothing."""
+    writer = GGUFWriter(path, architecture)
+    writer.add_name(name)
+    writer.add_context_length(100)
+    writer.add_embedding_length(32)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(64)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))])
+    writer.add_token_scores([0.0] * N_VOCAB)
+    writer.add_token_types([2, 3, 3, *[6] * 256])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    ones = np.ones(32, np.float32)
+    writer.add_tensor("output_norm.weight", ones)
+    writer.add_tensor("blk.0.attn_norm.weight", ones)
+    writer.add_tensor("blk.0.ffn_norm.weight", ones)
+    shapes = {"attn_q": (32, 32), "attn_k": (16, 32), "attn_v": (16, 32), "attn_output": (32, 32)}
+    shapes |= {"ffn_gate": (64, 32), "ffn_up": (64, 32), "ffn_down": (32, 64)}
+    named = {f"blk.0.{name}.weight": shape for name, shape in shapes.items()} | {"token_embd.weight": (N_VOCAB, 32)}
+    quant = GGMLQuantizationType[kind]
+    for tensor, shape in named.items():
+        writer.add_tensor(tensor, quantize(np.ones(shape, np.float32), quant), raw_dtype=quant)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("models") / "fox.gguf")
+
+
+def test_the_version_is_the_packages() -> None:
+    result = woolly("--version")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert re.fullmatch(r"woolly \d+\.\d+\.\d+\n", result.stdout)
+
+
+def test_the_commands_are_listed_with_what_they_are_for() -> None:
+    result = woolly("--help")
+    assert result.returncode == 0
+    for command in COMMANDS:
+        assert re.search(rf"│ {command}\s+[A-Z]", result.stdout), command
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example_that_the_command_understands(command: str) -> None:
+    result = woolly(command, "--help")
+    assert result.returncode == 0
+    examples = re.findall(rf"^ (woolly {command}.*?) *$", result.stdout, re.MULTILINE)
+    assert examples, result.stdout
+    for example in examples:
+        for option in re.findall(r" (--?[a-z-]+)", re.sub('"[^"]*"', "", example)):
+            assert re.search(rf" {option}\b", result.stdout.replace(example, "")), option
+
+
+def test_no_command_at_all_is_help() -> None:
+    assert "Usage: woolly" in woolly().stdout
+
+
+def test_an_unknown_command_is_named() -> None:
+    result = woolly("generat")
+    assert result.returncode == 2
+    assert "generat" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["inspect", "nix.gguf"],
+        ["generate", "-m", "nix.gguf", "Hello"],
+        ["worker", "-m", "nix.gguf"],
+        ["up", "-m", "nix.gguf"],
+        ["demo", "-m", "nix.gguf"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_missing_model_is_one_line(words: list[str]) -> None:
+    result = woolly(*words)
+    assert result.returncode == 2
+    assert one_line(result) == "woolly: no model file nix.gguf"
+
+
+@pytest.mark.parametrize("command", ["inspect", "generate", "worker"])
+def test_a_broken_model_is_one_line_that_names_it(tmp_path: Path, command: str, redis_url: str) -> None:
+    path = tmp_path / "broken.gguf"
+    path.write_bytes(b"GGUF\x03\x00\x00\x00" + b"\xff" * 100)
+    words = {"inspect": [str(path)], "generate": ["-m", str(path), "Hello"], "worker": ["-m", str(path)]}
+    result = woolly(command, *words[command], WOOLLY_REDIS_URL=redis_url, WOOLLY_LOG_LEVEL="error")
+    assert result.returncode == 2
+    assert one_line(result).startswith("woolly: broken.gguf: ")
+
+
+def test_every_corrupt_file_is_one_line(shared_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from woolly_api.cli import main
+
+    files = sorted((shared_data / "corrupt-gguf").glob("*.gguf"))
+    assert len(files) > 30
+    codes: dict[str, tuple[object, int, bool]] = {}
+    for path in files:
+        sys.argv = ["woolly", "inspect", str(path)]
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        lines = captured.err.splitlines()
+        # A well-formed file of a kind that is not supported is described, with the reason.
+        described = "runs here" in captured.out and re.search(r"runs here +no: ", captured.out) is not None
+        codes[path.name] = (ended.value.code or 0, len(lines), described)
+    assert codes.pop("00-valid.gguf")[0] == 0
+    assert {name: seen for name, seen in codes.items() if seen not in [(2, 1, False), (0, 0, True)]} == {}
+
+
+def test_a_setting_out_of_range_names_its_variable(model: Path, redis_url: str) -> None:
+    result = woolly("worker", "-m", str(model), WOOLLY_REDIS_URL=redis_url, WOOLLY_SLOTS="-1")
+    assert result.returncode == 2
+    assert one_line(result) == "woolly: WOOLLY_SLOTS: Input should be greater than 0"
+    result = woolly("api", WOOLLY_API_PORT="x")
+    assert result.returncode == 2
+    assert one_line(result).startswith("woolly: WOOLLY_API_PORT: ")
+
+
+def test_a_worker_without_redis_is_one_line(model: Path) -> None:
+    result = woolly("worker", "-m", str(model), "--redis", "redis://127.0.0.1:1/0")
+    assert result.returncode == 1
+    assert "127.0.0.1:1" in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
+
+
+def test_inspect_shows_sizes_types_tokenizer_and_memory(model: Path) -> None:
+    result = woolly("inspect", str(model), "--ctx", "64")
+    assert (result.returncode, result.stderr) == (0, "")
+    text = result.stdout
+    assert "fox" in text
+    assert re.search(r"architecture +llama", text)
+    assert re.search(
+        r"n_layer 1, n_embd 32, n_head 4, n_head_kv 2, n_ff 64, n_ctx_train 100, head_dim 8, n_vocab 259", text
+    )
+    # Two blocks of 32 positions, of 2 heads with 8 numbers each, for keys and values, of 2 bytes.
+    assert f"{human_bytes(64 * 2 * 8 * 2 * 2)} as f16" in text
+    assert re.search(r"chat template +no", text)
+    assert re.search(r"runs here +yes", text)
+    assert re.search(r"Q8_0 +8 +17,504 +18\.2 KiB +98\.0% +yes", text)
+    assert re.search(r"F32 +3 +96 +384 B +2\.0% +yes", text)
+
+
+def test_inspect_for_machines(model: Path) -> None:
+    report: dict[str, Any] = json.loads(woolly("inspect", str(model), "--json").stdout)
+    assert report["architecture"] == "llama"
+    assert report["sizes"]["n_head_kv"] == 2
+    # 100 tokens take four blocks of 32.
+    assert report["kv_cache"] == {"n_ctx": 100, "bytes_f16": 128 * 64, "bytes_f32": 128 * 128}
+    assert report["tokenizer"]["n_tokens"] == N_VOCAB
+    assert (report["runs"], report["reason"]) == (True, None)
+    assert {group["type"]: group["n_tensors"] for group in report["tensors"]} == {"Q8_0": 8, "F32": 3}
+
+
+def test_inspect_describes_what_it_cannot_run(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "other.gguf", architecture="mystery", name="a\x1b[31mb")
+    report = json.loads(woolly("inspect", str(path), "--json").stdout)
+    assert not report["runs"]
+    assert "mystery" in report["reason"]
+    assert report["sizes"]["n_layer"] == 1
+    result = woolly("inspect", str(path))
+    assert result.returncode == 0
+    assert "\x1b" not in result.stdout
+
+
+def test_inspect_names_an_unsupported_type(tmp_path: Path) -> None:
+    report = json.loads(woolly("inspect", str(write_model(tmp_path / "q5.gguf", kind="Q5_1")), "--json").stdout)
+    assert not report["runs"]
+    assert "Q5_1" in report["reason"]
+    assert {group["type"]: group["supported"] for group in report["tensors"]} == {"Q5_1": False, "F32": True}
+
+
+def test_up_refuses_a_taken_port(model: Path, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        result = woolly("up", "-m", str(model), "--port", port, "--state-dir", str(tmp_path))
+    assert result.returncode == 2
+    assert one_line(result) == f"woolly: port {port} is taken; choose another with --port or --flower-port"
+
+
+def test_up_refuses_a_state_folder_in_use(model: Path, tmp_path: Path) -> None:
+    from woolly_api.programs import locked_state_dir
+
+    with locked_state_dir(tmp_path):
+        result = woolly("up", "-m", str(model), "--port", "0", "--flower-port", "0", "--state-dir", str(tmp_path))
+    assert result.returncode == 1
+    assert one_line(result).startswith(f"woolly: another woolly uses {tmp_path}")
+
+
+def test_up_tells_what_a_part_said_before_it_failed(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "other.gguf", architecture="mystery")
+    ports = ["--port", "0", "--flower-port", "0"]
+    result = woolly("up", "-m", str(path), *ports, "--state-dir", str(tmp_path / "state"))
+    assert result.returncode == 1
+    assert "mystery" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("woolly: worker ended with exit code 2")
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "text"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (3 << 30, "3.0 GiB"), (2 << 40, "2.0 TiB")]
+)
+def test_bytes_for_people(n_bytes: int, text: str) -> None:
+    assert human_bytes(n_bytes) == text
+
+
+def test_text_from_elsewhere_cannot_move_the_cursor() -> None:
+    assert printable("a\x1b[2Jb\r\n") == "a�[2Jb��"

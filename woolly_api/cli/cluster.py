@@ -1,0 +1,191 @@
+"""`woolly up` and `woolly demo`: everything on this machine, supervised, in one terminal."""
+
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from woolly_api.cli.common import CLUSTER_PANEL, Failure, say
+from woolly_api.cli.options import ModelFile, ModelName, NCtx, Slots, Threads, model_path
+from woolly_api.cli.progress import Progress
+from woolly_worker.contract.errors import WoollyError
+
+if TYPE_CHECKING:
+    from woolly_api.programs import Cluster
+
+DEMO_PROMPT = "Tell me a story about a fox."
+
+
+def register(app: typer.Typer) -> None:
+    app.command(rich_help_panel=CLUSTER_PANEL)(demo)
+    app.command(rich_help_panel=CLUSTER_PANEL)(up)
+
+
+def up(
+    model: ModelFile,
+    name: ModelName = None,
+    n_ctx: NCtx = None,
+    slots: Slots = None,
+    threads: Threads = None,
+    host: Annotated[str, typer.Option("--host", metavar="ADDRESS", help="Where the API listens.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", "-p", metavar="PORT", help="The API's port.")] = 8080,
+    flower_port: Annotated[int, typer.Option("--flower-port", metavar="PORT", help="Flower's, on loopback.")] = 5555,
+    flower: Annotated[bool, typer.Option("--flower/--no-flower", help="Run the dashboard.")] = True,
+    redis: Annotated[
+        str | None,
+        typer.Option(
+            "--redis", envvar="WOOLLY_REDIS_URL", metavar="URL", help="A server of yours instead of an embedded one."
+        ),
+    ] = None,
+    state_dir: Annotated[
+        Path | None,
+        typer.Option("--state-dir", metavar="DIR", help="Where jobs are kept.", show_default="~/.local/state/woolly"),
+    ] = None,
+) -> None:
+    """Serve a model: a worker, the API, Flower and, without --redis, an embedded server. Stays until Ctrl-C.
+
+    A part that dies is started again. Jobs survive a restart: they are kept in the state folder.
+
+    [dim]woolly up --model model.gguf --port 8000[/dim]
+    """
+    from woolly_api.cli.running import ClusterLog, running
+    from woolly_api.programs import Cluster, PortTaken, StateDirBusy, choose_port, default_state_dir, locked_state_dir
+
+    path = model_path(model)
+    folder = state_dir or default_state_dir()
+    try:
+        cluster = Cluster(
+            model=path,
+            state_dir=folder,
+            api_host=host,
+            api_port=choose_port(port, exact=True),
+            flower_port=choose_port(flower_port, exact=True) if flower else None,
+            redis_url=redis,
+            redis_port=choose_port(0, exact=True),
+            worker_options=worker_options(name, n_ctx, slots, threads),
+        )
+    except PortTaken as error:
+        raise Failure(f"{error}; choose another with --port or --flower-port", 2) from error
+    with Progress() as progress:
+        log = ClusterLog(progress)
+        try:
+            with locked_state_dir(folder), running(cluster, log, progress) as supervisor:
+                say(f"API     {cluster.api_url}  (documentation: {cluster.api_url}/docs)")
+                if cluster.flower_url:
+                    say(f"Flower  {cluster.flower_url}")
+                say(f"Redis   {cluster.broker_url}")
+                say("ready; Ctrl-C stops")
+                supervisor.run()
+        except StateDirBusy as error:
+            raise Failure(str(error)) from error
+
+
+def demo(
+    prompt: Annotated[str, typer.Argument(metavar="[PROMPT]", help="What to ask the model.")] = DEMO_PROMPT,
+    once: Annotated[bool, typer.Option("--once", help="Exit after the job; the exit code tells how it went.")] = False,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", min=1, metavar="N", help="The most tokens.")] = 128,
+    temperature: Annotated[float, typer.Option("--temperature", "-t", min=0, max=10, help="0 is greedy.")] = 0.0,
+    model: Annotated[
+        Path,
+        typer.Option("--model", "-m", metavar="FILE", help="A GGUF file; 'demo' is the one that ships with Woolly."),
+    ] = Path("demo"),
+) -> None:
+    """See it work: everything on loopback with the model that ships with Woolly, one streamed job, and its metrics.
+
+    Ports 8080 (API) and 5555 (Flower) are taken if they are free. Nothing is kept.
+
+    [dim]woolly demo --once "What is the capital of France?"[/dim]
+    """
+    from woolly_api.cli.running import ClusterLog, running
+    from woolly_api.programs import API_PORT, FLOWER_PORT, Cluster, choose_port
+
+    path = model_path(model)
+    with tempfile.TemporaryDirectory(prefix="woolly-demo-") as folder, Progress() as progress:
+        cluster = Cluster(
+            model=path,
+            state_dir=Path(folder),
+            api_host="127.0.0.1",
+            api_port=choose_port(API_PORT, exact=False),
+            flower_port=choose_port(FLOWER_PORT, exact=False),
+            redis_url=None,
+            redis_port=choose_port(0, exact=True),
+        )
+        log = ClusterLog(progress, Path(folder) / "woolly.log")
+        try:
+            with running(cluster, log, progress) as supervisor:
+                # The job has a thread of its own, because the children must be watched by this one.
+                job = DemoJob(cluster, prompt, max_tokens, temperature)
+                job.start()
+                supervisor.run(until=lambda: not job.is_alive())
+                if job.is_alive():
+                    raise typer.Exit(130)
+                if job.failure is not None:
+                    raise job.failure
+                print(f"\nAPI     {cluster.api_url}/docs\nFlower  {cluster.flower_url}", flush=True)
+                if not once:
+                    print("\nCtrl-C stops. Until then, for example: " + another_job(cluster), flush=True)
+                    supervisor.run()
+        finally:
+            log.close()
+
+
+def another_job(cluster: "Cluster") -> str:
+    api = "" if cluster.api_port == 8080 else f" --api {cluster.api_url}"
+    return f'woolly submit --watch "Once upon a time"{api}'
+
+
+class DemoJob(threading.Thread):
+    """One job, the way any client would do it: over HTTP, streamed. `failure` says what went wrong, if anything."""
+
+    def __init__(self, cluster: "Cluster", prompt: str, max_tokens: int, temperature: float) -> None:
+        super().__init__(name="demo-job", daemon=True)
+        self._cluster = cluster
+        self._prompt = prompt
+        self._max_tokens = max_tokens
+        self._temperature = temperature
+        self.failure: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            self._run()
+        except (Failure, WoollyError) as error:
+            self.failure = error
+
+    def _run(self) -> None:
+        from woolly_api.cli.jobs import follow
+        from woolly_api.client import WoollyClient
+        from woolly_worker.contract.jobs import ChatMessage, JobRequest, SamplingParams
+
+        with WoollyClient(self._cluster.api_url) as client:
+            model = client.models()[0]
+            content: dict[str, Any] = {"prompt": self._prompt}
+            if model.woolly.get("chat"):
+                content = {"messages": (ChatMessage(role="user", content=self._prompt),)}
+            sampling = SamplingParams(max_tokens=self._max_tokens, temperature=self._temperature)
+            view = client.submit(JobRequest(model=model.id, sampling=sampling, **content))
+            say(f"job {view.id}, model {model.id}")
+            print(f"\n> {self._prompt}\n", flush=True)
+            done = follow(client, view.id)
+            sys.stdout.write("\n" if not sys.stdout.isatty() else "")
+            show_metrics(done.usage.model_dump(), done.metrics.model_dump())
+
+
+def show_metrics(*groups: dict[str, Any]) -> None:
+    """Every number that was measured, by its name in the API."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for group in groups:
+        for name, value in group.items():
+            if value is not None:
+                table.add_row(name, f"{value:,.4g}" if isinstance(value, float) else f"{value:,}")
+    Console(soft_wrap=True, highlight=False).print(table)
+
+
+def worker_options(name: str | None, n_ctx: int | None, slots: int | None, threads: int | None) -> tuple[str, ...]:
+    given = {"--name": name, "--ctx": n_ctx, "--slots": slots, "--threads": threads}
+    return tuple(word for option, value in given.items() if value is not None for word in (option, str(value)))

@@ -1,0 +1,51 @@
+"""What the commands share: how they speak to a person, and what a failure is."""
+
+import sys
+
+CLUSTER_PANEL = "A cluster"
+JOBS_PANEL = "Jobs (through a running API)"
+ALONE_PANEL = "Without a queue"
+
+
+class Failure(Exception):
+    """An expected failure, told in one line. 1: it did not work out; 2: the caller can fix it."""
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def say(text: str) -> None:
+    """One line for a person. Standard output is for results alone."""
+    print(f"woolly: {text}", file=sys.stderr, flush=True)
+
+
+def printable(text: str) -> str:
+    """Text from a file or a server, safe for a terminal: no control characters."""
+    return "".join(character if character.isprintable() else "�" for character in text)
+
+
+def human_bytes(n_bytes: float) -> str:
+    """1536 -> '1.5 KiB'."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if n_bytes < 1024:
+            return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
+        n_bytes /= 1024
+    return f"{n_bytes:.1f} TiB"
+
+
+def read_prompt(prompt: str) -> str:
+    text = sys.stdin.read() if prompt == "-" else prompt
+    if not text:
+        raise Failure("the prompt is empty", 2)
+    return text
+
+
+def messages_of(prompt: str, system: str | None) -> list[dict[str, str]]:
+    head = [{"role": "system", "content": system}] if system is not None else []
+    return [*head, {"role": "user", "content": prompt}]
+
+
+def check_chat_options(chat: bool, system: str | None) -> None:
+    if system is not None and not chat:
+        raise Failure("--system needs --chat", 2)

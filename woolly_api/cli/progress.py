@@ -1,0 +1,55 @@
+"""Telling a person what takes so long: one moving line on a terminal, plain lines elsewhere. On standard error only."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.status import Status
+from rich.text import Text
+
+PLAIN_EVERY_SECONDS = 5.0  # without a terminal, lines about the same thing come no faster than this
+
+
+class Progress:
+    """A context manager. `update()` replaces what is shown, `line()` prints something that stays, `done()` clears."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._status: Status | None = None
+        self._plain_topic = ""
+        self._plain_at = 0.0
+
+    def update(self, text: str, *, topic: str | None = None) -> None:
+        """`topic` is the part of the text that stays the same while numbers in it move."""
+        if self._console.is_terminal:
+            if self._status is None:
+                self._status = self._console.status(Text(text))
+                self._status.start()
+            else:
+                self._status.update(Text(text))
+            return
+        topic, now = topic or text, time.monotonic()
+        if topic != self._plain_topic or now - self._plain_at >= PLAIN_EVERY_SECONDS:
+            self._plain_topic, self._plain_at = topic, now
+            self.line(f"woolly: {text}")
+
+    def line(self, text: str) -> None:
+        if self._status is not None:
+            self._console.print(Text(text))
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def done(self) -> None:
+        if self._status is not None:
+            self._status.stop()
+            self._status = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.done()

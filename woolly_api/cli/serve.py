@@ -1,0 +1,89 @@
+"""`woolly worker`, `woolly api`, `woolly flower`: one part of a cluster each, in this process."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import woolly_worker
+from woolly_api.cli.common import CLUSTER_PANEL
+from woolly_api.cli.options import ModelFile, ModelName, NCtx, RedisUrl, Slots, Threads, model_path, settings_failure
+
+
+def register(app: typer.Typer) -> None:
+    for command in (worker, api, flower):
+        app.command(rich_help_panel=CLUSTER_PANEL)(command)
+
+
+def worker(
+    model: ModelFile,
+    name: ModelName = None,
+    n_ctx: NCtx = None,
+    slots: Slots = None,
+    threads: Threads = None,
+    redis: RedisUrl = None,
+) -> None:
+    """Serve a model to the jobs in Redis. Every setting is also an environment variable, WOOLLY_<NAME>.
+
+    SIGTERM or Ctrl-C drains: running jobs get some time to end, then go back to the queue.
+
+    [dim]woolly worker --model model.gguf --redis redis://10.0.0.1:6379/0 --slots 8[/dim]
+    """
+    path = model_path(model)
+    from pydantic import ValidationError
+
+    from woolly_worker.queue.worker import run
+    from woolly_worker.settings import WorkerSettings
+
+    given: dict[str, Any] = {"model": path, "model_name": name, "n_ctx": n_ctx, "slots": slots, "threads": threads}
+    given["redis_url"] = redis
+    try:
+        settings = WorkerSettings(**{key: value for key, value in given.items() if value is not None})
+    except ValidationError as error:
+        raise settings_failure(error, WorkerSettings) from error
+    run(settings)
+
+
+def api(
+    host: Annotated[str | None, typer.Option("--host", metavar="ADDRESS", help="Default: 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option("--port", "-p", metavar="PORT", help="Default: 8080.")] = None,
+    redis: RedisUrl = None,
+) -> None:
+    """Serve HTTP. Every setting is also an environment variable, WOOLLY_API_<NAME>.
+
+    [dim]woolly api --host 0.0.0.0 --port 8000 --redis redis://10.0.0.1:6379/0[/dim]
+    """
+    from pydantic import ValidationError
+
+    from woolly_api.server import serve
+    from woolly_api.settings import ApiSettings
+
+    given: dict[str, Any] = {"host": host, "port": port, "redis_url": redis}
+    try:
+        settings = ApiSettings(**{key: value for key, value in given.items() if value is not None})
+    except ValidationError as error:
+        raise settings_failure(error, ApiSettings) from error
+    serve(settings)
+
+
+def flower(
+    host: Annotated[str, typer.Option("--host", metavar="ADDRESS", help="Flower asks for no password.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", "-p", metavar="PORT")] = 5555,
+    redis: RedisUrl = None,
+) -> None:
+    """Show the dashboard: workers, tasks with their timings, and Prometheus metrics. Prompts are not in it.
+
+    FLOWER_* environment variables set Flower's own options, for example FLOWER_BASIC_AUTH=user:password.
+
+    [dim]woolly flower --port 5556 --redis redis://10.0.0.1:6379/0[/dim]
+    """
+    if redis is not None:
+        os.environ["WOOLLY_REDIS_URL"] = redis
+    config = Path(woolly_worker.__file__).parent / "queue" / "flower_config.py"
+    celery = [sys.executable, "-m", "celery", "-A", "woolly_worker.queue.app", "--quiet"]
+    os.execv(
+        sys.executable,
+        [*celery, "flower", f"--conf={config}", f"--address={host}", f"--port={port}"],
+    )
