@@ -64,6 +64,9 @@ _OPTIONS: dict[str, Any] = {
     "fastmath": False,  # a reordered sum would break "same request, same bits"
 }
 
+# A part is compiled into whoever calls it, so it is neither cached by itself nor callable from Python.
+_PART_OPTIONS = _OPTIONS | {"cache": False, "forceinline": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+
 
 @contextlib.contextmanager
 def compiling() -> Iterator[None]:
@@ -83,7 +86,7 @@ def kernel(function: Any) -> Any:
 
 def inline(function: Any) -> Any:
     """A kernel's part: always inlined by LLVM, so that vectors stay in registers across the call."""
-    return numba.njit(**_OPTIONS, forceinline=True)(function)
+    return numba.njit(**_PART_OPTIONS)(function)
 
 
 OP_SIGNATURE = numba.types.void(numba.types.intp, numba.types.intp, numba.types.intp, numba.types.intp)
