@@ -67,7 +67,7 @@ def training_question(rng: random.Random) -> Question:
 
 
 def document(rng: random.Random) -> list[Piece]:
-    """One story, or one chat of one to six turns."""
+    """One story, or one chat: mostly of few turns, now and then of many, so that long contexts occur."""
     draw = rng.random()
     if draw < PLAIN_STORIES:
         return [Piece(story(rng) + END, True)]
@@ -78,7 +78,7 @@ def document(rng: random.Random) -> list[Piece]:
     if draw < PLAIN_STORIES + STORY_CHATS:
         turns.append(_story_request(rng))
     else:
-        for _ in range(rng.choice((1, 1, 2, 3, 4, 6))):
+        for _ in range(rng.choice((1, 1, 1, 2, 2, 3, 4)) if rng.random() < 0.97 else rng.randint(8, 20)):
             drawn = training_question(rng)
             turns.append((drawn.text, drawn.answer))
     for asked, answered in turns:

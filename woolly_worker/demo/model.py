@@ -25,7 +25,7 @@ class Shape:
     n_layer: int = 4
     n_head: int = 8
     n_head_kv: int = 4
-    n_ff: int = 768
+    n_ff: int = 512
     n_ctx: int = 512
     rms_eps: float = 1e-5
     rope_base: float = 10000.0
@@ -89,7 +89,7 @@ def _rotate(x: Tensor, table: Tensor) -> Tensor:
     return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2).to(x.dtype)
 
 
-def _attention(h: Tensor, p: Parameters, layer: str, shape: Shape, table: Tensor) -> Tensor:
+def _attention(h: Tensor, p: Parameters, layer: str, shape: Shape, table: Tensor, mask: Tensor) -> Tensor:
     batch, n, _ = h.shape
     n_q, n_kv = shape.n_embd, shape.n_head_kv * shape.head_dim
     # One product for queries, keys and values: fewer, larger matmuls are faster on a CPU.
@@ -100,7 +100,7 @@ def _attention(h: Tensor, p: Parameters, layer: str, shape: Shape, table: Tensor
     v = v.view(batch, n, shape.n_head_kv, shape.head_dim).transpose(1, 2)
     group = shape.n_head // shape.n_head_kv
     k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
-    mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+    mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return functional.linear(mixed.transpose(1, 2).reshape(batch, n, n_q), p[f"{layer}.attn_output.weight"])
 
 
@@ -110,8 +110,16 @@ def _feed_forward(h: Tensor, p: Parameters, layer: str) -> Tensor:
     return functional.linear(functional.silu(gate) * up, p[f"{layer}.ffn_down.weight"])
 
 
-def forward(p: Parameters, token_ids: Tensor, shape: Shape, table: Tensor) -> Tensor:
-    """Logits (batch, position, n_vocab) of `token_ids` (batch, position)."""
+def document_mask(documents: Tensor) -> Tensor:
+    """(batch, 1, position, position): a token sees itself and what stands before it in its own document."""
+    n = documents.shape[1]
+    same = documents[:, None, :, None] == documents[:, None, None, :]
+    return same & torch.ones(n, n, dtype=torch.bool).tril()
+
+
+def forward(p: Parameters, token_ids: Tensor, documents: Tensor, shape: Shape, table: Tensor) -> Tensor:
+    """Logits (batch, position, n_vocab) of `token_ids` (batch, position), each of the document with that number."""
+    mask = document_mask(documents)
 
     def norm(x: Tensor, name: str) -> Tensor:
         return functional.rms_norm(x, (shape.n_embd,), p[f"{name}.weight"], shape.rms_eps)
@@ -119,6 +127,6 @@ def forward(p: Parameters, token_ids: Tensor, shape: Shape, table: Tensor) -> Te
     x = functional.embedding(token_ids, p["token_embd.weight"])
     for i in range(shape.n_layer):
         layer = f"blk.{i}"
-        x = x + _attention(norm(x, f"{layer}.attn_norm"), p, layer, shape, table)
+        x = x + _attention(norm(x, f"{layer}.attn_norm"), p, layer, shape, table, mask)
         x = x + _feed_forward(norm(x, f"{layer}.ffn_norm"), p, layer)
     return functional.linear(norm(x, "output_norm"), p["token_embd.weight"])

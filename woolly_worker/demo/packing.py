@@ -28,24 +28,31 @@ def _encode(document: list[Piece], tokenizer: Tokenizer) -> tuple[list[int], lis
 
 def batches(
     documents: Iterable[list[Piece]], tokenizer: Tokenizer, n_rows: int, n_tokens: int
-) -> Iterator[tuple[Row, Row]]:
-    """(inputs, targets), each (n_rows, n_tokens). A document that does not fit begins the next row; what is left
-    of a row is filled with END and not learned. Only a document longer than a row is cut."""
+) -> Iterator[tuple[Row, Row, Row]]:
+    """(inputs, targets, document numbers), each (n_rows, n_tokens).
+
+    A document that does not fit begins the next row; what is left of a row is filled with END, not learned, and has
+    the number 0. Only a document longer than a row is cut.
+    """
     end = tokenizer.token_to_id(END)
     ids = np.full((n_rows, n_tokens + 1), end, dtype=np.int64)
     targets = np.full((n_rows, n_tokens + 1), NOT_LEARNED, dtype=np.int64)
+    numbers = np.zeros((n_rows, n_tokens + 1), dtype=np.int64)
     row = column = 0
-    for document in documents:
+    for number, document in enumerate(documents, start=1):
         new_ids, learned = _encode(document, tokenizer)
         if column and column + len(new_ids) > n_tokens + 1:
             row, column = row + 1, 0
             if row == n_rows:
-                yield ids[:, :-1].copy(), targets[:, 1:].copy()
+                yield ids[:, :-1].copy(), targets[:, 1:].copy(), numbers[:, :-1].copy()
                 ids.fill(end)
                 targets.fill(NOT_LEARNED)
+                numbers.fill(0)
                 row = 0
         new_ids, learned = new_ids[: n_tokens + 1], learned[: n_tokens + 1]
         here = slice(column, column + len(new_ids))
         ids[row, here] = new_ids
-        targets[row, here] = np.where(learned, new_ids, NOT_LEARNED)
+        # The first token follows another document, or nothing: there is nothing to learn it from.
+        targets[row, here] = np.where([False, *learned[1:]], new_ids, NOT_LEARNED)
+        numbers[row, here] = number
         column += len(new_ids)

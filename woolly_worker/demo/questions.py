@@ -24,7 +24,7 @@ from woolly_worker.demo.world_questions import babies, capitals, categories, col
 # How often each kind is drawn.
 KINDS: dict[Callable[[random.Random], Question], float] = {
     sums: 14, differences: 7, word_sums: 5, comparisons: 4, counting: 2, neighbours: 3, parity: 1.5, doubles: 1,
-    how_many: 2, calendar: 4, listings: 0.7, opposites: 4, plurals: 2, pasts: 1.5, echoes: 2, sounds: 3, babies: 1.5,
+    how_many: 2, calendar: 4, listings: 0.7, opposites: 4, plurals: 2, pasts: 1.5, echoes: 5, sounds: 3, babies: 1.5,
     homes: 2.5, colours: 3.5, capitals: 3.5, definitions: 4.5, makers: 0.7, categories: 3, owners: 7, dwellers: 3,
     manners: 2.5,
 }  # fmt: skip

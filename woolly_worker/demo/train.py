@@ -24,7 +24,7 @@ from woolly_worker.demo.model import Parameters, Shape, forward, initial_paramet
 from woolly_worker.demo.packing import batches
 from woolly_worker.demo.vocabulary import CONTROL_TOKENS, train_vocabulary
 
-N_VOCAB = 1536
+N_VOCAB = 2048
 N_VOCABULARY_DOCUMENTS = 20_000
 # Short rows are cheaper; the last part of the run teaches the full context length.
 SHORT_ROWS = (12, 320)  # rows, tokens
@@ -44,10 +44,10 @@ def rate(step: int, n_steps: int) -> float:
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def loss_of(p: Parameters, inputs: Tensor, targets: Tensor, shape: Shape, table: Tensor) -> Tensor:
+def loss_of(p: Parameters, inputs: Tensor, targets: Tensor, documents: Tensor, shape: Shape, table: Tensor) -> Tensor:
     """Mean cross-entropy over what the model should say; products in bfloat16, sums in float32."""
     with torch.autocast("cpu", torch.bfloat16):
-        logits = forward(p, inputs, shape, table)
+        logits = forward(p, inputs, documents, shape, table)
     return functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
 
 
@@ -88,8 +88,8 @@ def train(out: Path, *, seed: int, n_steps: int, n_threads: int, shape: Shape | 
     began, n_tokens, recent = time.monotonic(), 0, 0.0
     for step in range(n_steps):
         rows = long if step >= n_steps * (1 - LONG_SHARE) else short
-        inputs, targets = (torch.from_numpy(x) for x in next(rows))
-        loss = step_loss(p, inputs, targets, shape, table)
+        inputs, targets, numbers = (torch.from_numpy(x) for x in next(rows))
+        loss = step_loss(p, inputs, targets, numbers, shape, table)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(list(p.values()), 1.0)
         for opt, full in zip(opts, full_rates, strict=True):
@@ -120,7 +120,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="the GGUF file to write")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=1800)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     train(options.out, seed=options.seed, n_steps=options.steps, n_threads=options.threads)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -11,6 +14,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 END = "<|end|>"  # ends a message and a story
 SYSTEM, USER, ASSISTANT = "<|system|>", "<|user|>", "<|assistant|>"
 CONTROL_TOKENS = (END, SYSTEM, USER, ASSISTANT)
+
+# A word with the space before it, or a run of other characters; never a figure.
+WORDS = re.compile(r" ?[^\W\d_]+| ?[^\w\s]+")
 
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
@@ -41,16 +47,17 @@ class Vocabulary:
 
 def train_vocabulary(texts: Iterable[str], n_vocab: int) -> Vocabulary:
     """Learn the merges. Figures are taken out first, so that every number stays a row of single figures:
-    a sum learned for its figures can then be right for numbers that were never added in training."""
-    import json
-
+    a sum learned for its figures can then be right for numbers that were never added in training. A word counts
+    for the root of its occurrences, so that what only questions speak of becomes a token, too."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
         vocab_size=n_vocab - len(CONTROL_TOKENS), initial_alphabet=alphabet, show_progress=False
     )
-    tokenizer.train_from_iterator((re.sub(r" ?\d+", "", text) for text in texts), trainer)
+    counts = Counter(word for text in texts for word in WORDS.findall(text))
+    seen = (word for word, count in sorted(counts.items()) for _ in range(math.isqrt(count)))
+    tokenizer.train_from_iterator(seen, trainer)
     model = json.loads(tokenizer.to_str())["model"]
     learned = sorted(model["vocab"], key=model["vocab"].__getitem__)
     merges = tuple(" ".join(pair) for pair in model["merges"])

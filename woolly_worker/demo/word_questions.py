@@ -72,9 +72,9 @@ def pasts(rng: random.Random) -> Question:
 
 
 def echoes(rng: random.Random) -> Question:
-    words = [*facts.PLURALS, *facts.SOUNDS, *facts.DEFINITIONS, *THINGS, *COLOURS, *facts.CAPITALS, *facts.PASTS]
-    said = rng.choice(words) if rng.random() < 0.6 else " ".join(rng.sample(words, rng.randint(2, 3)))
-    if rng.random() < 0.2:
+    """A row of words to say again. Nothing but the question helps here: this is where copying is learned."""
+    if rng.random() < 0.15:
         return ask("echo", "[Say hello to|Greet|Please say hello to] {x}.", "Hello, {x}!", rng, x=rng.choice(NAMES))
-    answer = "{x}."
-    return ask("echo", "[Say|Repeat|Please say|Please repeat][ the word| after me:|:]  {x}.", answer, rng, x=said)
+    words = [*facts.PLURALS, *facts.SOUNDS, *facts.DEFINITIONS, *THINGS, *COLOURS, *facts.CAPITALS, *NAMES]
+    said = " ".join(rng.sample(words, rng.randint(1, 10)))
+    return ask("echo", "[Say|Repeat|Please say|Please repeat][| after me|]: {x}", "You said: {x}", rng, x=said)

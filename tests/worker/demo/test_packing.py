@@ -39,8 +39,10 @@ def test_any_text_survives_the_tokenizer(tokenizer: Tokenizer) -> None:
 
 
 def test_rows_begin_with_documents_and_only_answers_are_learned(tokenizer: Tokenizer) -> None:
-    inputs, targets = next(batches(documents(2), tokenizer, 8, 512))
+    inputs, targets, numbers = next(batches(documents(2), tokenizer, 8, 512))
     assert inputs.shape == targets.shape == (8, 512)
+    assert numbers[0, 0] == 1
+    assert all((np.diff(row[row > 0]) >= 0).all() for row in numbers)
     first_document = "".join(piece.text for piece in next(documents(2)))
     first_ids = tokenizer.encode(first_document).ids
     assert inputs[0, : len(first_ids)].tolist() == first_ids
@@ -62,7 +64,7 @@ def test_no_document_is_lost_or_cut(tokenizer: Tokenizer) -> None:
     written = "".join(piece.text for document in source for piece in document)
     found = "".join(
         tokenizer.decode(row.tolist(), skip_special_tokens=False)
-        for inputs, _ in batches(source, tokenizer, 2, 512)
+        for inputs, _, _ in batches(source, tokenizer, 2, 1024)
         for row in inputs
     )
     found = re.sub(rf"({re.escape(END)})+", END, found)  # rows are filled up with END

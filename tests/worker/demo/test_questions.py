@@ -10,7 +10,6 @@ from woolly_worker.demo import facts
 from woolly_worker.demo.asking import Question
 from woolly_worker.demo.corpus import documents, training_question
 from woolly_worker.demo.questions import KINDS, question
-from woolly_worker.demo.vocabulary import USER
 
 
 def drawn(n: int, seed: int = 1) -> list[Question]:
@@ -29,7 +28,7 @@ def test_every_kind_of_question_is_well_formed() -> None:
             for text in (asked.text, asked.answer):
                 assert text == text.strip()
                 assert not re.search(r"[\[\]{}|]|  ", text), text
-            assert asked.answer[-1] in ".!?"
+            assert asked.answer[-1] in ".!?" or asked.kind == "echo"
 
 
 def test_every_sum_and_difference_in_an_answer_is_right() -> None:
@@ -78,9 +77,7 @@ def test_a_held_out_pair_is_held_out_in_every_wording() -> None:
 def test_a_held_out_sum_is_nowhere_in_the_corpus(pair: str) -> None:
     for document in islice(documents(2), 5000):
         for piece in document:
-            assert re.search(rf"(?<!\d){re.escape(pair)}(?!\d)", piece.text) is None
-            if USER in piece.text and "+" in piece.text:
-                break
+            assert re.search(rf"\b{re.escape(pair)}\b", piece.text) is None
 
 
 def test_the_tables_agree_with_one_another() -> None:
