@@ -41,7 +41,12 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
         async_client = connect_async(settings.redis_url, timeout_seconds=settings.redis_timeout_seconds)
         # Each open stream holds a connection for its subscription; redis-py would stop at 100.
         async_client.connection_pool.max_connections = settings.max_streams + SPARE_CONNECTIONS
-        ledger = Ledger(client)
+        ledger = Ledger(
+            client,
+            retention_seconds=settings.retention_seconds,
+            bell_seconds=settings.bell_seconds,
+            max_crashes=settings.max_crashes,
+        )
         doorbell = Doorbell(settings.redis_url, capacity=settings.doorbell_capacity, count=metrics.count_bell)
         services = Services(settings, metrics, ledger, LedgerReader(async_client), doorbell)
         reaper = Reaper(ledger, doorbell.ring) if settings.reaper else None

@@ -9,14 +9,19 @@ from pydantic import AliasChoices, ByteSize, Field, PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
+def _shared(name: str) -> AliasChoices:
+    """A setting that all parts of a cluster have to agree on, and so read from one variable."""
+    return AliasChoices(f"WOOLLY_{name.upper()}", name)
+
+
 class ApiSettings(BaseSettings):
-    """A field is `WOOLLY_API_<NAME>` in the environment; the address of Redis is `WOOLLY_REDIS_URL` for all parts."""
+    """A field is `WOOLLY_API_<NAME>` in the environment; those that workers share have no `API_` in their names."""
 
     model_config = SettingsConfigDict(env_prefix="WOOLLY_API_", frozen=True, extra="forbid", populate_by_name=True)
 
     redis_url: str = Field(
         "redis://127.0.0.1:6379/0",
-        validation_alias=AliasChoices("WOOLLY_REDIS_URL", "redis_url"),
+        validation_alias=_shared("redis_url"),
         description="Redis or Valkey >= 6.2: ledger, token streams and Celery's broker",
     )
     host: str = Field("127.0.0.1", description="address to listen on")
@@ -40,7 +45,23 @@ class ApiSettings(BaseSettings):
     doorbell_capacity: PositiveInt = Field(
         10_000, description="bells that wait for the broker; beyond, the reaper rings"
     )
+    retention_seconds: PositiveFloat = Field(
+        3600.0,
+        validation_alias=_shared("retention_seconds"),
+        description="how long the record of a finished job is kept; for jobs that end without a worker",
+    )
+    bell_seconds: PositiveFloat = Field(
+        5.0,
+        validation_alias=_shared("bell_seconds"),
+        description="a job that waits for so long may have lost its bell, and is looked at",
+    )
+    max_crashes: int = Field(
+        3,
+        ge=0,
+        validation_alias=_shared("max_crashes"),
+        description="a job that lost more workers than this fails as poison",
+    )
     reaper: bool = Field(True, description="take part in healing lost leases and lost bells")
     cors_origins: tuple[str, ...] = Field(("*",), description="origins whose browsers may call")
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    log_format: Literal["console", "json"] = "console"
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="of the log")
+    log_format: Literal["console", "json"] = Field("console", description="of the log, on standard error")

@@ -24,6 +24,8 @@ class Script:
     """What the model says. With `permits`, each piece waits for one `release()`."""
 
     pieces: tuple[str, ...] = (" Once", " upon", " a", " time")
+    tokens: tuple[str, ...] | None = None  # the tokens' own texts, where they differ from what they add
+    chosen_last: bool = False  # logprobs: the chosen token is none of the best, and reported behind them
     held_back: str = ""  # comes with the terminal event
     finish_reason: FinishReason = "stop"
     error: ErrorInfo | None = None  # instead of the terminal event of a success
@@ -115,7 +117,7 @@ class ScriptedWorker:
                 if not self._stop.is_set():
                     self._cancel(claim, written)
                 return
-            token = _token(claim, seq, piece)
+            token = _token(claim, seq, piece, script)
             if self._emit(claim, token) is Reply.CANCELLED:
                 self._cancel(claim, [*written, token])
                 return
@@ -162,13 +164,15 @@ class ScriptedWorker:
         assert finished.reply is Reply.OK
 
 
-def _token(claim: Claim, seq: int, text: str) -> TokenEvent:
+def _token(claim: Claim, seq: int, text: str, script: Script) -> TokenEvent:
     n_top = claim.request.sampling.logprobs
     if n_top is None:
         return TokenEvent(seq=seq, token_id=100 + seq, text=text)
-    chosen = TokenLogprob(token_id=100 + seq, text=text, logprob=-0.25 * seq)
-    others = tuple(TokenLogprob(token_id=200 + i, text=f"alt{i}", logprob=-5.0 - i) for i in range(n_top - 1))
-    return TokenEvent(seq=seq, token_id=100 + seq, text=text, logprob=chosen.logprob, top_logprobs=(chosen, *others))
+    own = script.tokens[seq - 1] if script.tokens else text
+    chosen = TokenLogprob(token_id=100 + seq, text=own, logprob=-0.25 * seq)
+    others = [TokenLogprob(token_id=200 + i, text=f"alt{i}", logprob=-5.0 - i) for i in range(n_top)]
+    top = (*others, chosen) if script.chosen_last else (chosen, *others)[: max(1, n_top)]
+    return TokenEvent(seq=seq, token_id=100 + seq, text=text, logprob=chosen.logprob, top_logprobs=top)
 
 
 def _job_id(message: str) -> str:

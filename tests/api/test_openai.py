@@ -160,6 +160,23 @@ def test_completion_logprobs(ai1: openai.OpenAI, worker: ScriptedWorker) -> None
     assert [offset for part in parts for offset in part.text_offset or []] == [0, 5, 10, 12]
 
 
+def test_logprobs_name_the_chosen_token_though_its_text_is_held_back(
+    ai1: openai.OpenAI, worker: ScriptedWorker
+) -> None:
+    """The worker reports the chosen token behind the best ones; what it adds to the text is another matter."""
+    worker.serve(Script(pieces=("", " upon"), tokens=(" Once", " upon"), chosen_last=True))
+    options = {"model": MODEL, "messages": USER, "logprobs": True}
+    for n_top in (0, 1, 2):
+        answer = ai1.chat.completions.create(**options, top_logprobs=n_top)  # type: ignore[call-overload]
+        content = answer.choices[0].logprobs.content
+        assert answer.choices[0].message.content == " upon"
+        assert [token.token for token in content] == [" Once", " upon"]
+        assert [len(token.top_logprobs) for token in content] == [n_top, n_top]
+    chunks = list(ai1.chat.completions.create(**options, stream=True))  # type: ignore[call-overload]
+    parts = [chunk.choices[0].logprobs.content[0].token for chunk in chunks if chunk.choices[0].logprobs]
+    assert parts == [" Once", " upon"]
+
+
 @pytest.mark.parametrize(
     "options",
     [
