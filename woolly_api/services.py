@@ -52,9 +52,15 @@ class Services:
                 details={"available_models": known},
             )
         job_id = uuid.uuid4().hex
-        submitted = await self._in_thread(
-            self.ledger.submit, request, job_id=job_id, max_queued=self.settings.max_queued_jobs
-        )
+        try:
+            submitted = await self._in_thread(
+                self.ledger.submit, request, job_id=job_id, max_queued=self.settings.max_queued_jobs
+            )
+        except LedgerUnavailable:
+            # The caller is told that it did not work and will ask again. If the record was written and only the
+            # reply was lost, it must not run as well.
+            self._cancel_in_background(job_id)
+            raise
         # The id is new, so "submitted before" means that the first reply was lost on its way: nobody rang yet.
         bell = submitted.bell or Bell(job_id, request.model, keys.lane_of(request.tenant), request.priority, 1)
         self.doorbell.ring(bell)
@@ -67,11 +73,14 @@ class Services:
     def abandon(self, job_id: str) -> None:
         """Cancel a job whose client has gone, in the background. May be called from a cancelled task."""
         self.metrics.abandoned.inc()
-        task = asyncio.get_running_loop().create_task(self._abandon(job_id))
+        self._cancel_in_background(job_id)
+
+    def _cancel_in_background(self, job_id: str) -> None:
+        task = asyncio.get_running_loop().create_task(self._cancel_patiently(job_id))
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    async def _abandon(self, job_id: str) -> None:
+    async def _cancel_patiently(self, job_id: str) -> None:
         for attempt in range(ABANDON_ATTEMPTS):
             try:
                 state = await self.cancel(job_id)
@@ -80,9 +89,9 @@ class Services:
             except LedgerUnavailable:
                 await asyncio.sleep(2**attempt)
             else:
-                log.info("client left, job cancelled", job_id=job_id, state=state)
+                log.info("job without a client cancelled", job_id=job_id, state=state)
                 return
-        log.warning("client left, but its job could not be cancelled", job_id=job_id)
+        log.warning("job without a client could not be cancelled", job_id=job_id)
 
     async def settle(self, timeout_seconds: float) -> None:
         """Give background cancellations this long; called once, at shutdown."""

@@ -7,13 +7,16 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
 import pytest
-from harness import running_api, wait_for
+from harness import RunningApi, running_api, wait_for
 from scripted_worker import MODEL, Script, ScriptedWorker
 
+from woolly_worker.contract.errors import LedgerUnavailable
+from woolly_worker.contract.jobs import JobRequest
 from woolly_worker.ledger.connection import connect
 from woolly_worker.ledger.ledger import Ledger
 from woolly_worker.ledger.server import EmbeddedServer, free_port
@@ -124,14 +127,41 @@ def test_an_open_stream_ends_with_an_error_when_patience_is_over(tmp_path: Path)
     assert '"code":"ledger_unavailable"' in data
 
 
+def test_redis_leaves_just_after_the_record_was_written(
+    api: RunningApi, http: httpx.Client, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(job_id: str) -> None:
+        raise LedgerUnavailable("gone")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(api.services.reader, "view", away)
+        accepted = http.post("/v1/jobs", json={"model": MODEL, "prompt": "x"})
+    assert accepted.status_code == 202
+    assert worker.ledger.view(accepted.json()["id"]).state == accepted.json()["state"] == "queued"
+
+
+def test_a_record_whose_reply_was_lost_does_not_run_beside_its_repetition(
+    api: RunningApi, http: httpx.Client, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded: list[str] = []
+    submit = api.services.ledger.submit
+
+    def reply_lost(*args: Any, **options: Any) -> None:
+        recorded.append(submit(*args, **options).job_id)
+        raise LedgerUnavailable("the reply was lost")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(api.services.ledger, "submit", reply_lost)
+        assert http.post("/v1/jobs", json={"model": MODEL, "prompt": "x"}).status_code == 503
+    wait_for(lambda: worker.ledger.view(recorded[0]).state == "cancelled")
+
+
 def test_a_bell_that_could_not_be_rung_is_rung_by_the_reaper(redis_url: str) -> None:
     """The record is written and the bell is lost; nobody but the API is there to notice."""
     with closing(connect(redis_url)) as client, running_api(redis_url, reaper=True) as api:
         worker = ScriptedWorker(Ledger(client))
         worker.announce()
         ledger = Ledger(client, bell_seconds=0.2)
-        from woolly_worker.contract.jobs import JobRequest
-
         submitted = ledger.submit(JobRequest(model=MODEL, prompt="x"))  # and nobody rings
         worker.serve()
         try:

@@ -1,6 +1,7 @@
 """/v1/jobs: hand in a job, ask about it, list, cancel. The native surface; `stream.py` has the events."""
 
 import asyncio
+import time
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
@@ -9,6 +10,7 @@ from pydantic import BaseModel, Field
 from woolly_api.services import Injected, Services
 from woolly_api.telemetry import note
 from woolly_api.watching import ClientGone, while_connected
+from woolly_worker.contract.errors import LedgerUnavailable
 from woolly_worker.contract.jobs import JobRequest, JobView
 from woolly_worker.contract.states import TERMINAL_STATES, JobState
 
@@ -73,7 +75,20 @@ async def submit(
     """Records the job and answers at once. It will be run, also if everything is restarted in between."""
     job_id = await services.submit(job)
     note(request.scope, job_id=job_id, model=job.model)
-    answer = JobAnswer.of(await services.reader.view(job_id))
+    try:
+        view = await services.reader.view(job_id)
+    except LedgerUnavailable:
+        # Recorded is recorded: Redis went away a moment later, and a 503 would have the caller hand it in twice.
+        view = JobView(
+            id=job_id,
+            state=JobState.QUEUED,
+            model=job.model,
+            priority=job.priority,
+            tenant=job.tenant,
+            metadata=job.metadata,
+            created_at=time.time(),
+        )
+    answer = JobAnswer.of(view)
     response.headers["Location"] = answer.links.self
     return answer
 
