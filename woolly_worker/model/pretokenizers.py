@@ -2,8 +2,9 @@
 
 A wrong cut gives tokens the model has never seen in that place, so a name that is not in this table is an error.
 Each entry lists regular expressions applied one after the other: what one matches stands alone, what lies between goes
-on to the next. Expressions are those of llama.cpp's `src/llama-vocab.cpp`, whose names converters write, in
-the syntax of Oniguruma, which the `tokenizers` library uses.
+on to the next. They are those of the models' own tokenizer.json, as far as llama.cpp's `src/llama-vocab.cpp` quotes
+them, in the syntax of Oniguruma, which the `tokenizers` library uses. llama.cpp itself gives the same ids, but for
+wide blanks beside Chinese text (its "deepseek-llm", "deepseek-coder") and combining marks (its "tekken").
 """
 
 from dataclasses import dataclass
@@ -14,6 +15,13 @@ _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)
 _TAIL = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _LLAMA3 = rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}|{_TAIL}"
 _QWEN2 = rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}|{_TAIL}"
+
+# Words that begin with capitals or continue in small letters; scripts without case count as both.
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_TEKKEN = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*|\p{{N}}|"
+    r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 # Letters with case, as DeepSeek's tokenizer.json lists them: a subset of Unicode's Lu, Ll and Lt.
 _DEEPSEEK_LETTERS = (
@@ -59,6 +67,7 @@ PRE_TOKENIZERS: dict[str, PreTokenizer] = {
     "starcoder": _DIGITS_THEN_GPT2,
     "refact": _DIGITS_THEN_GPT2,
     "command-r": _DIGITS_THEN_GPT2,
+    "tekken": PreTokenizer((_TEKKEN,), ignore_merges=True, add_bos=True),
     "falcon": PreTokenizer((r"[\p{P}\$\+<=>\^~\|`]+", _GPT2, "[0-9][0-9][0-9]")),
     "deepseek-llm": PreTokenizer(
         (

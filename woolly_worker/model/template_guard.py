@@ -96,6 +96,8 @@ class GuardedEnvironment(ImmutableSandboxedEnvironment):
         """Every call in a template comes through here."""
         budget().step()
         owner = getattr(obj, "__self__", None)
+        if owner is self:  # one of the guards, put there by GuardTransformer
+            return obj(*args)
         if isinstance(owner, str):
             return self._call_string_method(context, obj, owner, args, kwargs)
         result = super().call(context, obj, *args, **kwargs)

@@ -15,7 +15,7 @@ from jinja2.exceptions import SecurityError
 from jinja2.utils import Namespace
 
 MAX_WEIGHT = 1 << 22  # characters and elements in one value, and characters of output in one render
-MAX_ELEMENTS = 1 << 18  # elements in one value, each counted as often as it occurs
+MAX_ELEMENTS = 1 << 16  # elements in one value, each counted as often as it occurs
 MAX_STEPS = 500_000
 MAX_SECONDS = 5.0
 MAX_NUMBER_BITS = 256
