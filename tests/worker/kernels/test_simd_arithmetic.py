@@ -1,0 +1,187 @@
+"""Arithmetic verbs against NumPy: every one is a single IEEE or integer operation, so results are equal in bits."""
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import verb_kernels as kernels
+from kernel_memory import Region, same_bits
+
+LANES = 16
+INF, NAN = np.inf, np.nan
+# Zeros of both signs, subnormals, the ends of the range, infinities and NaN, in an order that pairs them up.
+AWKWARD = np.array(
+    [0.0, -0.0, 1e-45, -1e-40, 3.4e38, -3.4e38, INF, -INF, NAN, 1.0, -1.0, 1.5, 2**-126, 1 / 3, -1e-30, 7.0], np.float32
+)
+
+
+def cases() -> list[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]]:
+    rng = np.random.default_rng(1)
+    result = [
+        tuple((rng.standard_normal(LANES) * 10.0 ** rng.integers(-30, 30, LANES)).astype(np.float32) for _ in range(3))
+        for _ in range(20)
+    ]
+    result += [(AWKWARD, np.roll(AWKWARD, shift), np.roll(AWKWARD, 3 * shift)) for shift in range(LANES)]
+    return result
+
+
+def same_numbers(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> bool:
+    """Equal in bits, but for the payload and sign of a NaN, which IEEE leaves open."""
+    return same_bits(np.where(np.isnan(a), NAN, a).astype(np.float32), np.where(np.isnan(b), NAN, b).astype(np.float32))
+
+
+@pytest.mark.parametrize("offset", [0, 4, 1])
+def test_float_verbs(offset: int) -> None:
+    bound, n = np.float32(0.25), 5
+    lanes = np.arange(LANES)
+    for a, b, c in cases():
+        x, y, z = (Region(values, np.float32, offset) for values in (a, b, c))
+        out = Region(np.zeros((len(kernels.FLOAT_VERBS), LANES)), np.float32, offset)
+        kernels.float_verbs(x.address, y.address, z.address, bound, n, out.address)
+        got = dict(zip(kernels.FLOAT_VERBS, out.values, strict=True))
+        with np.errstate(all="ignore"):
+            expected = {
+                "add": a + b,
+                "sub": a - b,
+                "mul": a * b,
+                "div": a / b,
+                "maximum": np.where(a > b, a, b),  # the definition: NaN and -0 give the second operand
+                "minimum": np.where(a < b, a, b),
+                "negate": -a,
+                "absolute": np.abs(a),
+                "flip_even_signs": np.where(lanes % 2 == 0, -a, a),
+                "zero_where_less": np.where(a >= bound, b, np.float32(0)),
+                "first_lanes_or": np.where(lanes < n, a, bound),
+                "splat": np.full(LANES, bound),
+                "zero": np.zeros(LANES),
+                "spread": a[::-1],
+            }
+        for name, values in expected.items():
+            assert same_numbers(got[name], values.astype(np.float32)), name
+
+
+@pytest.mark.parametrize("n", [-16, -1, 0, 1, 15, 16, 17, 1 << 40])
+def test_lanes_beyond_n_are_replaced(n: int) -> None:
+    x = Region(np.arange(1, 17), np.float32)
+    out = Region(np.zeros((len(kernels.FLOAT_VERBS), LANES)), np.float32)
+    kernels.float_verbs(x.address, x.address, x.address, np.float32(-INF), n, out.address)
+    got = out.values[kernels.FLOAT_VERBS.index("first_lanes_or")]
+    assert same_bits(got, np.where(np.arange(LANES) < n, np.arange(1, 17), -INF).astype(np.float32))
+
+
+def test_fma_rounds_once() -> None:
+    """a b - round(a b) is the product's rounding error, which is representable: a second rounding would lose it."""
+    rng = np.random.default_rng(2)
+    for _ in range(50):
+        a, b = (rng.standard_normal(LANES).astype(np.float32) for _ in range(2))
+        c = -(a * b)
+        x, y, z = Region(a, np.float32), Region(b, np.float32), Region(c, np.float32)
+        out = Region(np.zeros((len(kernels.FLOAT_VERBS), LANES)), np.float32)
+        kernels.float_verbs(x.address, y.address, z.address, np.float32(0), 0, out.address)
+        error = a.astype(np.float64) * b.astype(np.float64) + c.astype(np.float64)
+        assert error.any()
+        got = out.values[kernels.FLOAT_VERBS.index("fma")]
+        assert np.array_equal(got.astype(np.float64), error)
+        scalars = Region(np.zeros(len(kernels.FLOAT_SCALARS)), np.float32)
+        kernels.float_scalars(x.address, a[3], b[3], c[3], scalars.address)
+        assert scalars.values[kernels.FLOAT_SCALARS.index("fma_scalar")] == np.float32(error[3])
+
+
+def fold(x: npt.NDArray[np.float32]) -> np.float32:
+    """The order in which `hsum` adds: halves folded onto each other."""
+    while len(x) > 1:
+        half = len(x) // 2
+        x = x[:half] + x[half:]
+    return x[0]
+
+
+def test_reductions_and_scalars() -> None:
+    for a, _, _ in cases()[:20]:
+        x = Region(a, np.float32, 4)
+        out = Region(np.zeros(len(kernels.FLOAT_SCALARS)), np.float32)
+        number = np.abs(a[0])
+        kernels.float_scalars(x.address, number, a[1], a[2], out.address)
+        got = dict(zip(kernels.FLOAT_SCALARS, out.values, strict=True))
+        assert got["hsum"] == fold(a)
+        assert got["hmax"] == a.max()
+        assert got["first_lane"] == a[0]
+        assert got["sqrt_f32"] == np.sqrt(number)
+
+
+def test_int_verbs() -> None:
+    rng = np.random.default_rng(3)
+    extremes = np.array([0, 1, -1, 2**31 - 1, -(2**31), 255, -256, 0x0F0F0F0F] * 2, np.int32)
+    pairs = [(rng.integers(-(2**31), 2**31, (2, LANES)).astype(np.int32)) for _ in range(20)]
+    pairs += [np.stack([extremes, np.roll(extremes, shift)]) for shift in range(8)]
+    for a, b in pairs:
+        x, y = Region(a, np.int32, 1), Region(b, np.int32, 2)
+        out = Region(np.zeros((len(kernels.INT_VERBS), LANES)), np.int32)
+        kernels.int_verbs(x.address, y.address, np.int32(-7), out.address)
+        got = dict(zip(kernels.INT_VERBS, out.values, strict=True))
+        with np.errstate(over="ignore"):
+            expected = {
+                "add": a + b,
+                "sub": a - b,
+                "mul": a * b,
+                "band": a & b,
+                "bor": a | b,
+                "bxor": a ^ b,
+                "and_bits": a & 0x0F0F0F0F,
+                "xor_bits": (a.view(np.uint32) ^ np.uint32(0x80808080)).view(np.int32),
+                "shift_left": a << 5,
+                "shift_right": (a.view(np.uint32) >> 5).view(np.int32),
+                "shift_right_signed": a >> 5,
+                "splat": np.full(LANES, -7, np.int32),
+                "zero": np.zeros(LANES, np.int32),
+                "to_f32": a.astype(np.float32).view(np.int32),
+            }
+        for name, values in expected.items():
+            assert same_bits(got[name], values), name
+
+
+def test_byte_verbs_keep_to_their_lanes() -> None:
+    every = np.arange(256, dtype=np.uint8)
+    for start in range(0, 256, LANES):
+        a = every[start : start + LANES]
+        out = Region(np.zeros((4, LANES)), np.uint8)
+        kernels.byte_verbs(Region(a, np.uint8, 3).address, out.address)
+        expected = [a & 15, a >> 4, a ^ 0x80, (a << 3).astype(np.uint8)]
+        assert np.array_equal(out.values, np.stack(expected))
+
+
+def test_integer_sums_wrap_as_32_bits() -> None:
+    a = np.array([2**31 - 1] * 8 + [3] * 8, np.int32)
+    x, out = Region(a, np.int32), Region([0, 0], np.int32)
+    kernels.int_sums(x.address, out.address)
+    with np.errstate(over="ignore"):
+        assert out.values.tolist() == [int(a.sum(dtype=np.int32)), int(a[:8].sum(dtype=np.int32))]
+
+
+def exact_dot(acc: npt.NDArray[np.int32], u: npt.NDArray[np.uint8], s: npt.NDArray[np.int8]) -> npt.NDArray[np.int32]:
+    products = u.astype(np.int32) * s.astype(np.int32)
+    return acc + products.reshape(-1, 4).sum(axis=1, dtype=np.int32)
+
+
+@pytest.mark.parametrize("fill", [None, (255, 127), (255, -128), (128, 127), (0, -128), (1, -1)])
+def test_dot_u8i8_is_exact(fill: tuple[int, int] | None) -> None:
+    """255 * -128 * 4 leaves the 16 bits that a multiply-add of bytes would saturate at."""
+    rng = np.random.default_rng(4)
+    for _ in range(20 if fill is None else 1):
+        acc = rng.integers(-(2**30), 2**30, LANES).astype(np.int32)
+        u, s = rng.integers(0, 256, 64).astype(np.uint8), rng.integers(-128, 128, 64).astype(np.int8)
+        if fill is not None:
+            u[:], s[:] = fill
+        out = Region(np.zeros(24), np.int32)
+        regions = Region(acc, np.int32, 1), Region(u, np.uint8, 1), Region(s, np.int8, 1)
+        kernels.dots(*(region.address for region in regions), out.address)
+        assert np.array_equal(out.values[:16], exact_dot(acc, u, s))
+        assert np.array_equal(out.values[16:], exact_dot(acc[:8], u[:32], s[:32]))
+
+
+def test_exponents_are_added_exactly() -> None:
+    rng = np.random.default_rng(5)
+    for n in (-126, -1, 0, 1, 127):
+        x = rng.uniform(1, 1.99, LANES).astype(np.float32)
+        a, b = Region(x, np.float32), Region(np.full(LANES, n), np.int32)
+        out = Region(np.zeros(LANES), np.float32)
+        kernels.exponents(a.address, b.address, out.address)
+        assert same_bits(out.values, np.ldexp(x, n).astype(np.float32))

@@ -1,0 +1,71 @@
+"""Kernels that apply the verbs over register tiles, a tile of three vectors, for the tests of the vocabulary."""
+
+from woolly_worker.kernels.jit import kernel
+from woolly_worker.kernels.simd import load_f32x16, load_i32x16, store, store_i64
+from woolly_worker.kernels.simd.tiles import (
+    accumulate_each,
+    add_each,
+    add_product_each,
+    dot_groups,
+    dot_pairs,
+    fma_load_each,
+    fma_splat_each,
+    gather_columns,
+    gather_halves_f32,
+    load_each,
+    store_each,
+    store_sums_each,
+    sub_scaled_each,
+    sub_splat_each,
+    tile_size,
+    vector_of,
+    zeros_f32,
+    zeros_f32_like,
+    zeros_i32,
+    zeros_i32_like,
+)
+
+
+@kernel
+def integer_dots(panel, x, stride, out):
+    """Two groups of four bytes, then two pairs of 16-bit integers: each 3 x 64 bytes."""
+    store_each(out, 64, dot_groups(zeros_i32(3), panel, x, stride, 2))
+    store_each(out + 192, 64, dot_pairs(zeros_i32(3), panel, x, stride, 2))
+
+
+@kernel
+def integer_tiles(panel, x, stride, vector, out):
+    """acc = dot_groups(...), then every integer verb that takes it further: each 3 x 64 bytes."""
+    acc = dot_groups(zeros_i32(3), panel, x, stride, 1)
+    store_each(out, 64, acc)
+    store_each(out + 192, 64, add_product_each(acc, acc, load_i32x16(vector)))
+    store_each(out + 384, 64, sub_scaled_each(acc, acc, 3))
+    store_each(out + 576, 64, sub_splat_each(acc, x, stride, 5))
+    store_each(out + 768, 64, add_each(acc, zeros_i32_like(acc)))
+    store(out + 960, vector_of(acc, 2))
+    store_i64(out + 1024, tile_size(acc))
+
+
+@kernel
+def float_tiles(tile, panel, vector, x, stride, out):
+    """tile: 3 x 16 f32, 64 bytes apart; panel and x as for dot_groups, with x read as floats too."""
+    acc = load_each(tile, 64, zeros_f32(3))
+    v = load_f32x16(vector)
+    store_each(out, 64, fma_splat_each(acc, v, x, stride))
+    store_each(out + 192, 64, fma_load_each(acc, v, x, stride))
+    store_each(out + 384, 64, add_each(acc, acc))
+    store_each(out + 576, 64, zeros_f32_like(acc))
+    sums = dot_groups(zeros_i32(3), panel, x, stride, 1)
+    store_each(out + 768, 64, accumulate_each(acc, v, x, stride, sums))
+
+
+@kernel
+def tile_sums(tile, out, stride, adding):
+    store_sums_each(out, stride, load_each(tile, 64, zeros_f32(3)), adding)
+
+
+@kernel
+def gathered(rows, stride, out):
+    """4 x 64 bytes of columns, then sixteen halves as f32."""
+    store_each(out, 64, gather_columns(rows, stride))
+    store(out + 256, gather_halves_f32(rows, stride))
