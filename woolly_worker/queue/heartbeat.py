@@ -38,6 +38,7 @@ class Heartbeat:
         self._settings = settings
         self._every_seconds = every_seconds
         self._engine: HasStats | None = None
+        self._optimizations: tuple[str, ...] = ()
         self._started_at = time.time()
         self._last = (time.monotonic(), WorkerStats())
         self._process = psutil.Process()
@@ -48,8 +49,9 @@ class Heartbeat:
     def start(self) -> None:
         self._thread.start()
 
-    def ready(self, engine: HasStats) -> None:
+    def ready(self, engine: HasStats, optimizations: tuple[str, ...]) -> None:
         self._engine = engine
+        self._optimizations = optimizations
         self.state = "ready"
         self._wake.set()
 
@@ -86,6 +88,7 @@ class Heartbeat:
             pid=os.getpid(),
             state=self.state,
             threads=self._settings.threads,
+            optimizations=self._optimizations,
             started_at=self._started_at,
             stats=self._stats(),
         )
