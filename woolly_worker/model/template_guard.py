@@ -109,9 +109,8 @@ class GuardedEnvironment(ImmutableSandboxedEnvironment):
         self, context: Context, method: Any, owner: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         name = method.__name__
-        kwargs = {
-            key: value for key, value in kwargs.items() if key not in ("_loop_vars", "_block_vars")
-        }  # jinja2's own
+        for added_by_jinja in ("_loop_vars", "_block_vars"):
+            kwargs.pop(added_by_jinja, None)
         if name not in _STRING_METHODS.split():
             raise SecurityError(f"templates may not use the string method '{name}'")
         weigh(owner)

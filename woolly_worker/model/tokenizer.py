@@ -32,9 +32,9 @@ class Tokenizer:
         self._spm = spm
         self._add_space_prefix = add_space_prefix
         self._bytes: list[bytes | None] = [None] * vocab.size
-        by_length = sorted(range(vocab.size), key=lambda token_id: -len(vocab.texts[token_id].encode()))
-        parsed = {TokenType.CONTROL, TokenType.UNKNOWN, TokenType.USER_DEFINED}
-        self._special = [(vocab.texts[i], i) for i in by_length if vocab.types[i] in parsed]
+        kinds = (TokenType.CONTROL, TokenType.UNKNOWN, TokenType.USER_DEFINED)
+        special = [(text, i) for i, text in enumerate(vocab.texts) if vocab.types[i] in kinds]
+        self._special = sorted(special, key=lambda token: -len(token[0].encode()))  # the longest is cut out first
         self._user_defined = [(text, i) for text, i in self._special if vocab.types[i] == TokenType.USER_DEFINED]
 
     @classmethod
