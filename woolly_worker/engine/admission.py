@@ -4,7 +4,6 @@ A request that could not be served if it were alone is refused here, with the tw
 none of this file's business.
 """
 
-import math
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -55,9 +54,6 @@ class Limits:
 def check_sampling(sampling: SamplingParams) -> None:
     if sampling.seed is None:
         raise InvalidRequest("the seed is drawn at submit, here it is missing", param="seed")
-    for token_id, bias in sampling.logit_bias.items():
-        if not math.isfinite(bias):
-            raise InvalidRequest(f"the bias of token {token_id} is {bias}, not a number", param="logit_bias")
 
 
 def _check_range(name: str, ids: Collection[int], n_vocab: int) -> None:

@@ -26,7 +26,6 @@ from woolly_worker.memory.kv_cache import BLOCK_TOKENS, KVCache, PrefixMatch, bl
 from woolly_worker.memory.prefix_cache import ROOT
 from woolly_worker.model.batch import StepBatch
 
-HEADROOM_BLOCKS = 4  # per sequence, left free at admission: 128 tokens before anybody may have to give way
 MIN_PREFILL_TOKENS = 16  # a chunk that the matrix kernels still compute at the price of one token
 
 
@@ -148,7 +147,7 @@ class Scheduler:
     def _headroom(self, newcomer: Sequence) -> int:
         """Blocks to leave free for everybody's next tokens, at most what they can still need."""
         return sum(
-            min(HEADROOM_BLOCKS, blocks_for(s.max_ids - 1) - blocks_for(len(s.ids)))
+            min(self._settings.headroom_blocks, blocks_for(s.max_ids - 1) - blocks_for(len(s.ids)))
             for s in (*self.running, newcomer)
             if not s.is_at_limit
         )

@@ -11,6 +11,7 @@ class EngineSettings:
     max_step_tokens     tokens of one step, decode and prefill together
     prefix_cache        keep full KV blocks findable for later prompts that begin alike
     decode_gap_seconds  while somebody decodes, prefill chunks shrink until a step takes about this long
+    headroom_blocks     left free for each sequence at admission, 4 are 128 tokens, before anybody may have to give way
     waiting_tick_seconds  how often a sequence that waits for KV blocks reports that it is still here
     """
 
@@ -18,6 +19,7 @@ class EngineSettings:
     max_step_tokens: int
     prefix_cache: bool = True
     decode_gap_seconds: float = 0.25
+    headroom_blocks: int = 4
     waiting_tick_seconds: float = 1.0
 
     def __post_init__(self) -> None:
