@@ -3,7 +3,6 @@
 The table of settings in the README is made from the descriptions here. Everything else gets plain values passed down.
 """
 
-import os
 import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -15,10 +14,10 @@ MODEL_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$"
 
 
 def allowed_cpus() -> int:
-    """CPUs this process may run on, which in a container are fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Imported late: it brings LLVM, which reading settings does not need when the number is given."""
+    from woolly_worker.kernels.cpu import allowed_cpus as allowed
+
+    return allowed()
 
 
 def slug(text: str) -> str:

@@ -16,7 +16,7 @@ from woolly_worker.contract.states import JobState
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("woolly.worker")
 
-# Celery's own line per task would only repeat ours.
+# Celery's own lines per task would only repeat ours.
 _QUIET_LOGGERS = ("celery.worker.strategy", "celery.app.trace", "kombu", "amqp")
 
 
@@ -32,7 +32,9 @@ def configure_logging(level: str, form: str) -> None:
     if form == "json":
         tail += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     else:
-        tail.append(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()))
+        # The plain formatter: the default one prints local variables, and with them prompts.
+        formatter = structlog.dev.plain_traceback
+        tail.append(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=formatter))
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=tail))
     root = logging.getLogger()

@@ -38,6 +38,7 @@ from woolly_worker.ledger.records import (
     LaneCounts,
     Reaped,
     Refusal,
+    Released,
     Reply,
     Submitted,
 )
@@ -46,6 +47,7 @@ DEFAULT_RETENTION_SECONDS = 3600.0
 DEFAULT_BELL_SECONDS = 5.0
 DEFAULT_MAX_CRASHES = 3
 REAP_BATCH = 100
+NEWEST_BELLS = 100  # to look through for the one that was just rung
 
 # How a job that nobody owns ends, by the verdict of claim.lua and look.lua.
 _CLOSING_STATES: dict[str, Literal[JobState.FAILED, JobState.CANCELLED, JobState.EXPIRED]] = {
@@ -168,10 +170,16 @@ class Ledger:
         reply = self._write_terminal("finish", finish.job_id, finish.fence, finish.model, event, result)
         return Finished(reply, result)
 
-    def release(self, job_id: str, fence: int, model: str) -> Reply:
-        """Gives a running job back, to the front of its lane. Its tokens stay; the next owner goes on behind them."""
+    def release(self, job_id: str, fence: int, model: str) -> Released:
+        """Gives a running job back. Its tokens stay; the next owner goes on behind them."""
         args: list[str | int] = [job_id, fence, self._bell_ms]
-        return Reply(self._call("release", [keys.job(job_id), keys.OPEN_JOBS, keys.lanes(model)], args))
+        reply, *bell = self._call("release", [keys.job(job_id), keys.OPEN_JOBS, keys.lanes(model)], args)
+        return Released(Reply(reply), Bell(job_id, model, *bell, front=True) if bell else None)
+
+    def to_front(self, bell: Bell) -> bool:
+        """Lets a bell that was just rung be the next one of its lane. False if it is not in the lane (any more)."""
+        names = [keys.bells(bell.model, bell.lane, bell.priority), keys.job(bell.job_id), keys.lanes(bell.model)]
+        return bool(self._call("to_front", names, [bell.task_id, NEWEST_BELLS, bell.lane, bell.priority]))
 
     def cancel(self, job_id: str) -> JobState:
         """Asks for the end of a job. Returns the state it is in now: cancelled if it was waiting, running if its
@@ -204,8 +212,8 @@ class Ledger:
                 [keys.job(job_id), keys.OPEN_JOBS, keys.lanes(model), bells],
                 [job_id, self._bell_ms, self._max_crashes],
             )
-            if verdict == "ring":
-                rung.append(Bell(job_id, model, int(lane), int(priority), number))
+            if verdict in ("ring", "resume"):
+                rung.append(Bell(job_id, model, int(lane), int(priority), number, front=verdict == "resume"))
             elif verdict in _CLOSING_STATES and self._close(job_id, fence, verdict):
                 closed.append(job_id)
         return Reaped(tuple(rung), tuple(closed))

@@ -98,13 +98,18 @@ class Bell:
     lane: int
     priority: int
     number: int  # bells rung for this job so far; makes every message's task id fresh
+    front: bool = False  # it has waited before: after ringing, `Ledger.to_front` lets it be the next
+
+    @property
+    def task_id(self) -> str:
+        return f"{self.job_id}.{self.number}"
 
     def send_task_options(self) -> dict[str, Any]:
         """Keyword arguments for Celery's `send_task`. The same on both sides, so that Flower shows one kind of task."""
         return {
             "name": keys.TASK_GENERATE,
             "args": (self.job_id,),
-            "task_id": f"{self.job_id}.{self.number}",
+            "task_id": self.task_id,
             "queue": keys.queue(self.model, self.lane),
             "priority": self.priority,
             "shadow": f"generate[{self.model}]",
@@ -113,6 +118,12 @@ class Bell:
             "ignore_result": True,
             "retry": False,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    reply: Reply
+    bell: Bell | None = None  # to be rung when the reply is OK
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ def create_app(redis_url: str) -> Any:
         # With late acks and a prefetch of one per slot, unacked is running: nothing is hoarded, priorities work, and
         # capacity is the back-pressure.
         task_acks_late=True,
+        accept_content=["json"],
         worker_prefetch_multiplier=1,
         task_ignore_result=True,
         task_default_queue="woolly.unrouted",

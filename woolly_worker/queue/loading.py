@@ -10,6 +10,7 @@ from woolly_worker.engine.engine import Engine
 from woolly_worker.engine.events import EngineEvent
 from woolly_worker.engine.settings import EngineSettings
 from woolly_worker.gguf.reader import GGUFFile
+from woolly_worker.kernels.cpu import CPU
 from woolly_worker.ledger.models import ModelCard
 from woolly_worker.memory.kv_cache import BLOCK_TOKENS, KVCache, blocks_for
 from woolly_worker.model.chat import ChatTemplate
@@ -41,6 +42,18 @@ class LoadedModel:
     @property
     def n_ctx(self) -> int:
         return self.transformer.n_ctx
+
+    @property
+    def optimizations(self) -> tuple[str, ...]:
+        """What is switched on, for people who look at a worker."""
+        prefix_cache = ("prefix_cache",) if self.engine.settings.prefix_cache else ()
+        return (
+            "continuous_batching",
+            "paged_kv_cache",
+            f"kv_{self.kv.layout.dtype}",
+            f"simd_{CPU.level}",
+            *prefix_cache,
+        )
 
     def card(self) -> ModelCard:
         config = self.config

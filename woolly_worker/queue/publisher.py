@@ -28,7 +28,7 @@ from woolly_worker.engine.events import (
     TokenOut,
 )
 from woolly_worker.ledger.ledger import Ledger
-from woolly_worker.ledger.records import Claim, Emission, Finish, Reply
+from woolly_worker.ledger.records import Bell, Claim, Emission, Finish, Reply
 from woolly_worker.queue.metrics import job_metrics
 from woolly_worker.queue.retry import GivenUp, until_answered
 from woolly_worker.telemetry import log, log_bug
@@ -42,7 +42,7 @@ RENEW_SILENT_SECONDS = 0.5
 
 class OutcomeKind(StrEnum):
     FINISHED = "finished"  # the terminal event is written
-    RELEASED = "released"  # back in the queue: the message goes back too
+    RELEASED = "released"  # back in the queue: its bell is to be rung
     FENCED = "fenced"  # somebody else's by now: the message is a leftover
     ABANDONED = "abandoned"  # nothing could be written: the lease decides
 
@@ -52,6 +52,7 @@ class Outcome:
     kind: OutcomeKind
     state: JobState | None = None
     result: JobResult | None = None
+    bell: Bell | None = None  # to be rung for a released job
 
 
 class SequenceControl(Protocol):
@@ -264,13 +265,13 @@ class Publisher:
 
     def _release(self, tracked: _Tracked) -> None:
         claim = tracked.claim
-        reply = until_answered(
+        released = until_answered(
             "release",
             lambda: self._ledger.release(claim.job_id, claim.fence, claim.request.model),
             self._give_up,
         )
-        kind = OutcomeKind.RELEASED if reply is Reply.OK else OutcomeKind.FENCED
-        self._resolve(tracked, Outcome(kind))
+        kind = OutcomeKind.RELEASED if released.reply is Reply.OK else OutcomeKind.FENCED
+        self._resolve(tracked, Outcome(kind, bell=released.bell))
 
     def _lose(self, tracked: _Tracked | None, kind: OutcomeKind) -> None:
         if tracked is not None:

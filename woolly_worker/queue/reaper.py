@@ -1,6 +1,7 @@
 """The worker's turn at healing lost leases and lost bells. Of all reapers, one at a time works.
 
-The ledger decides and closes; this thread asks it, and rings the bells that it names.
+The ledger decides and closes; this thread asks it, and rings the bells that it names. A bell that could not be rung is
+lost like any other, and found by a later turn.
 """
 
 import threading
@@ -15,8 +16,6 @@ TURN_SECONDS = 1.0
 
 
 class Reaper:
-    """`ring` may raise anything: a bell that was not rung is lost like any other, and found by a later turn."""
-
     def __init__(
         self, ledger: Ledger, ring: Callable[[Bell], None], owner: str, *, turn_seconds: float = TURN_SECONDS
     ) -> None:
@@ -44,10 +43,7 @@ class Reaper:
                 log.info("job closed by the reaper", job_id=job_id)
             for bell in reaped.bells:
                 log.info("bell rung again", job_id=bell.job_id, number=bell.number)
-                try:
-                    self._ring(bell)
-                except Exception as error:
-                    log.warning("bell not rung", job_id=bell.job_id, error=type(error).__name__)
+                self._ring(bell)
             if len(reaped.bells) + len(reaped.closed) < REAP_BATCH:
                 return
 

@@ -52,6 +52,8 @@ class Served(Protocol):
     def tokenizer(self) -> Encoder: ...
     @property
     def chat(self) -> Template | None: ...
+    @property
+    def optimizations(self) -> tuple[str, ...]: ...
     def card(self) -> ModelCard: ...
     def close(self) -> None: ...
 
@@ -60,7 +62,7 @@ Loader = Callable[[WorkerSettings, Callable[[Sequence[EngineEvent]], None]], Ser
 
 
 class Runtime:
-    def __init__(self, settings: WorkerSettings, load: Loader, ring: Callable[[Bell], None]) -> None:
+    def __init__(self, settings: WorkerSettings, load: Loader, send: Callable[[Bell], None]) -> None:
         self.settings = settings
         self.worker_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self.giving_up = threading.Event()  # nobody waits for Redis any more
@@ -70,7 +72,8 @@ class Runtime:
         self.publisher = Publisher(self._ledger(self._writer_client), lease_seconds=settings.lease_seconds)
         self._registry = ModelRegistry(self._client)
         self._heartbeat = Heartbeat(self._registry, self.worker_id, settings)
-        self._reaper = Reaper(self.ledger, ring, self.worker_id)
+        self._reaper = Reaper(self.ledger, self.ring, self.worker_id)
+        self._send = send
         self._load = load
         self._served: Served | None = None
         self._held: dict[str, Claim] = {}  # by Celery's task id
@@ -108,7 +111,7 @@ class Runtime:
         served.engine.start()
         until_answered("announce", lambda: self._registry.announce(card), self.giving_up)
         self._reaper.start()
-        self._heartbeat.ready(served.engine)
+        self._heartbeat.ready(served.engine, served.optimizations)
         log.info(
             "ready",
             worker_id=self.worker_id,
@@ -122,6 +125,15 @@ class Runtime:
     def prompt_ids(self, claim: Claim) -> tuple[int, ...]:
         assert self._served is not None, "start() loads the model"
         return prompt_ids(claim.request, self._served.tokenizer, self._served.chat, created_at=claim.created_at)
+
+    def ring(self, bell: Bell) -> None:
+        """Sends Celery's message. If that fails the bell is lost, and the reaper of some process will find out."""
+        try:
+            self._send(bell)
+            if bell.front:
+                self.ledger.to_front(bell)
+        except Exception as error:  # whatever kombu or redis-py raise
+            log.warning("bell not rung", job_id=bell.job_id, error=type(error).__name__)
 
     @contextlib.contextmanager
     def holding(self, task_id: str, claim: Claim) -> Iterator[None]:

@@ -6,8 +6,6 @@ The task's result is a small dict for Flower. What a job said and why it failed 
 import uuid
 from typing import Any
 
-from celery.exceptions import Reject
-
 from woolly_worker.contract.errors import InternalError, WoollyError
 from woolly_worker.contract.events import FailedEvent
 from woolly_worker.contract.jobs import ErrorInfo, JobResult, Usage
@@ -32,7 +30,8 @@ def register(app: Any) -> None:
 
 
 def run_job(runtime: Runtime, job_id: str, task_id: str) -> dict[str, Any]:
-    """One attempt at a job. Raises Reject when its message has to go back to the front of the queue."""
+    """One attempt at a job. Its message is acknowledged in any case: a job that is not done is in the ledger, and
+    whoever puts it back rings anew."""
     claim_id = uuid.uuid4().hex
     try:
         claim = until_answered(
@@ -47,8 +46,10 @@ def run_job(runtime: Runtime, job_id: str, task_id: str) -> dict[str, Any]:
             return {"outcome": claim.outcome.value}
         with runtime.holding(task_id, claim):
             outcome = _run_claimed(runtime, claim)
-    except GivenUp as error:
-        raise Reject("redis is away", requeue=True) from error
+    except GivenUp:
+        return {"outcome": OutcomeKind.ABANDONED.value}  # the lease, or the reaper's look at its bell, decides
+    if outcome.bell is not None:
+        runtime.ring(outcome.bell)
     return _report(job_id, outcome)
 
 
@@ -93,10 +94,8 @@ def _refuse(runtime: Runtime, claim: Claim, error: WoollyError) -> Outcome:
 
 
 def _report(job_id: str, outcome: Outcome) -> dict[str, Any]:
-    if outcome.kind in (OutcomeKind.RELEASED, OutcomeKind.ABANDONED):
-        log.info("job given back", job_id=job_id, outcome=outcome.kind.value)
-        raise Reject(outcome.kind.value, requeue=True)
     if outcome.result is None or outcome.state is None:
+        log.info("job left", job_id=job_id, outcome=outcome.kind.value)
         return {"outcome": outcome.kind.value}
     log_job(job_id, outcome.state, outcome.result)
     if outcome.state is JobState.FAILED and outcome.result.error is not None:

@@ -6,11 +6,13 @@ front of their lanes with what they have generated. A second Ctrl-C does not wai
 
 import socket
 import time
+import warnings
 from contextlib import closing
 from typing import Any
 
 from celery import signals
 from celery.apps.worker import Worker
+from celery.platforms import SecurityWarning
 from celery.worker import state as celery_state
 
 from woolly_worker.contract.errors import WoollyError
@@ -41,7 +43,7 @@ def make_worker(settings: WorkerSettings, load: Loader) -> Any:
     app = create_worker_app(settings)
     app.settings = settings
     app.startup_error = None
-    app.runtime = Runtime(settings, load, ring=lambda bell: app.send_task(**bell.send_task_options()))
+    app.runtime = Runtime(settings, load, send=lambda bell: app.send_task(**bell.send_task_options()))
     tasks.register(app)
     return EngineWorker(
         app=app,
@@ -59,6 +61,8 @@ def make_worker(settings: WorkerSettings, load: Loader) -> Any:
 def run(settings: WorkerSettings, load: Loader | None = None) -> int:
     """Serves until a signal. Returns the exit status. Raises LedgerUnavailable or ModelFileError if it cannot start."""
     configure_logging(settings.log_level, settings.log_format)
+    # Celery warns root of pickled messages, which this worker does not accept. Containers run as root.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
     signals.setup_logging.connect(_keep_our_logging, weak=False)
     with closing(connect(settings.redis_url, timeout_seconds=2.0)) as client:
         version = check_server(client)

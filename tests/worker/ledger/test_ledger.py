@@ -259,7 +259,7 @@ def test_a_lost_lease_is_taken_over_behind_the_last_token(ledger: Ledger) -> Non
     assert (second.token_ids, second.text, second.last_seq) == ((101, 102), " t1 t2", 2)
     # The first owner wakes up, and can write nothing.
     assert emit(ledger, token(job_id, 1, 3)) == [Reply.FENCED]
-    assert ledger.release(job_id, 1, "tiny") is Reply.FENCED
+    assert ledger.release(job_id, 1, "tiny").reply is Reply.FENCED
     assert emit(ledger, token(job_id, 2, 3)) == [Reply.OK]
     assert ledger.finish(done(second, 3)).reply is Reply.OK
     assert len(stream(ledger, job_id)) == 4
@@ -269,8 +269,8 @@ def test_release_puts_the_job_back_without_a_crash(ledger: Ledger) -> None:
     job_id = submit(ledger)
     claim(ledger, job_id)
     emit(ledger, token(job_id, 1, 1))
-    assert ledger.release(job_id, 1, "tiny") is Reply.OK
-    assert ledger.release(job_id, 1, "tiny") is Reply.OK
+    assert ledger.release(job_id, 1, "tiny").reply is Reply.OK
+    assert ledger.release(job_id, 1, "tiny").reply is Reply.OK
     view = ledger.view(job_id)
     assert (view.state, view.crashes) == (JobState.QUEUED, 0)
     assert emit(ledger, token(job_id, 1, 2)) == [Reply.FENCED]
@@ -418,8 +418,14 @@ def test_a_released_job_does_not_make_the_backlog_look_lost(ledger: Ledger) -> N
     lane_list = keys.bells("tiny", keys.lane_of("default"), 5)
     ledger.client.lpush(lane_list, "bell of 2", "bell of 3")
     claim(ledger, first)
-    ledger.release(first, 1, "tiny")
-    claim(ledger, first)  # from the front of the lane
+    bell = ledger.release(first, 1, "tiny").bell
+    assert bell is not None
+    assert bell.front
+    assert not ledger.to_front(bell)  # not rung yet
+    ledger.client.lpush(lane_list, json.dumps({"headers": {"id": bell.task_id}}), "a still newer one")
+    assert ledger.to_front(bell)
+    assert bell.task_id in str(ledger.client.rpop(lane_list))
+    claim(ledger, first)
     for job_id in (second, third):
         look_now(ledger, job_id)
     assert ledger.reap().bells == ()

@@ -139,7 +139,7 @@ class Histories(RuleBasedStateMachine):
     @rule(claim=claims)
     def release(self, claim):
         job_id, fence = claim
-        reply = self.ledger.release(job_id, fence, "tiny")
+        reply = self.ledger.release(job_id, fence, "tiny").reply
         if self.owners[job_id] == fence:
             assert reply is Reply.OK
             self.moved(job_id, JobState.QUEUED)

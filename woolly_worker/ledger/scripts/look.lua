@@ -4,7 +4,8 @@
 -- ARGV  1 id  2 ms until the next look for a lost bell  3 most crashes
 -- Returns {verdict, fence, number of its bell}. Verdicts:
 --   wait       nothing to do; looked at again in time
---   ring       its bell was lost, or its worker: ring it now
+--   ring       its bell was lost: ring it again
+--   resume     its worker was lost: ring it again, best at the front, because somebody may be reading its stream
 --   cancelled, expired, poison    the caller closes it (close.lua) under this fence
 --   gone       no record, or it has ended: taken out of the index
 
@@ -39,6 +40,6 @@ redis.call('ZADD', KEYS[2], due, ARGV[1])
 -- A deep backlog is not rung again: its bells are lost only if the list is empty or a later one was answered.
 local claimed = tonumber(redis.call('HGET', KEYS[3], 'l' .. lane .. ':p' .. priority .. ':claimed') or '0')
 if lost or claimed > tonumber(s[6]) or redis.call('LLEN', KEYS[4]) == 0 then
-  return { 'ring', fence, enqueue(KEYS[1], KEYS[3], lane, priority) }
+  return { lost and 'resume' or 'ring', fence, enqueue(KEYS[1], KEYS[3], lane, priority) }
 end
 return { 'wait', fence, 0 }
