@@ -9,8 +9,10 @@ import math
 import mmap
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from types import TracebackType
 from typing import Any
 
@@ -62,8 +64,10 @@ class BufferPool:
         self.n_bytes = aligned(n_bytes)
         self._arena = np.frombuffer(mmap.mmap(-1, max(self.n_bytes, ALIGNMENT_BYTES)), dtype=np.uint8)
         self._gaps: list[tuple[int, int]] = [(0, self.n_bytes)] if self.n_bytes else []  # (start, end), ascending
-        # Reentrant: a lease may be collected, and so come back, in the middle of another one's turn.
-        self._lock = threading.RLock()
+        # A lease may be collected at any moment, even within a method of the pool that holds the lock. So it comes
+        # back without a lock, into a queue; whoever looks at the gaps next files it.
+        self._returned: deque[int] = deque()
+        self._lock = threading.Lock()
         self._leases: dict[int, int] = {}  # start -> end
         self._peak_bytes = 0
         self._n_leases_ever = 0
@@ -73,14 +77,16 @@ class BufferPool:
         kind = np.dtype(dtype)
         n_bytes = kind.itemsize * math.prod(shape if isinstance(shape, tuple) else (shape,))
         with self._lock:
+            self._file_returned()
             start = self._take(max(aligned(n_bytes), ALIGNMENT_BYTES))
             self._n_leases_ever += 1
             self._peak_bytes = max(self._peak_bytes, self._used_bytes())
         array = self._arena[start : start + n_bytes].view(kind).reshape(shape)
-        return Lease(array, self._give_back, start)
+        return Lease(array, self._returned.append, start)
 
     def figures(self) -> PoolFigures:
         with self._lock:
+            self._file_returned()
             return PoolFigures(
                 n_bytes=self.n_bytes,
                 used_bytes=self._used_bytes(),
@@ -92,6 +98,7 @@ class BufferPool:
     def check_invariants(self) -> None:
         """Raise AssertionError unless gaps and leases tile the arena exactly."""
         with self._lock:
+            self._file_returned()
             end = 0
             for start, stop in sorted([*self._gaps, *self._leases.items()]):
                 if start != end or stop <= start:
@@ -99,7 +106,7 @@ class BufferPool:
                 end = stop
             if end != self.n_bytes:
                 raise AssertionError(f"buffer pool: {end} of {self.n_bytes} bytes are accounted for")
-            if any(left[1] == right[0] for left, right in zip(self._gaps, self._gaps[1:], strict=False)):
+            if any(left[1] == right[0] for left, right in pairwise(self._gaps)):
                 raise AssertionError("buffer pool: two gaps touch")
 
     def _used_bytes(self) -> int:
@@ -114,8 +121,9 @@ class BufferPool:
         longest = max((end - start for start, end in self._gaps), default=0)
         raise PoolExhausted(f"a buffer of {n_bytes} bytes is wanted, the longest free run is {longest} bytes")
 
-    def _give_back(self, start: int) -> None:
-        with self._lock:
+    def _file_returned(self) -> None:
+        while self._returned:
+            start = self._returned.popleft()
             end = self._leases.pop(start)
             at = sum(1 for gap in self._gaps if gap[0] < start)
             if at < len(self._gaps) and self._gaps[at][0] == end:
