@@ -6,7 +6,7 @@ process, and cannot say "the client left before the end" to whoever has to cance
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Generic, TypeVar
 
 from starlette.responses import StreamingResponse
@@ -42,7 +42,8 @@ DONE = frame("[DONE]")
 
 
 class EventStream(StreamingResponse):
-    """A stream whose generator is closed, its `finally` run, before the response returns, on every path."""
+    """A stream that calls `on_close` before the response returns, on every path: at its end, when its reader leaves,
+    and also when the reader has left before the generator took its first step (whose `finally` then never runs)."""
 
     media_type = "text/event-stream"
 
@@ -50,12 +51,14 @@ class EventStream(StreamingResponse):
         self,
         frames: AsyncIterator[bytes],
         *,
+        on_close: Callable[[], Awaitable[None]],
         headers: Mapping[str, str] | None = None,
         on_open: Callable[[int], None] = lambda by: None,
     ) -> None:
         """`on_open` is told +1 when the stream starts and -1 when it ends."""
         super().__init__(frames, headers={**HEADERS, **(headers or {})})
         self._on_open = on_open
+        self._on_close = on_close
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._on_open(+1)
@@ -64,6 +67,7 @@ class EventStream(StreamingResponse):
         finally:
             self._on_open(-1)
             await close(self.body_iterator)
+            await self._on_close()
 
 
 async def close(iterator: object) -> None:

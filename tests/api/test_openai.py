@@ -334,6 +334,7 @@ def test_who_leaves_a_stream_cancels_the_job(api: RunningApi, ai1: openai.OpenAI
     assert worker.cancelled == [worker.claims[0].job_id]
     assert api.metric("woolly_api_jobs_abandoned_total") == 1
     assert api.metric("woolly_api_streams_open") == 0
+    wait_for(lambda: worker.ledger.client.pubsub_channels() == [])  # no subscription is left behind
 
 
 @pytest.mark.parametrize("stream", [False, True])

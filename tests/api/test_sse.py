@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.types import Message
 
 from woolly_api import sse
 
@@ -97,3 +98,31 @@ def test_what_the_source_raises_reaches_the_reader() -> None:
         await feed.aclose()
 
     asyncio.run(scenario())
+
+
+def test_a_reader_who_left_before_the_first_byte_is_noticed() -> None:
+    """The generator never takes a step then, so cleaning up cannot be left to its `finally`."""
+
+    async def scenario() -> list[str]:
+        told: list[str] = []
+
+        async def frames() -> AsyncIterator[bytes]:
+            told.append("started")
+            yield b""
+
+        async def on_close() -> None:
+            await asyncio.sleep(0)  # outside of what was cancelled: waiting works
+            told.append("closed")
+
+        async def receive() -> Message:
+            return {"type": "http.disconnect"}
+
+        async def send(message: Message) -> None:
+            await asyncio.sleep(0)
+
+        opened: list[int] = []
+        await sse.EventStream(frames(), on_close=on_close, on_open=opened.append)({"type": "http"}, receive, send)
+        assert sum(opened) == 0
+        return told
+
+    assert asyncio.run(scenario()) == ["closed"]

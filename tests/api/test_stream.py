@@ -137,6 +137,7 @@ def test_a_reader_who_leaves_changes_nothing(api: RunningApi, http: httpx.Client
         next(sse for sse in parse(response.iter_lines()) if sse.id == "1")
         assert api.metric("woolly_api_streams_open") == 1
     wait_for(lambda: api.metric("woolly_api_streams_open") == 0)
+    wait_for(lambda: worker.ledger.client.pubsub_channels() == [])  # no subscription is left behind
     permits.release(3)
     view = http.get(f"/v1/jobs/{job_id}", params={"wait": 10}).json()
     assert view["state"] == "succeeded"

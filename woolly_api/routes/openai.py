@@ -93,7 +93,9 @@ async def _respond(request: Request, services: Services, job: JobRequest, answer
     except BaseException:
         await run.close()
         raise
-    return sse.EventStream(run.frames(first), headers=run.headers(), on_open=services.metrics.streams.inc)
+    return sse.EventStream(
+        run.frames(first), on_close=run.close, headers=run.headers(), on_open=services.metrics.streams.inc
+    )
 
 
 class _Run:
@@ -138,7 +140,7 @@ class _Run:
         return None
 
     async def frames(self, first: TokenEvent | DoneEvent | None) -> AsyncIterator[bytes]:
-        """The stream of a streamed request."""
+        """The stream of a streamed request. Whoever reads it closes this run behind it."""
         try:
             for chunk in self._answer.opening():
                 yield sse.frame(chunk)
@@ -160,8 +162,6 @@ class _Run:
             request_id = request_id_of(self._request.scope)
             body = error_body(info_of(error), request_id=request_id, path=self._request.url.path)
             yield sse.frame(sse.json_line(body))
-        finally:
-            await self.close()
 
     async def _next(self, timeout_seconds: float) -> TokenEvent | StateEvent | DoneEvent | None:
         """The next event; a job that did not succeed raises its error."""

@@ -48,11 +48,12 @@ async def events(
     view = await services.reader.view(job_id)  # an unknown job is a real 404
     if view.state in TERMINAL_STATES and after > view.last_seq:
         return Response(status_code=204)
-    return sse.EventStream(_frames(request, services, job_id, after), on_open=services.metrics.streams.inc)
-
-
-async def _frames(request: Request, services: Services, job_id: str, after: int) -> AsyncIterator[bytes]:
     feed = sse.Feed(steady_events(services, job_id, after))
+    frames = _frames(request, services, feed)
+    return sse.EventStream(frames, on_close=feed.aclose, on_open=services.metrics.streams.inc)
+
+
+async def _frames(request: Request, services: Services, feed: sse.Feed[AnyEvent]) -> AsyncIterator[bytes]:
     try:
         yield b"retry: 1000\n\n"
         while not services.stopping.is_set():
@@ -69,8 +70,6 @@ async def _frames(request: Request, services: Services, job_id: str, after: int)
         yield sse.frame(sse.json_line(body), event="error")
     except EOFError:
         return  # the record went away under the reader
-    finally:
-        await feed.aclose()
 
 
 def event_frame(event: AnyEvent) -> bytes:
