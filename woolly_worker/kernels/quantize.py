@@ -2,7 +2,9 @@
 
     d = max|x| / 127,   q = round(x * (127 / max|x|)), ties to even
 
-A run of zeros has d = 0 and q = 0. |q| <= 127, so a sum of 16 values fits 16 bits, and -128 never occurs.
+A run of zeros has d = 0 and q = 0, and so has one whose largest value is below 4e-37, where the factor would overflow.
+|q| <= 127, so a sum of 16 values fits 16 bits, and -128 never occurs. A value that is not finite makes d not finite,
+and with it every result that reads the run.
 """
 
 import numpy as np
@@ -23,6 +25,9 @@ from woolly_worker.kernels.jit import inline, kernel
 from woolly_worker.kernels.simd import (
     absolute,
     add,
+    as_f32x16,
+    as_i32x16,
+    first_lane,
     hmax,
     hsum,
     load_f32x16,
@@ -31,29 +36,43 @@ from woolly_worker.kernels.simd import (
     narrow_to_i8,
     round_to_i32,
     splat_f32x16,
+    splat_i32x16,
     store,
     store_f32,
     store_i16,
     store_i32,
 )
 
+SMALLEST = np.float32(4e-37)  # 127 / SMALLEST is just below the largest f32
+
 
 def quantize_reference(x: npt.NDArray[np.float32], block: int) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
     """The definition: rows of `block` values -> (q, d)."""
     runs = x.astype(np.float32).reshape(-1, block)
     amax = np.abs(runs).max(axis=1)
+    amax = np.where(amax < SMALLEST, np.float32(0), amax)
     d = (amax / np.float32(127)).astype(np.float32)
     with np.errstate(divide="ignore"):
-        inverse = np.where(amax > 0, np.float32(127) / amax, np.float32(0)).astype(np.float32)
+        inverse = np.where(amax == 0, np.float32(0), np.float32(127) / amax).astype(np.float32)
     q = np.rint(runs * inverse[:, None]).astype(np.int8)
     return q, d
 
 
 @inline
+def _magnitudes(x):
+    """|x| as integers, which compare like the floats they are, with NaN above everything: it must not get lost."""
+    return as_i32x16(absolute(load_f32x16(x)))
+
+
+@inline
+def _largest(magnitudes):
+    amax = first_lane(as_f32x16(splat_i32x16(hmax(magnitudes))))
+    return np.float32(0) if amax < SMALLEST else amax
+
+
+@inline
 def _inverse(amax):
-    if amax > np.float32(0):
-        return np.float32(127) / amax
-    return np.float32(0)
+    return np.float32(0) if amax == np.float32(0) else np.float32(127) / amax
 
 
 @kernel
@@ -61,10 +80,10 @@ def quantize_q8k(x, n, out):
     """A row of n floats (a multiple of 256) at address x into Q8K records at address out."""
     for i in range(n // Q8K_VALUES):
         xi, record = x + 4 * Q8K_VALUES * i, out + Q8K_BYTES * i
-        largest = absolute(load_f32x16(xi))
+        magnitudes = _magnitudes(xi)
         for k in range(1, 16):
-            largest = maximum(largest, absolute(load_f32x16(xi + 64 * k)))
-        amax = hmax(largest)
+            magnitudes = maximum(magnitudes, _magnitudes(xi + 64 * k))
+        amax = _largest(magnitudes)
         factor = splat_f32x16(_inverse(amax))
         store_f32(record + Q8K_SCALE, amax / np.float32(127))
         for k in range(8):
@@ -83,10 +102,10 @@ def quantize_q8(x, n, out):
     """A row of n floats (a multiple of 32) at address x into Q8 records at address out."""
     for i in range(n // Q8_VALUES):
         xi, record = x + 4 * Q8_VALUES * i, out + Q8_BYTES * i
-        low, high = load_f32x16(xi), load_f32x16(xi + 64)
-        amax = hmax(maximum(absolute(low), absolute(high)))
+        amax = _largest(maximum(_magnitudes(xi), _magnitudes(xi + 64)))
         factor = splat_f32x16(_inverse(amax))
-        q_low, q_high = round_to_i32(mul(low, factor)), round_to_i32(mul(high, factor))
+        q_low = round_to_i32(mul(load_f32x16(xi), factor))
+        q_high = round_to_i32(mul(load_f32x16(xi + 64), factor))
         store(record, narrow_to_i8(q_low))
         store(record + 16, narrow_to_i8(q_high))
         store_f32(record + Q8_SCALE, amax / np.float32(127))

@@ -92,19 +92,25 @@ def absolute(typing_context: Any, x: Any) -> Any:
     return x(x), lambda context, b, sig, args: call_ir(b, f"llvm.fabs.v{x.n}f32", x.llvm, args[0])
 
 
-def _pick_ir(comparison: str) -> Callable[[Builder, Value, Value], Value]:
+def _pick_ir(comparison: str, element: str) -> Callable[[Builder, Value, Value], Value]:
     # A compare and a select, not llvm.maxnum: its treatment of NaN and -0 differs between CPUs.
-    return lambda b, x, y: b.select(b.fcmp_ordered(comparison, x, y), x, y)
+    def pick(b: Builder, x: Value, y: Value) -> Value:
+        compare = b.fcmp_ordered if element == "f32" else b.icmp_signed
+        return b.select(compare(comparison, x, y), x, y)
+
+    return pick
 
 
 @verb
 def maximum(typing_context: Any, x: Any, y: Any) -> Any:
-    return x(x, x), lambda context, b, sig, args: _pick_ir(">")(b, *args)
+    """x where x > y, else y: y where either is NaN."""
+    return x(x, x), lambda context, b, sig, args: _pick_ir(">", x.element)(b, *args)
 
 
 @verb
 def minimum(typing_context: Any, x: Any, y: Any) -> Any:
-    return x(x, x), lambda context, b, sig, args: _pick_ir("<")(b, *args)
+    """x where x < y, else y: y where either is NaN."""
+    return x(x, x), lambda context, b, sig, args: _pick_ir("<", x.element)(b, *args)
 
 
 @verb
@@ -120,10 +126,14 @@ def hsum(typing_context: Any, x: Any) -> Any:
 
 @verb
 def hmax(typing_context: Any, x: Any) -> Any:
-    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
-        return reduce_ir(b, args[0], lambda x, y: _pick_ir(">")(b, x, y))
+    """The largest lane. Floats with a NaN among them give any lane."""
+    scalar = types.float32 if x.element == "f32" else types.int32
 
-    return types.float32(x), emit
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        pick = _pick_ir(">", x.element)
+        return reduce_ir(b, args[0], lambda low, high: pick(b, low, high))
+
+    return scalar(x), emit
 
 
 @verb
