@@ -93,6 +93,8 @@ def run_matmul(args, step, member, counter, unpack, multiply, row_dot):
     row_dot(row, x, n_cols) -> f32                       one row times one token
     """
     n_tokens = field(step, field(args, COUNT_FIELD))
+    if n_tokens == 0:
+        return  # a chunk in the middle of a prompt: nobody wants logits, so no row has to be unpacked
     n_rows, per_take = field(args, N_ROWS), field(args, ROWS_PER_TAKE)
     panel = field(args, PANEL) + member * field(args, PANEL_STRIDE)
     whole = n_rows - n_rows % PANEL_ROWS
