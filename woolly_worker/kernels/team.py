@@ -47,9 +47,13 @@ _FUTEX_WAIT, _FUTEX_WAKE = 128, 129  # the private kinds
 
 
 @verb
-def _load_acquire(typing_context: Any, address: Any) -> Any:
+def _load_shared(typing_context: Any, address: Any) -> Any:
+    """Sequentially consistent, like `fetch_add`: who parks says so and then looks at the word, who changes the word
+    then looks for sleepers. At least one of them must see the other, which an acquire alone would not promise on ARM.
+    """
+
     def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
-        return b.load_atomic(pointer(b, args[0], I64), "acquire", 8)
+        return b.load_atomic(pointer(b, args[0], I64), "seq_cst", 8)
 
     return types.int64(types.intp), emit
 
@@ -101,11 +105,11 @@ def _call(typing_context: Any, function: Any, args: Any, step: Any, member: Any,
 def _wait_while(address, value, team, n_spins):
     """Until the word at `address` differs from `value`."""
     for _ in range(n_spins):
-        if _load_acquire(address) != value:
+        if _load_shared(address) != value:
             return
         _pause()
     fetch_add(team + PARKED, 1)
-    while _load_acquire(address) == value:
+    while _load_shared(address) == value:
         _futex(address, _FUTEX_WAIT, value & 0xFFFFFFFF)  # compares the low half; little-endian
     fetch_add(team + PARKED, -1)
 
@@ -114,13 +118,13 @@ def _wait_while(address, value, team, n_spins):
 def _advance(address, team):
     """Change a word that others wait for."""
     fetch_add(address, 1)
-    if _load_acquire(team + PARKED) > 0:
+    if _load_shared(team + PARKED) > 0:
         _futex(address, _FUTEX_WAKE, 0x7FFFFFFF)
 
 
 @inline
 def _barrier(team, n_members):
-    generation = _load_acquire(team + GENERATION)
+    generation = _load_shared(team + GENERATION)
     if fetch_add(team + ARRIVALS, 1) == n_members - 1:
         store_i64(team + ARRIVALS, 0)
         _advance(team + GENERATION, team)
