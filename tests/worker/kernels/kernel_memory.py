@@ -17,6 +17,9 @@ MARGIN = 256  # bytes of pattern before and behind
 PATTERN = 0xA5
 
 
+KEPT: list["Region"] = []  # until the end of the test, see conftest.py: kernels are handed addresses, not references
+
+
 class Region:
     """An array's copy at an address that is `offset` bytes behind a multiple of 64, between two runs of pattern."""
 
@@ -28,6 +31,7 @@ class Region:
         self._shape, self._dtype = array.shape, array.dtype
         self._inside[:] = np.frombuffer(array.tobytes(), np.uint8)
         self.address = int(self._raw.ctypes.data) + self._start
+        KEPT.append(self)
 
     @property
     def _inside(self) -> npt.NDArray[np.uint8]:

@@ -156,6 +156,16 @@ def test_integer_sums_wrap_as_32_bits() -> None:
         assert out.values.tolist() == [int(a.sum(dtype=np.int32)), int(a[:8].sum(dtype=np.int32))]
 
 
+def test_integer_maxima() -> None:
+    rng = np.random.default_rng(6)
+    for _ in range(10):
+        a, b = rng.integers(-(2**31), 2**31, (2, LANES)).astype(np.int32)
+        x, y = Region(a, np.int32), Region(b, np.int32)
+        out = Region(np.zeros(2 * LANES + 1), np.int32)
+        kernels.int_maxima(x.address, y.address, out.address)
+        assert out.values.tolist() == [*np.maximum(a, b), *np.minimum(a, b), a.max()]
+
+
 def exact_dot(acc: npt.NDArray[np.int32], u: npt.NDArray[np.uint8], s: npt.NDArray[np.int8]) -> npt.NDArray[np.int32]:
     products = u.astype(np.int32) * s.astype(np.int32)
     return acc + products.reshape(-1, 4).sum(axis=1, dtype=np.int32)

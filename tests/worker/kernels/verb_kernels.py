@@ -168,6 +168,14 @@ def int_sums(x, out):
 
 
 @kernel
+def int_maxima(x, y, out):
+    a, b = load_i32x16(x), load_i32x16(y)
+    store(out, maximum(a, b))
+    store(out + 64, minimum(a, b))
+    store_i32(out + 128, hmax(a))
+
+
+@kernel
 def dots(acc, u, s, out):
     """Sixteen lanes, then eight."""
     store(out, dot_u8i8(load_i32x16(acc), load_i8x64(u), load_i8x64(s)))
