@@ -5,6 +5,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from cluster import Cluster, running_cluster
 
 from woolly_worker.ledger.connection import connect
 from woolly_worker.ledger.ledger import Ledger
@@ -40,3 +41,10 @@ def redis_url(redis_server: EmbeddedServer) -> str:
 def ledger(redis_url: str) -> Iterator[Ledger]:
     with closing(connect(redis_url)) as client:
         yield Ledger(client)
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Everything, as `woolly up --model demo` runs it. Flower's own API is open, for tests to look into it."""
+    with running_cluster("demo", tmp_path_factory.mktemp("cluster"), FLOWER_UNAUTHENTICATED_API="true") as cluster:
+        yield cluster

@@ -9,7 +9,9 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
-PLAIN_EVERY_SECONDS = 5.0  # without a terminal, lines about the same thing come no faster than this
+# Without a terminal: nothing about what is over at once, and lines about the same thing no faster than this.
+PLAIN_AFTER_SECONDS = 2.0
+PLAIN_EVERY_SECONDS = 5.0
 
 
 class Progress:
@@ -18,6 +20,7 @@ class Progress:
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._status: Status | None = None
+        self._started_at = time.monotonic()
         self._plain_topic = ""
         self._plain_at = 0.0
 
@@ -31,6 +34,8 @@ class Progress:
                 self._status.update(Text(text))
             return
         topic, now = topic or text, time.monotonic()
+        if now - self._started_at < PLAIN_AFTER_SECONDS:
+            return
         if topic != self._plain_topic or now - self._plain_at >= PLAIN_EVERY_SECONDS:
             self._plain_topic, self._plain_at = topic, now
             self.line(f"woolly: {text}")

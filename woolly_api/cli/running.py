@@ -1,10 +1,10 @@
 """A cluster of child processes for the time of a `with` block: start, signals, log lines, and an orderly end."""
 
 import contextlib
+import re
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -18,6 +18,9 @@ from woolly_api.programs import Cluster
 from woolly_api.supervisor import ChildFailed, Interrupted, Supervisor
 
 SHOWN_ON_FAILURE = 15
+# A worker's log lines about loading: "loading ... percent=25 stage='compiling kernels'".
+LOADING = re.compile(r"\bloading\b.*\bstage='?([^'=]+?)'?(?: \w+=|$)")
+PERCENT = re.compile(r"\bpercent=(\d+)")
 
 
 class ClusterLog:
@@ -25,11 +28,15 @@ class ClusterLog:
 
     def __init__(self, progress: Progress, path: Path | None = None) -> None:
         self._progress = progress
+        self.starting = True  # what the worker says about loading is progress
         self._lock = threading.Lock()
         self._file: IO[str] | None = None if path is None else path.open("a", encoding="utf-8")
 
     def line(self, name: str, line: str) -> None:
         with self._lock:
+            if self.starting and self._file is not None and name == "worker" and (stage := LOADING.search(line)):
+                share = PERCENT.search(line)
+                self._progress.update(stage[1] + (f" {share[1]} %" if share else " ..."), topic=stage[1])
             text = f"{name:<7}| {line}"
             if self._file is None:
                 self._progress.line(text)
@@ -53,6 +60,7 @@ def running(cluster: Cluster, log: ClusterLog, progress: Progress) -> Iterator[S
     with _signals(supervisor):
         try:
             _start(cluster, supervisor, progress)
+            log.starting = False
             yield supervisor
         except ChildFailed as failure:
             progress.done()
@@ -69,14 +77,12 @@ def running(cluster: Cluster, log: ClusterLog, progress: Progress) -> Iterator[S
 
 
 def _start(cluster: Cluster, supervisor: Supervisor, progress: Progress) -> None:
-    started = time.monotonic()
     server = cluster.server()
     if server is not None:
         progress.update("starting the server ...")
         supervisor.start(server)
     progress.update("starting the worker, the API and Flower ...")
     supervisor.start(*cluster.programs())
-    progress.update(f"ready after {time.monotonic() - started:.1f} s")
     progress.done()
 
 
