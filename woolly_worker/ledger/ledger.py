@@ -174,7 +174,10 @@ class Ledger:
         """Gives a running job back. Its tokens stay; the next owner goes on behind them."""
         args: list[str | int] = [job_id, fence, self._bell_ms]
         reply, *bell = self._call("release", [keys.job(job_id), keys.OPEN_JOBS, keys.lanes(model)], args)
-        return Released(Reply(reply), Bell(job_id, model, *bell, front=True) if bell else None)
+        if not bell:
+            return Released(Reply(reply))
+        lane, priority, number = bell
+        return Released(Reply(reply), Bell(job_id, model, lane, priority, number, front=True))
 
     def to_front(self, bell: Bell) -> bool:
         """Lets a bell that was just rung be the next one of its lane. False if it is not in the lane (any more)."""

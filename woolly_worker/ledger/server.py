@@ -24,8 +24,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+import redis
+
 from woolly_worker.contract.errors import LedgerUnavailable
-from woolly_worker.ledger.connection import MINIMUM_SERVER_VERSION, check_server, connect
+from woolly_worker.ledger.connection import MINIMUM_SERVER_VERSION, check_server, connect, translated_errors
 
 PATH_PROGRAMS = ("valkey-server", "redis-server")
 START_SECONDS = 10.0
@@ -165,7 +167,9 @@ class EmbeddedServer:
             while True:
                 try:
                     check_server(client)
-                    return
+                    if self._is_ours(client):
+                        return
+                    raise LedgerUnavailable(f"port {self.port} belongs to another server")
                 except LedgerUnavailable as error:
                     if not self.alive():
                         raise LedgerUnavailable(
@@ -176,6 +180,11 @@ class EmbeddedServer:
                             f"{self.program.path} did not answer within {START_SECONDS:.0f} s: {self._last_log_line()}"
                         ) from error
                 time.sleep(0.02)
+
+    def _is_ours(self, client: redis.Redis) -> bool:
+        """Whoever had the port before us answers as well."""
+        with translated_errors():
+            return int(client.info("server")["process_id"]) == self.pid
 
     def _last_log_line(self) -> str:
         lines = (self.data_dir / "server.log").read_text(errors="replace").strip().splitlines()

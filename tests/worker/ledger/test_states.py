@@ -218,7 +218,7 @@ def test_any_history_keeps_to_the_contract(redis_server: EmbeddedServer) -> None
         run_state_machine_as_test(
             Histories,
             settings=settings(
-                max_examples=50,
+                max_examples=40,
                 stateful_step_count=40,
                 deadline=None,
                 suppress_health_check=list(HealthCheck),
