@@ -1,6 +1,6 @@
 """Builds the ASGI app: routes, error handlers, middleware, lifespan; nothing else.
 
-Importing it loads no model code: no numba, no numpy, and Celery only with the first bell.
+Importing it loads no model code: no numba, no numpy, and Celery only in the doorbell's thread.
 """
 
 from collections.abc import AsyncIterator
@@ -51,6 +51,7 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
         services = Services(settings, metrics, ledger, LedgerReader(async_client), doorbell)
         reaper = Reaper(ledger, doorbell.ring) if settings.reaper else None
         app.state.services = services
+        doorbell.warm()
         if reaper is not None:
             reaper.start()
         try:

@@ -18,7 +18,7 @@ CLOSE_SECONDS = 2.0
 
 
 class Doorbell:
-    """Owns one thread and one Celery producer connection, both made with the first bell."""
+    """Owns one thread and one Celery producer connection, both made by `warm` or with the first bell."""
 
     def __init__(self, redis_url: str, *, capacity: int, count: Callable[[str], None] = lambda outcome: None) -> None:
         """`count` is told 'rung', 'failed' or 'dropped' for every bell."""
@@ -30,15 +30,23 @@ class Doorbell:
         self._closed = False
         self._given_up = threading.Event()
 
+    def warm(self) -> None:
+        """Load Celery now, in the background, so that the first job does not wait half a second for it."""
+        with self._lock:
+            self._start()
+
+    def _start(self) -> None:
+        if self._thread is None and not self._closed:
+            self._thread = threading.Thread(target=self._run, name="doorbell", daemon=True)
+            self._thread.start()
+
     def ring(self, bell: Bell) -> None:
         """Never blocks, never raises."""
         with self._lock:
             if self._closed:
                 self._lost(bell, "dropped", "the doorbell is closed")
                 return
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="doorbell", daemon=True)
-                self._thread.start()
+            self._start()
         try:
             self._waiting.put_nowait(bell)
         except queue.Full:

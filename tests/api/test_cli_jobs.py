@@ -159,6 +159,17 @@ def test_among_several_models_one_must_be_chosen(cli: Cli, api: RunningApi, work
     assert cli("submit", "--watch", "--model", "tiny", "Tell me", api=api.url).code == 0
 
 
+def test_a_model_with_a_worker_is_preferred_and_a_wait_is_told(
+    cli: Cli, api: RunningApi, worker: ScriptedWorker
+) -> None:
+    worker.announce("asleep", alive=False)
+    worker.serve()
+    assert cli("submit", "--watch", "Tell me", api=api.url).out == " Once upon a time"
+    waiting = cli("submit", "--model", "asleep", "Tell me", api=api.url)
+    assert waiting.code == 0
+    assert waiting.err == "woolly: no worker serves asleep at the moment; the job waits for one\n"
+
+
 @pytest.mark.parametrize(
     "command", [["submit", "Tell me"], ["watch", "nix"], ["jobs"], ["cancel", "nix"]], ids=lambda words: words[0]
 )

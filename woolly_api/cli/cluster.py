@@ -160,7 +160,7 @@ class DemoJob(threading.Thread):
         from woolly_worker.contract.jobs import ChatMessage, JobRequest, SamplingParams
 
         with WoollyClient(self._cluster.api_url) as client:
-            model = client.models()[0]
+            model = next(model for model in client.models() if model.workers)
             content: dict[str, Any] = {"prompt": self._prompt}
             if model.woolly.get("chat"):
                 content = {"messages": (ChatMessage(role="user", content=self._prompt),)}

@@ -109,7 +109,7 @@ def submit(
     with _client(api) as client:
         content: dict[str, Any] = {"messages": messages_of(text, system)} if chat else {"prompt": text}
         request = _request(
-            model=model or _only_model(client),
+            model=_model(client, model),
             sampling=sampling,
             priority=priority,
             tenant=tenant,
@@ -230,13 +230,21 @@ def summary(usage: Usage, metrics: JobMetrics) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _only_model(client: "WoollyClient") -> str:
-    names = [model.id for model in client.models()]
-    if len(names) == 1:
-        return names[0]
-    if not names:
-        raise Failure("no worker has announced a model yet; start one with `woolly worker --model FILE`")
-    raise Failure(f"several models are served, choose with --model: {', '.join(map(printable, names))}", 2)
+def _model(client: "WoollyClient", wanted: str | None) -> str:
+    """The model to ask: the one wanted, or the only one with a worker, or the only one there is."""
+    models = client.models()
+    served = [model for model in models if model.workers]
+    if wanted is None:
+        if not models:
+            raise Failure("no worker has announced a model yet; start one with `woolly worker --model FILE`")
+        choice = served or models
+        if len(choice) > 1:
+            names = ", ".join(printable(model.id) for model in choice)
+            raise Failure(f"several models are served, choose with --model: {names}", 2)
+        wanted = choice[0].id
+    if wanted in {model.id for model in models} - {model.id for model in served}:
+        say(f"no worker serves {printable(wanted)} at the moment; the job waits for one")
+    return wanted
 
 
 def _request(**fields: Any) -> JobRequest:
