@@ -22,8 +22,6 @@ from woolly_worker.ledger.server import find_program, server_argv
 
 WOOLLY = (sys.executable, "-m", "woolly_api.cli")
 LOOPBACK = "127.0.0.1"
-API_PORT = 8080
-FLOWER_PORT = 5555
 # A worker that compiles all kernels on a slow machine, or reads a large file from a slow disk, is still starting.
 WORKER_READY_SECONDS = 1800.0
 

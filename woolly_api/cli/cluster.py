@@ -1,5 +1,7 @@
 """`woolly up` and `woolly demo`: everything on this machine, supervised, in one terminal."""
 
+import os
+import shutil
 import sys
 import tempfile
 import threading
@@ -16,6 +18,8 @@ from woolly_worker.contract.errors import WoollyError
 if TYPE_CHECKING:
     from woolly_api.programs import Cluster
 
+API_PORT = 8080
+FLOWER_PORT = 5555
 DEMO_PROMPT = "Tell me a story about a fox."
 
 
@@ -31,8 +35,10 @@ def up(
     slots: Slots = None,
     threads: Threads = None,
     host: Annotated[str, typer.Option("--host", metavar="ADDRESS", help="Where the API listens.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", "-p", metavar="PORT", help="The API's port.")] = 8080,
-    flower_port: Annotated[int, typer.Option("--flower-port", metavar="PORT", help="Flower's, on loopback.")] = 5555,
+    port: Annotated[int, typer.Option("--port", "-p", metavar="PORT", help="The API's port.")] = API_PORT,
+    flower_port: Annotated[
+        int, typer.Option("--flower-port", metavar="PORT", help="Flower's, on loopback.")
+    ] = FLOWER_PORT,
     flower: Annotated[bool, typer.Option("--flower/--no-flower", help="Run the dashboard.")] = True,
     redis: Annotated[
         str | None,
@@ -86,7 +92,7 @@ def up(
 def demo(
     prompt: Annotated[str, typer.Argument(metavar="[PROMPT]", help="What to ask the model.")] = DEMO_PROMPT,
     once: Annotated[bool, typer.Option("--once", help="Exit after the job; the exit code tells how it went.")] = False,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", min=1, metavar="N", help="The most tokens.")] = 128,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", min=1, metavar="N", help="The most tokens.")] = 256,
     temperature: Annotated[float, typer.Option("--temperature", "-t", min=0, max=10, help="0 is greedy.")] = 0.0,
     model: Annotated[
         Path,
@@ -100,7 +106,7 @@ def demo(
     [dim]woolly demo --once "What is the capital of France?"[/dim]
     """
     from woolly_api.cli.running import ClusterLog, running
-    from woolly_api.programs import API_PORT, FLOWER_PORT, Cluster, choose_port
+    from woolly_api.programs import Cluster, choose_port
 
     path = model_path(model)
     with tempfile.TemporaryDirectory(prefix="woolly-demo-") as folder, Progress() as progress:
@@ -133,8 +139,12 @@ def demo(
 
 
 def another_job(cluster: "Cluster") -> str:
-    api = "" if cluster.api_port == 8080 else f" --api {cluster.api_url}"
-    return f'woolly submit --watch "Once upon a time"{api}'
+    """A command to try, as it can be typed here: `make demo` works where the environment is not on PATH."""
+    program = "woolly"
+    if shutil.which(program) is None:
+        program = os.path.relpath(Path(sys.executable).with_name(program))
+    api = "" if cluster.api_port == API_PORT else f" --api {cluster.api_url}"
+    return f'{program} submit --watch "Once upon a time"{api}'
 
 
 class DemoJob(threading.Thread):
