@@ -1,8 +1,11 @@
 """Fixtures for the worker's tests. Its presence also puts this folder on the path, for `import tiny_gguf`."""
 
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 import tiny_gguf
 
 
@@ -16,3 +19,14 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_bpe_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with a byte-level BPE vocabulary."""
     return tiny_gguf.write(tmp_path_factory.mktemp("tiny") / "tiny-bpe.gguf", vocab="bpe")
+
+
+@pytest.fixture
+def restored_logging() -> Iterator[None]:
+    """For tests that configure the loggers of the process."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()

@@ -30,7 +30,9 @@ WORKER_SERIES = {
     "jobs_finished_total": "Jobs ended",
     "prefill_tokens_per_second": "Prompt tokens computed, over the last few seconds",
     "decode_tokens_per_second": "Tokens generated, over the last few seconds",
-    "batch_size_mean": "Sequences per step, over the last few seconds",
+    "batch_size_mean": "Sequences per step, over all steps",
+    "busy_seconds_total": "Time in which the engine stepped",
+    "preemptions_total": "Times a sequence gave up its KV blocks and was computed again",
     "rss_bytes": "Resident memory, the mapped model included",
     "cpu_seconds_total": "CPU time used",
 }

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import psutil
 
 from woolly_worker.contract.errors import LedgerUnavailable
-from woolly_worker.ledger.models import HEARTBEAT_SECONDS, ModelRegistry, WorkerBeat, WorkerStats
+from woolly_worker.ledger.models import HEARTBEAT_SECONDS, ModelCard, ModelRegistry, WorkerBeat, WorkerStats
 from woolly_worker.queue.metrics import worker_stats
 from woolly_worker.settings import WorkerSettings
 from woolly_worker.telemetry import log, log_bug
@@ -38,6 +38,7 @@ class Heartbeat:
         self._settings = settings
         self._every_seconds = every_seconds
         self._engine: HasStats | None = None
+        self._card: ModelCard | None = None
         self._optimizations: tuple[str, ...] = ()
         self._started_at = time.time()
         self._last = (time.monotonic(), WorkerStats())
@@ -49,8 +50,9 @@ class Heartbeat:
     def start(self) -> None:
         self._thread.start()
 
-    def ready(self, engine: HasStats, optimizations: tuple[str, ...]) -> None:
+    def ready(self, engine: HasStats, card: ModelCard, optimizations: tuple[str, ...]) -> None:
         self._engine = engine
+        self._card = card
         self._optimizations = optimizations
         self.state = "ready"
         self._wake.set()
@@ -69,6 +71,8 @@ class Heartbeat:
         away = False
         while not self._stop.is_set():
             try:
+                if self._card is not None:  # every time: a server that lost its data learns about the model anew
+                    self._registry.announce(self._card)
                 self._registry.beat(self._beat())
                 away = False
             except LedgerUnavailable as error:

@@ -5,9 +5,12 @@ drains the engine, and terminating a task is a word to the engine. With the stoc
 Flower's terminate button, time limits and a bounded shutdown fail or are ignored.
 """
 
+import contextlib
+import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from types import FrameType
 from typing import Any
 
 from celery.concurrency.base import apply_target
@@ -17,7 +20,25 @@ from woolly_worker.contract.errors import WoollyError
 from woolly_worker.queue.runtime import Runtime
 from woolly_worker.telemetry import log
 
-EXIT_FAILURE = 1
+EXIT_SUCCESS, EXIT_FAILURE = 0, 1
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """While the model loads there is nothing to drain yet, and Celery would look at a signal only afterwards: end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(EXIT_SUCCESS)
+
+    before = {number: signal.signal(number, leave) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class EngineApplyResult(ApplyResult):
@@ -28,9 +49,9 @@ class EngineApplyResult(ApplyResult):
         self._runtime = runtime
         self._task_id = task_id
 
-    def terminate(self, signal: int | None = None) -> None:
+    def terminate(self, number: int | None = None) -> None:
         """Celery calls this on revoke(terminate=True) and for every running task of a cold shutdown."""
-        log.info("task terminated", task_id=self._task_id, signal=signal)
+        log.info("task terminated", task_id=self._task_id, signal=number)
         self._runtime.terminate(self._task_id)
 
 
@@ -46,7 +67,8 @@ class EnginePool(TaskPool):
 
     def on_start(self) -> None:
         try:
-            self.runtime.start()
+            with _stoppable():
+                self.runtime.start()
         except WoollyError as error:
             # Celery would log a traceback. Whoever started the worker says it in one line.
             self.app.startup_error = error
@@ -67,7 +89,7 @@ class EnginePool(TaskPool):
     def on_terminate(self) -> None:
         self.on_stop()
 
-    def terminate_job(self, pid: int, signal: int | None = None) -> None:
+    def terminate_job(self, pid: int, number: int | None = None) -> None:
         """There is no process to kill: terminate() of the task's ApplyResult follows, and does it."""
 
     def on_apply(

@@ -21,7 +21,6 @@ from woolly_worker.queue.heartbeat import Heartbeat
 from woolly_worker.queue.prompts import Encoder, Template, prompt_ids
 from woolly_worker.queue.publisher import Publisher
 from woolly_worker.queue.reaper import Reaper
-from woolly_worker.queue.retry import until_answered
 from woolly_worker.settings import WorkerSettings
 from woolly_worker.telemetry import log
 
@@ -70,8 +69,7 @@ class Runtime:
         self._writer_client = connect(settings.redis_url, timeout_seconds=WRITER_TIMEOUT_SECONDS)
         self.ledger = self._ledger(self._client)
         self.publisher = Publisher(self._ledger(self._writer_client), lease_seconds=settings.lease_seconds)
-        self._registry = ModelRegistry(self._client)
-        self._heartbeat = Heartbeat(self._registry, self.worker_id, settings)
+        self._heartbeat = Heartbeat(ModelRegistry(self._client), self.worker_id, settings)
         self._reaper = Reaper(self.ledger, self.ring, self.worker_id)
         self._send = send
         self._load = load
@@ -98,7 +96,7 @@ class Runtime:
         return self._draining.is_set()
 
     def start(self) -> None:
-        """Loads the model. Raises ModelFileError; waits for Redis if it is away."""
+        """Loads the model. Raises ModelFileError."""
         self._heartbeat.start()
         started = time.monotonic()
         try:
@@ -109,9 +107,8 @@ class Runtime:
         served, card = self._served, self._served.card()
         self.publisher.start(served.engine)
         served.engine.start()
-        until_answered("announce", lambda: self._registry.announce(card), self.giving_up)
         self._reaper.start()
-        self._heartbeat.ready(served.engine, served.optimizations)
+        self._heartbeat.ready(served.engine, card, served.optimizations)
         log.info(
             "ready",
             worker_id=self.worker_id,

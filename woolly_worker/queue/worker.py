@@ -72,7 +72,9 @@ def run(settings: WorkerSettings, load: Loader | None = None) -> int:
     error: WoollyError | None = worker.app.startup_error
     if error is not None:
         raise error
-    return int(worker.exitcode or 0)
+    # Celery calls Ctrl-C a failure. Asked to stop and stopped is a success, whoever asked.
+    asked = any(flag not in (None, False) for flag in (celery_state.should_stop, celery_state.should_terminate))
+    return 0 if asked else int(worker.exitcode or 0)
 
 
 def _load_and_tell(settings: WorkerSettings, on_events: Any) -> Any:

@@ -1,0 +1,63 @@
+"""A reaper's turns against a real server."""
+
+import os
+import signal
+import time
+from contextlib import closing
+from pathlib import Path
+
+from scripted import eventually, request
+
+from woolly_worker.ledger import keys
+from woolly_worker.ledger.connection import connect
+from woolly_worker.ledger.ledger import Ledger
+from woolly_worker.ledger.records import Bell
+from woolly_worker.ledger.server import EmbeddedServer
+from woolly_worker.queue.reaper import Reaper
+
+
+def test_lost_bells_and_lost_workers_are_rung_for(redis_url: str) -> None:
+    rung: list[Bell] = []
+    with closing(connect(redis_url)) as client:
+        ledger = Ledger(client, bell_seconds=0.02)
+        lost_bell = ledger.submit(request()).job_id
+        lost_worker = ledger.submit(request(priority=1)).job_id
+        ledger.claim(lost_worker, "dead", lease_seconds=0.02)
+        reaper = Reaper(ledger, rung.append, "me", turn_seconds=0.05)
+        reaper.start()
+        try:
+            eventually(lambda: {bell.job_id for bell in rung} == {lost_bell, lost_worker})
+        finally:
+            reaper.stop()
+    assert next(bell for bell in rung if bell.job_id == lost_worker).front
+    assert not next(bell for bell in rung if bell.job_id == lost_bell).front
+
+
+def test_more_than_one_batch_is_done_in_one_turn(ledger: Ledger) -> None:
+    rung: list[Bell] = []
+    for _ in range(120):
+        ledger.client.zadd(keys.OPEN_JOBS, {ledger.submit(request()).job_id: 1})
+    Reaper(ledger, rung.append, "me").turn()
+    assert len(rung) == 120
+
+
+def test_only_one_reaper_has_the_turn(ledger: Ledger) -> None:
+    rung: list[Bell] = []
+    ledger.client.zadd(keys.OPEN_JOBS, {ledger.submit(request()).job_id: 1})
+    assert ledger.reaper_turn("another", seconds=30)
+    Reaper(ledger, rung.append, "me").turn()
+    assert rung == []
+
+
+def test_it_outlives_an_absence_of_redis(tmp_path: Path) -> None:
+    rung: list[Bell] = []
+    with EmbeddedServer(tmp_path) as server, closing(connect(server.url, timeout_seconds=0.1)) as client:
+        ledger = Ledger(client)
+        reaper = Reaper(ledger, rung.append, "me", turn_seconds=0.05)
+        os.kill(server.pid, signal.SIGSTOP)
+        reaper.start()
+        time.sleep(0.5)
+        os.kill(server.pid, signal.SIGCONT)
+        ledger.client.zadd(keys.OPEN_JOBS, {ledger.submit(request()).job_id: 1})
+        eventually(lambda: rung)
+        reaper.stop()

@@ -1,0 +1,150 @@
+"""One attempt at a job, from its bell to its report, without Celery: real server, scripted engine."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scripted import PROMPT, Scripted, ScriptedEngine, cancelled, done, eventually, request, token
+
+from woolly_worker.contract.errors import ContextOverflow
+from woolly_worker.contract.states import JobState
+from woolly_worker.ledger.ledger import Ledger
+from woolly_worker.ledger.records import Bell
+from woolly_worker.queue.runtime import Runtime
+from woolly_worker.queue.tasks import JobFailed, run_job
+from woolly_worker.settings import WorkerSettings
+from woolly_worker.telemetry import configure_logging
+
+Run = Callable[[str], dict[str, Any]]
+
+
+@contextmanager
+def working(redis_url: str, engine: ScriptedEngine) -> Iterator[tuple[Runtime, list[Bell]]]:
+    rung: list[Bell] = []
+    served = Scripted(engine)
+
+    def load(settings: WorkerSettings, on_events: Any) -> Scripted:
+        engine.on_events = on_events
+        return served
+
+    settings = WorkerSettings(redis_url=redis_url, model=Path("tiny.gguf"), threads=1, slots=4, lease_seconds=5)
+    runtime = Runtime(settings, load, rung.append)
+    runtime.start()
+    try:
+        yield runtime, rung
+    finally:
+        runtime.drain(0.0)
+        runtime.stop()
+        assert served.closed
+
+
+def test_a_job_that_succeeds(ledger: Ledger, redis_url: str) -> None:
+    engine = ScriptedEngine(on_submit=lambda r: [token(r.job_id, 1), token(r.job_id, 2), done(r.job_id, 3)])
+    with working(redis_url, engine) as (runtime, rung):
+        ledger.submit(request(sampling={"max_tokens": 2}, deadline_seconds=60), job_id="j")
+        report = run_job(runtime, "j", "j.1")
+        assert run_job(runtime, "j", "j.2") == {"outcome": "terminal"}
+        assert run_job(runtime, "never", "never.1") == {"outcome": "gone"}
+    assert report["state"] == "succeeded"
+    assert report["tokens"] == 2
+    assert report["tokens_per_second"] == 9.0
+    assert report["ttft_seconds"] is not None
+    (seen,) = engine.requests
+    assert "".join(map(chr, seen.prompt_ids)) == PROMPT
+    assert seen.sampling.seed is not None
+    assert seen.deadline_seconds is not None
+    assert 50 < seen.deadline_seconds <= 60
+    assert rung == []
+
+
+def test_a_second_bell_while_the_job_runs(ledger: Ledger, redis_url: str) -> None:
+    engine = ScriptedEngine()
+    with working(redis_url, engine) as (runtime, _):
+        ledger.submit(request(), job_id="j")
+        first = threading.Thread(target=run_job, args=(runtime, "j", "j.1"))
+        first.start()
+        eventually(lambda: engine.requests)
+        assert run_job(runtime, "j", "j.2") == {"outcome": "busy"}
+        engine.on_events([done("j", 1)])
+        first.join(5)
+    assert ledger.view("j").state is JobState.SUCCEEDED
+
+
+def test_what_the_engine_refuses_fails_with_its_code(ledger: Ledger, redis_url: str) -> None:
+    overflow = ContextOverflow("prompt has 100 tokens, n_ctx is 64", param="prompt", details={"n_ctx": 64})
+    with working(redis_url, ScriptedEngine(refuse=overflow)) as (runtime, _):
+        ledger.submit(request(), job_id="j")
+        with pytest.raises(JobFailed, match="context_length_exceeded"):
+            run_job(runtime, "j", "j.1")
+    result = ledger.view("j").result
+    assert result is not None
+    assert result.error is not None
+    assert result.error.message == "prompt has 100 tokens, n_ctx is 64"
+    assert (result.error.param, result.error.http_status, result.error.details) == ("prompt", 400, {"n_ctx": 64})
+
+
+def test_a_bug_reaches_neither_the_client_nor_the_log_in_its_own_words(
+    ledger: Ledger, redis_url: str, capfd: pytest.CaptureFixture[str], restored_logging: None
+) -> None:
+    configure_logging("debug", "json")
+    with working(redis_url, ScriptedEngine(refuse=ZeroDivisionError(PROMPT))) as (runtime, _):
+        ledger.submit(request(), job_id="j")
+        with pytest.raises(JobFailed, match="internal_error"):
+            run_job(runtime, "j", "j.1")
+    result = ledger.view("j").result
+    assert result is not None
+    assert result.error is not None
+    assert result.error.code == "internal_error"
+    logged = capfd.readouterr().err
+    assert "ZeroDivisionError" in logged
+    assert "scripted.py" in logged
+    assert PROMPT not in logged + result.model_dump_json()
+
+
+def test_celery_terminates_a_task(ledger: Ledger, redis_url: str) -> None:
+    engine = ScriptedEngine()
+    with working(redis_url, engine) as (runtime, _):
+        ledger.submit(request(), job_id="j")
+        task = threading.Thread(target=run_job, args=(runtime, "j", "j.1"))
+        task.start()
+        eventually(lambda: engine.requests)
+        runtime.terminate("another task")
+        runtime.terminate("j.1")
+        assert engine.orders == [("start",), ("cancel", "j", 1)]
+        engine.on_events([cancelled("j", 1)])
+        task.join(5)
+    assert ledger.view("j").state is JobState.CANCELLED
+
+
+def test_a_drain_gives_the_jobs_back_and_rings_for_them(ledger: Ledger, redis_url: str) -> None:
+    engine = ScriptedEngine()
+    with working(redis_url, engine) as (runtime, rung):
+        ledger.submit(request(), job_id="j")
+        reports: list[dict[str, Any]] = []
+        task = threading.Thread(target=lambda: reports.append(run_job(runtime, "j", "j.1")))
+        task.start()
+        eventually(lambda: engine.requests)
+        engine.on_events([token("j", 1)])
+        runtime.drain(0.0)
+        task.join(5)
+        assert reports == [{"outcome": "released"}]
+    assert [(bell.job_id, bell.front, bell.number) for bell in rung] == [("j", True, 2)]
+    view = ledger.view("j")
+    assert (view.state, view.last_seq, view.crashes) == (JobState.QUEUED, 1, 0)
+
+
+def test_the_worker_announces_itself_and_leaves(ledger: Ledger, redis_url: str) -> None:
+    from woolly_worker.ledger.models import ModelRegistry
+
+    registry = ModelRegistry(ledger.client)
+    with working(redis_url, ScriptedEngine()) as (runtime, _):
+        eventually(lambda: any(beat.state == "ready" for beat in registry.workers()))
+        (beat,) = registry.workers()
+        assert (beat.worker_id, beat.model, beat.optimizations) == (runtime.worker_id, "tiny", ("scripted",))
+        assert beat.stats.kv_blocks_total == 8
+        assert (beat.stats.rss_bytes or 0) > 1_000_000
+        assert [card.name for card in registry.cards()] == ["tiny"]
+    assert registry.workers() == []

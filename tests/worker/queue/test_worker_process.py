@@ -1,0 +1,315 @@
+"""Real worker processes with the demo model, on a server of their own: jobs, cancels, kills, drains."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scripted import eventually
+
+from woolly_worker.contract.errors import LedgerUnavailable
+from woolly_worker.contract.events import DoneEvent, TokenEvent, job_event_adapter
+from woolly_worker.contract.jobs import JobRequest, JobResult, JobView, SamplingParams
+from woolly_worker.contract.states import TERMINAL_STATES, JobState
+from woolly_worker.demo import DEMO_MODEL
+from woolly_worker.ledger import keys
+from woolly_worker.ledger.connection import connect
+from woolly_worker.ledger.ledger import Ledger
+from woolly_worker.ledger.models import ModelRegistry
+from woolly_worker.ledger.server import EmbeddedServer
+from woolly_worker.queue.app import create_app
+from woolly_worker.queue.worker import run
+from woolly_worker.settings import WorkerSettings
+
+START_SECONDS = 240.0  # the first worker on a machine compiles all kernels
+PACE_SECONDS = 0.02
+N_TOKENS = 80  # so that a job takes about two seconds
+PROMPT = "Once upon a time there was a secretive fox"
+PACED_WORKER = Path(__file__).with_name("paced_worker.py")
+
+
+class Workers:
+    """As many workers as a test asks for; the ones that it ended are started again for the next."""
+
+    def __init__(self, server: EmbeddedServer, logs: Path) -> None:
+        self.client = connect(server.url)
+        self.ledger = Ledger(self.client)
+        self.registry = ModelRegistry(self.client)
+        self.app: Any = create_app(server.url)
+        self.url, self.logs = server.url, logs
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.n_started = 0
+
+    def have(self, n: int) -> None:
+        self.processes = [process for process in self.processes if process.poll() is None]
+        while len(self.processes) < n:
+            self.n_started += 1
+            env = {name: value for name, value in os.environ.items() if not name.startswith("WOOLLY_")}
+            kernels = {name: value for name, value in os.environ.items() if name == "WOOLLY_KERNEL_CACHE"}
+            with (self.logs / f"worker{self.n_started}.log").open("wb") as log:
+                self.processes.append(
+                    subprocess.Popen(
+                        [sys.executable, str(PACED_WORKER)],
+                        stdout=log,
+                        stderr=log,
+                        env={
+                            **env,
+                            **kernels,
+                            "PACE_SECONDS": str(PACE_SECONDS),
+                            "WOOLLY_REDIS_URL": self.url,
+                            "WOOLLY_MODEL": str(DEMO_MODEL),
+                            "WOOLLY_MODEL_NAME": "tiny",
+                            "WOOLLY_THREADS": "1",
+                            "WOOLLY_SLOTS": "4",
+                            "WOOLLY_LEASE_SECONDS": "1",
+                            "WOOLLY_BELL_SECONDS": "2",
+                            "WOOLLY_DRAIN_SECONDS": "0.5",
+                            "WOOLLY_LOG_FORMAT": "json",
+                        },
+                    )
+                )
+        for process in list(self.processes)[n:]:
+            self.end(process)
+        wanted = {process.pid for process in self.processes}
+        eventually(
+            lambda: wanted == {beat.pid for beat in self.registry.workers() if beat.state == "ready"}, START_SECONDS
+        )
+
+    def end(self, process: "subprocess.Popen[bytes]", sign: signal.Signals = signal.SIGTERM) -> int:
+        process.send_signal(sign)
+        status = process.wait(30)
+        self.processes.remove(process)
+        return status
+
+    def submit(self, **sampling: Any) -> str:
+        """A job that takes a while and always says the same."""
+        params = {"temperature": 0.8, "seed": 11, "max_tokens": N_TOKENS, "ignore_eos": True, **sampling}
+        submitted = self.ledger.submit(JobRequest(model="tiny", prompt=PROMPT, sampling=SamplingParams(**params)))
+        assert submitted.bell is not None
+        self.app.send_task(**submitted.bell.send_task_options())
+        return submitted.job_id
+
+    def ended(self, job_id: str, seconds: float = 30.0) -> JobView:
+        eventually(lambda: self.ledger.view(job_id).state in TERMINAL_STATES, seconds)
+        return self.ledger.view(job_id)
+
+    def result(self, job_id: str) -> JobResult:
+        view = self.ended(job_id)
+        assert view.state is JobState.SUCCEEDED, view
+        assert view.result is not None
+        return view.result
+
+    def streaming(self, job_id: str) -> None:
+        eventually(lambda: self.ledger.view(job_id).last_seq >= 10)
+
+    def owner(self, job_id: str) -> "subprocess.Popen[bytes]":
+        pid = str(self.client.hget(keys.job(job_id), "owner")).split("-")[-2]
+        return next(process for process in self.processes if process.pid == int(pid))
+
+    def log_text(self) -> str:
+        return "".join(path.read_text() for path in sorted(self.logs.glob("*.log")))
+
+
+@pytest.fixture(scope="module")
+def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
+    folder = tmp_path_factory.mktemp("workers")
+    with EmbeddedServer(folder / "redis") as server:
+        workers = Workers(server, folder)
+        try:
+            yield workers
+        finally:
+            for process in list(workers.processes):
+                process.kill()
+                process.wait()
+            workers.app.close()
+            workers.client.close()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(workers: Workers) -> JobResult:
+    """What the job of `submit()` says when nothing happens to it."""
+    workers.have(1)
+    return workers.result(workers.submit())
+
+
+def check_stream(workers: Workers, job_id: str, result: JobResult) -> None:
+    """Every token once and in order, and one end."""
+    entries = workers.client.xrange(keys.events(job_id))
+    events = [job_event_adapter.validate_json(fields["e"]) for _, fields in entries]
+    assert [entry for entry, _ in entries] == [f"{seq}-0" for seq in range(1, N_TOKENS + 2)]
+    tokens = [event for event in events if isinstance(event, TokenEvent)]
+    assert tuple(token.token_id for token in tokens) == result.token_ids
+    last = events[-1]
+    assert isinstance(last, DoneEvent)
+    assert "".join(token.text for token in tokens) + last.text == result.text
+
+
+def test_a_job_with_its_metrics_everywhere_and_its_prompt_nowhere(workers: Workers) -> None:
+    workers.have(1)
+    heard: list[dict[str, Any]] = []
+    over = threading.Event()
+
+    def listen() -> None:
+        with workers.app.connection_for_read() as connection:
+            receiver = workers.app.events.Receiver(connection, handlers={"*": heard.append})
+            while not over.is_set():
+                try:
+                    receiver.capture(limit=None, timeout=0.2, wakeup=False)
+                except TimeoutError:
+                    continue
+
+    listener = threading.Thread(target=listen)
+    listener.start()
+    try:
+        time.sleep(0.5)
+        job_ids = [workers.submit(seed=seed) for seed in (1, 2, 3)]
+        results = [workers.result(job_id) for job_id in job_ids]
+        succeeded = lambda: [event for event in heard if event["type"] == "task-succeeded"]  # noqa: E731
+        eventually(lambda: len(succeeded()) == 3)
+    finally:
+        over.set()
+        listener.join(5)
+    assert len({result.text for result in results}) == 3
+    for job_id, result in zip(job_ids, results, strict=True):
+        check_stream(workers, job_id, result)
+        metrics = result.metrics
+        assert metrics.batch_size_max == 3
+        assert result.usage.completion_tokens == N_TOKENS
+        assert 0 < (metrics.time_to_first_token_seconds or 0) < (metrics.total_seconds or 0)
+        assert (metrics.decode_tokens_per_second or 0) > 1
+        assert (metrics.inter_token_p50_seconds or 0) > PACE_SECONDS
+        assert (metrics.kv_blocks, metrics.attempts, metrics.crashes) == ((metrics.kv_blocks or 0), 1, 0)
+        assert (metrics.cpu_seconds or 0) > 0
+    assert "'tokens': 80" in str(succeeded())
+    received = [event for event in heard if event["type"] == "task-received"]
+    assert {event["name"] for event in received} == {"generate[tiny]"}
+    assert PROMPT not in str(heard)
+    assert "secretive" not in workers.log_text()
+    assert workers.log_text().count('"event": "job"') >= 3
+
+
+def test_a_cancel_takes_one_step(workers: Workers) -> None:
+    workers.have(1)
+    job_id = workers.submit()
+    workers.streaming(job_id)
+    before = time.monotonic()
+    assert workers.ledger.cancel(job_id) is JobState.RUNNING
+    view = workers.ended(job_id)
+    assert time.monotonic() - before < 1.0
+    assert view.state is JobState.CANCELLED
+    assert view.result is not None
+    assert len(view.result.token_ids) == view.last_seq < N_TOKENS
+
+
+def test_flowers_terminate_button_cancels(workers: Workers) -> None:
+    workers.have(1)
+    job_id, another = workers.submit(), workers.submit()
+    workers.streaming(job_id)
+    workers.app.control.revoke(f"{job_id}.1", terminate=True)
+    assert workers.ended(job_id).state is JobState.CANCELLED
+    assert workers.ended(another).state is JobState.SUCCEEDED
+
+
+def test_a_prompt_that_does_not_fit_fails_with_both_numbers(workers: Workers) -> None:
+    workers.have(1)
+    submitted = workers.ledger.submit(JobRequest(model="tiny", prompt=(5,) * 100_000))
+    assert submitted.bell is not None
+    workers.app.send_task(**submitted.bell.send_task_options())
+    view = workers.ended(submitted.job_id)
+    assert view.state is JobState.FAILED
+    assert view.result is not None
+    assert view.result.error is not None
+    assert view.result.error.code == "context_length_exceeded"
+    assert "100000" in view.result.error.message.replace(",", "")
+
+
+def test_a_killed_workers_job_goes_on_elsewhere_with_the_same_text(workers: Workers, uninterrupted: JobResult) -> None:
+    workers.have(2)
+    job_id = workers.submit()
+    workers.streaming(job_id)
+    workers.end(workers.owner(job_id), signal.SIGKILL)
+    kept = workers.ledger.view(job_id).last_seq
+    result = workers.result(job_id)
+    assert result.text == uninterrupted.text
+    assert result.token_ids == uninterrupted.token_ids
+    assert (result.metrics.attempts, result.metrics.crashes) == (2, 1)
+    assert kept >= 10
+    check_stream(workers, job_id, result)
+
+
+def test_a_drained_worker_gives_its_jobs_to_the_next(workers: Workers, uninterrupted: JobResult) -> None:
+    workers.have(1)
+    job_ids = [workers.submit() for _ in range(3)]
+    for job_id in job_ids:
+        workers.streaming(job_id)
+    (process,) = workers.processes
+    assert workers.end(process) == 0
+    for job_id in job_ids:
+        view = workers.ledger.view(job_id)
+        assert (view.state, view.crashes) == (JobState.QUEUED, 0)
+        assert view.last_seq >= 10
+    assert workers.registry.workers() == []
+    workers.have(1)
+    for job_id in job_ids:
+        result = workers.result(job_id)
+        assert result.text == uninterrupted.text
+        assert (result.metrics.attempts, result.metrics.crashes) == (2, 0)
+        check_stream(workers, job_id, result)
+
+
+def test_a_short_job_may_end_during_the_drain(workers: Workers) -> None:
+    workers.have(1)
+    long, short = workers.submit(), workers.submit(max_tokens=20)
+    workers.streaming(long)
+    (process,) = workers.processes
+    assert workers.end(process, signal.SIGINT) == 0
+    assert workers.ledger.view(short).state is JobState.SUCCEEDED
+    assert workers.ledger.view(long).state is JobState.QUEUED
+
+
+def test_a_signal_while_the_model_loads_ends_it_at_once(tmp_path: Path, redis_url: str) -> None:
+    program = (
+        "import sys, time; from woolly_worker.queue.worker import run\n"
+        "from woolly_worker.settings import WorkerSettings\n"
+        "def load(settings, on_events): print('loading', flush=True); time.sleep(60)\n"
+        "sys.exit(run(WorkerSettings(), load))"
+    )
+    env = {**os.environ, "WOOLLY_MODEL": str(DEMO_MODEL), "WOOLLY_REDIS_URL": redis_url}
+    with subprocess.Popen([sys.executable, "-c", program], env=env, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "loading\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+
+
+def test_a_file_that_is_no_model_is_one_line(tmp_path: Path, redis_url: str) -> None:
+    model = tmp_path / "no.gguf"
+    model.write_bytes(b"GGUF" + bytes(100))
+    program = (
+        "import sys; from woolly_worker.contract.errors import WoollyError\n"
+        "from woolly_worker.queue.worker import run; from woolly_worker.settings import WorkerSettings\n"
+        "try: run(WorkerSettings(log_level='warning'))\n"
+        "except WoollyError as error: sys.exit(error.code + ': ' + error.message)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "WOOLLY_MODEL": str(model), "WOOLLY_REDIS_URL": redis_url},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("gguf_format_error: ")
+    assert len(ended.stderr.strip().splitlines()) == 1
+
+
+def test_without_redis_nothing_starts(restored_logging: None) -> None:
+    with pytest.raises(LedgerUnavailable):
+        run(WorkerSettings(model=DEMO_MODEL, threads=1, redis_url="redis://127.0.0.1:1/0"))
