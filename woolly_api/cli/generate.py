@@ -110,7 +110,7 @@ class Printer:
         return self._endings[0] if self._endings else None
 
     def on_stage(self, stage: str, share: float | None) -> None:
-        self._progress.update(stage if share is None else f"{stage} {share:.0%}", topic=stage)
+        self._progress.update(f"{stage} ..." if share is None else f"{stage} {share:.0%}", topic=stage)
 
     def on_events(self, events: "Sequence[EngineEvent]") -> None:
         from woolly_worker.engine.events import PrefillProgress, SequenceDone, SequenceFailed, TokenOut

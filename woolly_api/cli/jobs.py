@@ -211,7 +211,8 @@ def follow(client: "WoollyClient", job_id: str, *, as_json: bool = False) -> Don
         if isinstance(event, DoneEvent | FailedEvent):
             if not as_json and not said.endswith("\n") and sys.stdout.isatty():
                 print()
-            say(summary(event.usage, event.metrics))
+            if event.usage.total_tokens:  # a job that failed before it began has nothing to tell
+                say(summary(event.usage, event.metrics))
             if isinstance(event, FailedEvent):
                 raise Failure(f"job {job_id} {event.state.value}: {event.error.message}")
             return event

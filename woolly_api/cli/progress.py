@@ -10,7 +10,7 @@ from rich.status import Status
 from rich.text import Text
 
 # Without a terminal: nothing about what is over at once, and lines about the same thing no faster than this.
-PLAIN_AFTER_SECONDS = 2.0
+PLAIN_AFTER_SECONDS = 5.0
 PLAIN_EVERY_SECONDS = 5.0
 
 

@@ -2,7 +2,6 @@
 
 import os
 import sys
-import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,14 +32,10 @@ def worker(
     [dim]woolly worker --model model.gguf --redis redis://10.0.0.1:6379/0 --slots 8[/dim]
     """
     path = model_path(model)
-    from celery.platforms import SecurityWarning
     from pydantic import ValidationError
 
     from woolly_worker.queue.worker import run
     from woolly_worker.settings import WorkerSettings
-
-    # Celery warns root, in a container for example, of pickled messages. Ours are JSON and carry a job's id.
-    warnings.simplefilter("ignore", SecurityWarning)
 
     given: dict[str, Any] = {"model": path, "model_name": name, "n_ctx": n_ctx, "slots": slots, "threads": threads}
     given["redis_url"] = redis
