@@ -10,7 +10,9 @@ from woolly_worker.demo.asking import Question
 from woolly_worker.demo.phrases import a, expand
 from woolly_worker.demo.questions import question
 from woolly_worker.demo.stories import BEINGS, THINGS, story
+from woolly_worker.demo.text_questions import dwellers, owners
 from woolly_worker.demo.vocabulary import ASSISTANT, END, SYSTEM, USER
+from woolly_worker.demo.word_questions import echoes
 
 # Shares of the documents. Stories are the longer ones: of the tokens, they are two in five.
 PLAIN_STORIES = 0.08
@@ -85,6 +87,15 @@ def document(rng: random.Random) -> list[Piece]:
         pieces.append(Piece(USER + _as_typed(asked, rng) + END + ASSISTANT, False))
         pieces.append(Piece(answered + END, True))
     return pieces
+
+
+def copying_documents(seed: int) -> Iterator[list[Piece]]:
+    """Little texts and echoes alone, as many as wanted: what a word refers to is the first thing to learn."""
+    rng = random.Random(seed)
+    while True:
+        drawn = rng.choice((owners, dwellers, echoes))(rng)
+        if not drawn.held_out:
+            yield [Piece(USER + drawn.text + END + ASSISTANT, False), Piece(drawn.answer + END, True)]
 
 
 def documents(seed: int) -> Iterator[list[Piece]]:

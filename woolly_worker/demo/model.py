@@ -59,16 +59,17 @@ class Shape:
 
 
 def initial_parameters(shape: Shape, seed: int) -> Parameters:
-    """Norms at one, matrices small and random; what writes into the residual stream starts at zero."""
+    """What a layer adds starts at zero. Embeddings start large, so that a word can still be told from the sum of all
+    that the layers add to it; the last norm starts small in turn, because the embedding is the output matrix, too."""
     generator = torch.Generator().manual_seed(seed)
     parameters: Parameters = {}
     for name, size in shape.tensors().items():
         if len(size) == 1:
-            value = torch.ones(size)
+            value = torch.full(size, 0.1 if name.startswith("output_norm") else 1.0)
         elif name.endswith(("attn_output.weight", "ffn_down.weight")):
             value = torch.zeros(size)
         else:
-            std = 0.05 if name.startswith("token_embd") else 1 / math.sqrt(shape.n_embd)
+            std = 0.5 if name.startswith("token_embd") else 1 / math.sqrt(shape.n_embd)
             value = torch.randn(size, generator=generator) * std
         parameters[name] = value.requires_grad_()
     return parameters

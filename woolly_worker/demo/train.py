@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from woolly_worker.demo.checkpoint import save_checkpoint
-from woolly_worker.demo.corpus import documents
+from woolly_worker.demo.corpus import copying_documents, documents
 from woolly_worker.demo.export import export_checkpoint
 from woolly_worker.demo.model import Parameters, Shape, forward, initial_parameters, rope_table
 from woolly_worker.demo.packing import batches
@@ -26,12 +26,13 @@ from woolly_worker.demo.vocabulary import CONTROL_TOKENS, train_vocabulary
 
 N_VOCAB = 2048
 N_VOCABULARY_DOCUMENTS = 20_000
-# Short rows are cheaper; the last part of the run teaches the full context length.
-SHORT_ROWS = (12, 320)  # rows, tokens
-LONG_ROWS = (8, 512)
-LONG_SHARE = 0.15
+# (rows, tokens) of a step. Copying comes first, in small steps. Then short rows, which are cheaper; the last part of
+# the run teaches the full context length.
+COPYING_STEPS, COPYING_ROWS = 250, (8, 192)
+SHORT_ROWS = (8, 320)
+LONG_ROWS, LONG_SHARE = (5, 512), 0.12
 WARMUP_STEPS = 100
-MATRIX_RATE, VECTOR_RATE = 0.02, 3e-3
+MATRIX_RATE, VECTOR_RATE = 0.01, 3e-3
 REPORT_EVERY, SAVE_EVERY = 50, 250
 VALIDATION_SEED_OFFSET = 1_000_003
 
@@ -77,8 +78,9 @@ def train(out: Path, *, seed: int, n_steps: int, n_threads: int, shape: Shape | 
     p, table = initial_parameters(shape, seed), rope_table(shape, shape.n_ctx)
     opts = optimizers(p)
     full_rates = [opt.param_groups[0]["lr"] for opt in opts]
-    step_loss = torch.compile(loss_of)
+    step_loss = torch.compile(loss_of, dynamic=False)
     corpus = documents(seed + 1)
+    copying = batches(copying_documents(seed + 2), tokenizer, *COPYING_ROWS)
     short, long = batches(corpus, tokenizer, *SHORT_ROWS), batches(corpus, tokenizer, *LONG_ROWS)
     checked = batches(documents(seed + VALIDATION_SEED_OFFSET), tokenizer, *SHORT_ROWS)
     checks = [tuple(torch.from_numpy(x) for x in batch) for batch in islice(checked, 4)]
@@ -87,7 +89,7 @@ def train(out: Path, *, seed: int, n_steps: int, n_threads: int, shape: Shape | 
 
     began, n_tokens, recent = time.monotonic(), 0, 0.0
     for step in range(n_steps):
-        rows = long if step >= n_steps * (1 - LONG_SHARE) else short
+        rows = copying if step < COPYING_STEPS else long if step >= n_steps * (1 - LONG_SHARE) else short
         inputs, targets, numbers = (torch.from_numpy(x) for x in next(rows))
         loss = step_loss(p, inputs, targets, numbers, shape, table)
         loss.backward()
@@ -120,7 +122,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="the GGUF file to write")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=1800)
+    parser.add_argument("--steps", type=int, default=2600)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     train(options.out, seed=options.seed, n_steps=options.steps, n_threads=options.threads)
