@@ -60,18 +60,19 @@ def fold(values: Sequence[int]) -> int:
     return total
 
 
-def greedy_reference(ids: Sequence[int], n: int, *, ignore_eos: bool = True) -> list[int]:
-    """Greedy decoding with no blocks, batches or caches at all."""
+def logits_after(ids: Sequence[int]) -> NDArray[np.float32]:
+    """The logits behind `ids`, with no blocks, batches or caches at all."""
     values: list[int] = []
     for position, token_id in enumerate(ids):
         values.append(stored(values[-1] if values else 0, token_id, position))
+    return logits_of(fold(values))
+
+
+def greedy_reference(ids: Sequence[int], n: int) -> list[int]:
+    """Greedy decoding, past EOS, from `logits_after` alone."""
     out: list[int] = []
     while len(out) < n:
-        token_id = int(np.argmax(logits_of(fold(values))))
-        if token_id == EOG and not ignore_eos:
-            break
-        out.append(token_id)
-        values.append(stored(values[-1], token_id, len(values)))
+        out.append(int(np.argmax(logits_after([*ids, *out]))))
     return out
 
 

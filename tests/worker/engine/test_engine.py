@@ -5,12 +5,13 @@ import time
 from typing import Any
 
 import pytest
-from fakes import EOG, N_VOCAB, Collector, greedy_reference, make_request, make_rig, run_alone
+from fakes import EOG, N_VOCAB, Collector, greedy_reference, logits_after, make_request, make_rig, run_alone
 
 from woolly_worker.contract.errors import ContextOverflow, InvalidRequest, PoolExhausted
 from woolly_worker.contract.jobs import JobMetrics
 from woolly_worker.contract.states import JobState
 from woolly_worker.engine.events import EngineEvent, SequenceDone, SequenceFailed, SequenceReleased
+from woolly_worker.engine.sampler import Sampler
 from woolly_worker.engine.scheduler import Pace
 from woolly_worker.engine.settings import EngineSettings
 
@@ -21,6 +22,17 @@ def test_greedy_tokens_are_those_of_the_plain_loop() -> None:
     outcome = run_alone(make_request(LONG, max_tokens=80))
     assert outcome.token_ids == greedy_reference(LONG, 80)
     assert outcome.reason == "length"
+
+
+def test_each_token_is_drawn_with_the_number_of_its_place() -> None:
+    sampling = {"temperature": 1.0, "seed": 77, "top_p": 0.9}
+    outcome = run_alone(make_request(LONG[:40], max_tokens=30, **sampling))
+    sampler, params = Sampler(N_VOCAB), make_request(**sampling).sampling
+    for i, token_id in enumerate(outcome.token_ids):
+        logits = logits_after([*LONG[:40], *outcome.token_ids[:i]])
+        assert token_id == sampler.sample(logits, params, None, i)
+    other = run_alone(make_request(LONG[:40], max_tokens=30, **sampling | {"seed": 78}))
+    assert other.token_ids != outcome.token_ids
 
 
 @pytest.mark.parametrize("max_step_tokens", [1, 2, 7, 31, 32, 33, 512])
