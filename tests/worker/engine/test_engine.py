@@ -204,6 +204,15 @@ def test_cancel_reaches_a_job_that_waits_and_one_not_yet_looked_at() -> None:
     rig.check_idle()
 
 
+def test_cancel_and_submit_between_two_steps_leave_one_ending() -> None:
+    rig = make_rig()
+    rig.engine.cancel("job")
+    rig.submit(make_request())
+    rig.run()
+    assert rig.outcome().reason == "cancelled"
+    rig.check_idle()
+
+
 def test_drop_is_silent_and_fenced() -> None:
     rig = make_rig()
     rig.submit(make_request(max_tokens=50))

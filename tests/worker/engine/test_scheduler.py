@@ -113,6 +113,17 @@ def test_the_youngest_gives_way_and_is_the_first_to_come_back() -> None:
     assert len(young.blocks) == blocks_for(len(young.ids))
 
 
+def test_nobody_is_seated_on_a_block_that_another_needs_in_the_same_step() -> None:
+    seats = Seats(n_blocks=3, headroom_blocks=0)
+    seats.add(63, n_more=20)
+    seats.step()
+    seats.step()
+    newcomer = seats.add(20, n_more=5, first=300)
+    seats.step()  # the first begins its third block
+    assert newcomer.status is SequenceStatus.WAITING
+    assert seats.scheduler.n_preemptions == 0
+
+
 def test_the_oldest_is_never_preempted() -> None:
     seats = Seats(n_blocks=5, n_slots=3, headroom_blocks=0)
     old = seats.add(20, n_more=130)
