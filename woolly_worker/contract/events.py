@@ -26,7 +26,9 @@ class TokenEvent(Event):
     token_id: int
     text: str
     logprob: float | None = None
-    top_logprobs: tuple[TokenLogprob, ...] | None = None
+    top_logprobs: tuple[TokenLogprob, ...] | None = Field(
+        None, description="the alternatives asked for, best first; then the chosen token if it is not among them"
+    )
 
 
 class StateEvent(Event):

@@ -219,9 +219,13 @@ class Engine:
             self._outbox.finish(sequence, "stop" if stopped else "length")
 
     def _logprobs(self, logits: NDArray[Any], token_id: int, n: int) -> tuple[float, tuple[TokenLogprob, ...]]:
+        """The n best, and behind them the chosen token if it is not one of them: its own text is told nowhere else."""
         found = self._sampler.logprobs(logits, token_id, n)
+        told = list(found.top)
+        if all(i != token_id for i, _ in told):
+            told.append((token_id, found.chosen))
         text = self._tokenizer.token_text
-        return found.chosen, tuple(TokenLogprob(token_id=i, text=text(i), logprob=value) for i, value in found.top)
+        return found.chosen, tuple(TokenLogprob(token_id=i, text=text(i), logprob=value) for i, value in told)
 
     def _emit(self) -> None:
         if self._outbox.is_empty:
