@@ -29,11 +29,6 @@ PROMPT = "Once upon a time there was a little fox"
 LONG = SamplingParams(max_tokens=400, temperature=0.8, seed=11, ignore_eos=True)
 
 
-@pytest.fixture(scope="module")
-def state_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("state")
-
-
 @pytest.fixture
 def client(cluster: Cluster) -> Iterator[WoollyClient]:
     with cluster.client() as client:
@@ -169,7 +164,7 @@ def test_flower_shows_the_task_and_not_the_prompt(cluster: Cluster, client: Wool
         with opener.open(f"{cluster.flower_url}/api/tasks", timeout=5) as response:
             return str(response.read().decode())
 
-    wait_for(lambda: re.search(rf'"{job.id}\.1".*?"state": "SUCCESS"', tasks()))
+    wait_for(lambda: json.loads(tasks()).get(f"{job.id}.1", {}).get("state") == "SUCCESS")
     shown = tasks()
     task = json.loads(shown)[f"{job.id}.1"]
     assert job.id in task["args"]
@@ -179,31 +174,29 @@ def test_flower_shows_the_task_and_not_the_prompt(cluster: Cluster, client: Wool
     assert secret not in cluster.output
 
 
-def test_jobs_outlive_the_cluster(state_dir: Path) -> None:
-    with running_cluster(str(DEMO_MODEL), state_dir) as cluster, cluster.client() as client:
-        job = submit(client, SamplingParams(max_tokens=16, temperature=0))
-        text = text_of(*read(client, job.id))
-    assert cluster.wait() == 0
-    with running_cluster(str(DEMO_MODEL), state_dir) as cluster, cluster.client() as client:
-        assert text_of(*read(client, job.id)) == text
-
-
-def test_a_stopped_cluster_gives_running_jobs_back_and_leaves_no_process(state_dir: Path) -> None:
-    with running_cluster(str(DEMO_MODEL), state_dir, WOOLLY_DRAIN_SECONDS="0") as cluster, cluster.client() as client:
+def test_a_cluster_that_is_stopped_and_started_goes_on(tmp_path: Path) -> None:
+    # given: a job that has ended, and one in the middle of its life
+    with running_cluster(str(DEMO_MODEL), tmp_path, WOOLLY_DRAIN_SECONDS="0") as cluster, cluster.client() as client:
         pids = children_of(cluster.pid)
-        assert len(pids) >= 4
-        with paused_in_the_middle(cluster, client) as (job, _):
+        assert len(pids) == 4
+        ended = submit(client, SamplingParams(max_tokens=16, temperature=0))
+        text = text_of(*read(client, ended.id))
+        with paused_in_the_middle(cluster, client) as (running, _):
+            # when: it is stopped, with no patience for running jobs
             cluster.signal(signal.SIGINT)
+        # then: it says so with its exit code and leaves no process
         assert cluster.wait() == 0
         wait_for(lambda: not any(alive(pid) for pid in pids))
-    with running_cluster(str(DEMO_MODEL), state_dir) as cluster, cluster.client() as client:
-        tokens, end = read(client, job.id)
+    # when: it is started again
+    with running_cluster(str(DEMO_MODEL), tmp_path) as cluster, cluster.client() as client:
+        # then: the one is still there, and the other goes on where it was
+        assert text_of(*read(client, ended.id)) == text
+        tokens, end = read(client, running.id)
         assert isinstance(end, DoneEvent)
         assert [token.seq for token in tokens] == list(range(1, 401))
-
-
-def test_a_killed_cluster_leaves_no_process(state_dir: Path) -> None:
-    with running_cluster(str(DEMO_MODEL), state_dir) as cluster:
+        assert end.metrics.attempts == 2
+        assert end.metrics.crashes == 0
+        # and a cluster that is killed leaves no process either
         pids = children_of(cluster.pid)
         cluster.signal(signal.SIGKILL)
         wait_for(lambda: not any(alive(pid) for pid in pids))
