@@ -29,6 +29,14 @@ def verb(function: Any) -> Any:
 
 
 def pointer(b: Builder, address: Value, to: ir.Type) -> Value:
+    """An integer as an address.
+
+    Numba optimises a part twice: by itself, down to machine code, and once more inside its caller. The first time, LLVM
+    may rewrite `row + 128 * i` as "the object at 128 * i, element row"; when the caller then knows that i is 0, that
+    reads as an access through a null pointer, and the code is removed as unreachable. The attribute says that it is
+    not. llvmlite has no name for it, so it goes past the list of those it knows.
+    """
+    set.add(b.function.attributes, "null_pointer_is_valid")
     return b.inttoptr(address, to.as_pointer())
 
 
