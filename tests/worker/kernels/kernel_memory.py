@@ -38,6 +38,11 @@ class Region:
         return self._raw[self._start : self._start + self._n_bytes]
 
     @property
+    def writable(self) -> npt.NDArray[Any]:
+        """The memory itself, flat."""
+        return self._inside.view(self._dtype)
+
+    @property
     def values(self) -> npt.NDArray[Any]:
         """What it holds now, as a copy. Fails if anything around it was overwritten."""
         assert (self._raw[: self._start] == PATTERN).all(), "a kernel wrote before its output"

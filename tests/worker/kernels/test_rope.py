@@ -1,0 +1,173 @@
+"""The table of angles against the C library's sine and cosine, and the turning of heads against the definition."""
+
+import math
+from decimal import Decimal, getcontext
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from kernel_memory import Region, record, run_op, same_bits
+from kv_pages import Pages
+
+from woolly_worker.kernels import rope
+from woolly_worker.kernels.rope import inverse_frequencies, rope_table
+from woolly_worker.kernels.step import BLOCK_TABLES, BLOCKS_PER_SLOT, N_TOKENS, POSITIONS, SLOTS
+from woolly_worker.memory import kv_cache
+from woolly_worker.memory.kv_cache import KVLayout
+
+Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
+
+
+def expected_table(angles: Doubles, scale: float = 1.0) -> Doubles:
+    return np.stack([np.cos(angles), np.sin(angles)], axis=-1) * scale
+
+
+def assert_table(table: Floats, angles: Doubles, scale: float = 1.0) -> None:
+    """Half a unit in the last place of f32, and 1e-12 for the sine and for the last bits of the angle."""
+    exact = expected_table(angles, scale)
+    assert table.shape == exact.shape
+    assert (np.abs(table - exact) <= np.spacing(np.abs(exact).astype(np.float32)) * 0.5001 + 1e-12).all()
+
+
+@pytest.mark.parametrize("n_dims", [2, 8, 80, 128])
+@pytest.mark.parametrize("base", [10000.0, 500000.0, 1e6])
+def test_frequencies_are_correctly_rounded(n_dims: int, base: float) -> None:
+    getcontext().prec = 60
+    exact = [Decimal(base) ** (Decimal(-2 * i) / n_dims) for i in range(n_dims // 2)]
+    assert inverse_frequencies(base, n_dims).tolist() == [float(value) for value in exact]
+
+
+@pytest.mark.parametrize("n_dims", [2, 8, 64, 80, 128])
+@pytest.mark.parametrize("base", [10000.0, 500000.0])
+def test_plain_angles(n_dims: int, base: float) -> None:
+    angles = np.arange(3000.0)[:, None] * inverse_frequencies(base, n_dims)
+    assert_table(rope_table(3000, n_dims, base), angles)
+
+
+def test_positions_up_to_two_to_the_twenty() -> None:
+    n_ctx = 2**20
+    table = rope_table(n_ctx, 4, 10000.0)
+    rows = np.unique(np.concatenate([np.arange(n_ctx - 5000, n_ctx), np.arange(0, n_ctx, 997)]))
+    assert_table(table[rows], rows[:, None] * inverse_frequencies(10000.0, 4))
+
+
+def test_the_own_sine_is_as_good_as_the_c_library_s() -> None:
+    """Absolute error below 1e-13, against math.sin, over every quarter turn and close to its borders."""
+    rng = np.random.default_rng(1)
+    borders = (np.arange(0, 600_000, 7.0)[:, None] * (math.pi / 4) + np.array([-1e-9, 0.0, 1e-9])).ravel()
+    angles = np.abs(np.concatenate([borders, rng.uniform(0, 2**20, 50_000), [0.0]]))
+    sines, cosines = rope._sine_and_cosine(angles)
+    assert np.abs(sines - [math.sin(a) for a in angles]).max() < 1e-13
+    assert np.abs(cosines - [math.cos(a) for a in angles]).max() < 1e-13
+
+
+def test_linear_scaling_divides_positions() -> None:
+    angles = np.arange(500.0)[:, None] * inverse_frequencies(10000.0, 64) / 4
+    assert_table(rope_table(500, 64, 10000.0, factor=4.0), angles)
+
+
+def test_frequency_factors_divide_frequencies() -> None:
+    factors = np.linspace(1, 8, 32, dtype=np.float32)
+    angles = np.arange(500.0)[:, None] * (inverse_frequencies(500000.0, 64) / factors)
+    assert_table(rope_table(500, 64, 500000.0, freq_factors=factors), angles)
+
+
+def yarn_by_llama_cpp(n_ctx: int, n_dims: int, base: float, factor: float, n_orig: int) -> tuple[Doubles, float]:
+    """`rope_yarn` and `ggml_rope_yarn_corr_dims` of llama.cpp, one number at a time; beta_fast 32, beta_slow 1."""
+
+    def corr_dim(n_rot: float) -> float:
+        return n_dims * math.log(n_orig / (n_rot * 2 * math.pi)) / (2 * math.log(base))
+
+    low, high = max(0.0, math.floor(corr_dim(32.0))), min(n_dims - 1.0, math.ceil(corr_dim(1.0)))
+    angles = np.zeros((n_ctx, n_dims // 2))
+    for position in range(n_ctx):
+        for i in range(n_dims // 2):
+            extrapolated = position * base ** (-2 * i / n_dims)
+            mix = 1 - min(1, max(0, (i - low) / max(0.001, high - low)))
+            angles[position, i] = extrapolated / factor * (1 - mix) + extrapolated * mix
+    return angles, 1 + 0.1 * math.log(factor)
+
+
+@pytest.mark.parametrize(("n_dims", "base", "factor", "n_orig"), [(64, 10000.0, 4.0, 64), (128, 1e6, 8.0, 4096)])
+def test_yarn(n_dims: int, base: float, factor: float, n_orig: int) -> None:
+    angles, scale = yarn_by_llama_cpp(200, n_dims, base, factor, n_orig)
+    table = rope_table(
+        200, n_dims, base, factor=factor, attn_factor=0.9, ext_factor=1.0, original_context_length=n_orig
+    )
+    assert_table(table, angles, 0.9 * scale)
+
+
+def turned(x: Floats, table: Floats) -> Floats:
+    """Heads (..., head_dim) turned by the angles of one position: one product rounded, then one fma.
+
+    A product of two f32 is exact in f64, and so is nearly every sum of such a product and an f32.
+    """
+    a, b = x[..., 0::2], x[..., 1::2]
+    cosine, sine = table[:, 0], table[:, 1]
+    result = np.empty_like(x)
+    result[..., 0::2] = a.astype(np.float64) * cosine - (b * sine).astype(np.float64)
+    result[..., 1::2] = b.astype(np.float64) * cosine + (a * sine).astype(np.float64)
+    return result
+
+
+def test_blocks_are_laid_out_as_the_cache_says() -> None:
+    assert (rope.BLOCK_TOKENS, rope.PANEL_TOKENS) == (kv_cache.BLOCK_TOKENS, kv_cache.PANEL_TOKENS)
+
+
+@pytest.mark.parametrize("dtype", ["f16", "f32"])
+@pytest.mark.parametrize("head_dim", [2, 8, 16, 24, 64, 80, 128])
+@pytest.mark.parametrize(("n_head", "n_head_kv"), [(1, 1), (4, 2), (12, 1)])
+def test_queries_are_turned_and_keys_and_values_filed(dtype: str, head_dim: int, n_head: int, n_head_kv: int) -> None:
+    rng = np.random.default_rng(head_dim)
+    # Given tokens of two sequences, whose blocks lie about in no order, on both sides of every border.
+    padded = -(-head_dim // 16) * 16
+    layout = KVLayout(1, n_head_kv, padded, dtype)
+    pages = Pages(layout, 8, np.array([[5, 0, 7], [2, 6, 1]], np.int32))
+    places = [(0, p) for p in (0, 1, 15, 16, 31, 32, 95)] + [(1, p) for p in (31, 33, 64)]
+    n_tokens = len(places)
+    q = rng.standard_normal((n_tokens, n_head, head_dim)).astype(np.float32)
+    k, v = rng.standard_normal((2, n_tokens, n_head_kv, head_dim)).astype(np.float32)
+    table = rope_table(96, head_dim, 10000.0)
+    q_region, k_region, v_region = (Region(x, np.float32, 4) for x in (q, k, v))
+    table_region = Region(table, np.float32, 4)
+    args = record(
+        rope.ROPE_FIELDS,
+        {
+            rope.Q: q_region.address,
+            rope.Q_STRIDE: 4 * n_head * head_dim,
+            rope.K: k_region.address,
+            rope.V: v_region.address,
+            rope.KV_STRIDE: 4 * n_head_kv * head_dim,
+            rope.N_HEAD: n_head,
+            rope.N_HEAD_KV: n_head_kv,
+            rope.HEAD_DIM: head_dim,
+            rope.TABLE: table_region.address,
+            rope.KV_BASE: pages.region.address,
+            rope.HEAD_BLOCK_BYTES: layout.head_block_bytes,
+            rope.PADDED_DIM: padded,
+        },
+    )
+    slots = Region([slot for slot, _ in places], np.int32)
+    positions = Region([position for _, position in places], np.int32)
+    # When they go through the operation,
+    step = {
+        N_TOKENS: n_tokens,
+        POSITIONS: positions.address,
+        SLOTS: slots.address,
+        BLOCK_TABLES: pages.table_region.address,
+        BLOCKS_PER_SLOT: pages.tables.shape[1],
+    }
+    op = rope.rope_and_file_f16 if dtype == "f16" else rope.rope_and_file_f32
+    run_op(op, args, step, n_members=2)
+    # then every head is turned by its position, values are as they were,
+    for t, (_, position) in enumerate(places):
+        assert same_bits(q_region.values[t], turned(q[t], table[position]))
+        assert same_bits(k_region.values[t], turned(k[t], table[position]))
+    assert same_bits(v_region.values, v)
+    # and each key and value lies in its place, with nothing written anywhere else.
+    expected = Pages(layout, 8, pages.tables)
+    for t, (slot, position) in enumerate(places):
+        for head in range(n_head_kv):
+            expected.put(slot, position, head, turned(k[t, head], table[position]), v[t, head])
+    assert same_bits(pages.region.values, expected.region.values)
