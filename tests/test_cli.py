@@ -230,6 +230,31 @@ def test_up_refuses_a_taken_port(model: Path, tmp_path: Path) -> None:
     assert one_line(result) == f"woolly: port {port} is taken; choose another with --port or --flower-port"
 
 
+@pytest.mark.parametrize("command", ["api", "flower"])
+def test_a_server_refuses_a_taken_port(command: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        result = woolly(command, "--port", port)
+    assert result.returncode == 1
+    assert one_line(result) == f"woolly: port {port} is taken; choose another with --port"
+
+
+def test_an_address_that_is_not_ours_is_one_line() -> None:
+    result = woolly("api", "--host", "192.0.2.1", "--port", "0")
+    assert result.returncode == 1
+    assert one_line(result).startswith("woolly: cannot listen on 192.0.2.1:0: ")
+
+
+@pytest.mark.parametrize("command", ["worker", "up", "api", "flower"])
+def test_a_wrong_redis_address_is_one_line(command: str, model: Path) -> None:
+    words = ["--model", str(model)] if command in ("worker", "up") else []
+    result = woolly(command, *words, "--redis", "foo://bar")
+    assert result.returncode == 2
+    assert one_line(result).startswith("woolly: WOOLLY_REDIS_URL: ")
+
+
 def test_up_refuses_a_state_folder_in_use(model: Path, tmp_path: Path) -> None:
     from woolly_api.programs import locked_state_dir
 

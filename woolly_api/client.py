@@ -4,6 +4,7 @@ Every failure is a WoollyError, of the same class that the server or the worker 
 and yields each event once. Needs httpx and the contract, nothing else of Woolly.
 """
 
+import ipaddress
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,7 +62,8 @@ class WoollyClient:
         """`quiet_seconds`: a stream without a sign of life for so long is opened again. `patience_seconds`: how long
         `wait` and `events` put up with a server that is away."""
         self.base_url = base_url
-        self._http = httpx.Client(base_url=base_url, timeout=timeout_seconds)
+        # Loopback is never reached through a proxy, whatever the environment says about one.
+        self._http = httpx.Client(base_url=base_url, timeout=timeout_seconds, trust_env=not _is_loopback(base_url))
         self._quiet_seconds = quiet_seconds
         self._patience_seconds = patience_seconds
 
@@ -175,6 +177,14 @@ class WoollyClient:
             raise ApiUnavailable(f"{self.base_url} does not answer in time") from error
         except httpx.TransportError as error:
             raise ApiUnavailable(f"no Woolly API answers at {self.base_url}: {error}") from error
+
+
+def _is_loopback(url: str) -> bool:
+    host = httpx.URL(url).host
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class _NothingFollows(Exception):

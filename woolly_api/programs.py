@@ -4,6 +4,7 @@ Decides command lines, addresses, folders and the order of stopping. Starts noth
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import signal
@@ -26,7 +27,7 @@ LOOPBACK = "127.0.0.1"
 WORKER_READY_SECONDS = 1800.0
 
 
-class PortTaken(Exception):
+class CannotListen(Exception):
     pass
 
 
@@ -34,16 +35,25 @@ class StateDirBusy(Exception):
     pass
 
 
-def choose_port(wanted: int, *, exact: bool) -> int:
-    """`wanted`, or a free port when it is taken and `exact` is false."""
-    for port in (wanted,) if exact else (wanted, 0):
-        with socket.socket() as probe:
-            # As servers do: a port whose last connections are still winding down counts as free.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with contextlib.suppress(OSError):
-                probe.bind((LOOPBACK, port))
-                return int(probe.getsockname()[1])
-    raise PortTaken(f"port {wanted} is taken")
+def choose_port(wanted: int, *, host: str = LOOPBACK, exact: bool) -> int:
+    """`wanted`, or a free port when it is taken and `exact` is false. 0 takes any. Raises CannotListen."""
+    try:
+        return _probe(host, wanted)
+    except OSError as error:
+        if not exact:
+            return _probe(host, 0)
+        if error.errno == errno.EADDRINUSE:
+            raise CannotListen(f"port {wanted} is taken") from error
+        raise CannotListen(f"cannot listen on {host}:{wanted}: {error.strerror or error}") from error
+
+
+def _probe(host: str, port: int) -> int:
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
+        # As servers do: a port whose last connections are still winding down counts as free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(address)
+        return int(probe.getsockname()[1])
 
 
 def default_state_dir() -> Path:

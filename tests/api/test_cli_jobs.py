@@ -144,6 +144,12 @@ def test_no_jobs_is_said(cli: Cli, api: RunningApi) -> None:
     assert (result.code, result.out, result.err) == (0, "", "woolly: no jobs\n")
 
 
+def test_loopback_is_not_reached_through_a_proxy(cli: Cli, api: RunningApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.delenv("no_proxy", raising=False)
+    assert cli("jobs", api=api.url).err == "woolly: no jobs\n"
+
+
 def test_without_a_model_there_is_nothing_to_submit_to(cli: Cli, api: RunningApi) -> None:
     result = cli("submit", "Tell me", api=api.url)
     assert result.code == 1

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from woolly_api.cli.common import CLUSTER_PANEL, Failure, say
-from woolly_api.cli.options import ModelFile, ModelName, NCtx, Slots, Threads, model_path
+from woolly_api.cli.options import ModelFile, ModelName, NCtx, Slots, Threads, check_redis_url, model_path
 from woolly_api.cli.progress import Progress
 from woolly_worker.contract.errors import WoollyError
 
@@ -58,22 +58,31 @@ def up(
     [dim]woolly up --model model.gguf --port 8000[/dim]
     """
     from woolly_api.cli.running import ClusterLog, running
-    from woolly_api.programs import Cluster, PortTaken, StateDirBusy, choose_port, default_state_dir, locked_state_dir
+    from woolly_api.programs import (
+        CannotListen,
+        Cluster,
+        StateDirBusy,
+        choose_port,
+        default_state_dir,
+        locked_state_dir,
+    )
 
     path = model_path(model)
+    if redis is not None:
+        check_redis_url(redis)
     folder = state_dir or default_state_dir()
     try:
         cluster = Cluster(
             model=path,
             state_dir=folder,
             api_host=host,
-            api_port=choose_port(port, exact=True),
+            api_port=choose_port(port, host=host, exact=True),
             flower_port=choose_port(flower_port, exact=True) if flower else None,
             redis_url=redis,
             redis_port=choose_port(0, exact=True),
             worker_options=worker_options(name, n_ctx, slots, threads),
         )
-    except PortTaken as error:
+    except CannotListen as error:
         raise Failure(f"{error}; choose another with --port or --flower-port", 2) from error
     with Progress() as progress:
         log = ClusterLog(progress)

@@ -122,6 +122,15 @@ def _bias(item: str) -> tuple[int, float]:
     raise Failure(f"--logit-bias: '{item}' is not of the form TOKEN_ID=X", 2)
 
 
+def check_redis_url(url: str) -> None:
+    from woolly_worker.ledger.connection import connect
+
+    try:
+        connect(url).close()  # connects to nothing yet
+    except ValueError as error:
+        raise Failure(f"WOOLLY_REDIS_URL: {error}", 2) from error
+
+
 def settings_failure(error: Any, settings_class: Any) -> Failure:
     """pydantic's first complaint, naming the environment variable."""
     first = error.errors()[0]

@@ -8,8 +8,18 @@ from typing import Annotated, Any
 import typer
 
 import woolly_worker
-from woolly_api.cli.common import CLUSTER_PANEL
-from woolly_api.cli.options import ModelFile, ModelName, NCtx, RedisUrl, Slots, Threads, model_path, settings_failure
+from woolly_api.cli.common import CLUSTER_PANEL, Failure
+from woolly_api.cli.options import (
+    ModelFile,
+    ModelName,
+    NCtx,
+    RedisUrl,
+    Slots,
+    Threads,
+    check_redis_url,
+    model_path,
+    settings_failure,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -43,6 +53,7 @@ def worker(
         settings = WorkerSettings(**{key: value for key, value in given.items() if value is not None})
     except ValidationError as error:
         raise settings_failure(error, WorkerSettings) from error
+    check_redis_url(settings.redis_url)
     raise typer.Exit(run(settings))
 
 
@@ -65,6 +76,8 @@ def api(
         settings = ApiSettings(**{key: value for key, value in given.items() if value is not None})
     except ValidationError as error:
         raise settings_failure(error, ApiSettings) from error
+    check_redis_url(settings.redis_url)
+    _check_port(settings.host, settings.port)
     serve(settings)
 
 
@@ -80,10 +93,22 @@ def flower(
     [dim]woolly flower --port 5556 --redis redis://10.0.0.1:6379/0[/dim]
     """
     if redis is not None:
+        check_redis_url(redis)
         os.environ["WOOLLY_REDIS_URL"] = redis
+    _check_port(host, port)
     config = Path(woolly_worker.__file__).parent / "queue" / "flower_config.py"
     celery = [sys.executable, "-m", "celery", "-A", "woolly_worker.queue.app", "--quiet"]
     os.execv(
         sys.executable,
         [*celery, "flower", f"--conf={config}", f"--address={host}", f"--port={port}"],
     )
+
+
+def _check_port(host: str, port: int) -> None:
+    """Told in one line here, because servers tell it in a traceback, or between lines about starting and stopping."""
+    from woolly_api.programs import CannotListen, choose_port
+
+    try:
+        choose_port(port, host=host, exact=True)
+    except CannotListen as error:
+        raise Failure(f"{error}; choose another with --port") from error
