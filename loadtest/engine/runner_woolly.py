@@ -17,9 +17,24 @@ from typing import Any
 
 import numpy as np
 
+from woolly_worker.kernels.jit import kernel
+from woolly_worker.kernels.simd import add, hsum, load_i32x16, prefetch, zero_i32x16
 from woolly_worker.memory.kv_cache import KVCache, blocks_for
 from woolly_worker.model.transformer import Transformer, kv_layout
 from woolly_worker.model.weights import open_model
+
+
+@kernel
+def read_all(address, n_bytes):  # type: ignore[no-untyped-def]
+    """The sum of all bytes' lanes, in four vectors at a time: as fast as memory delivers."""
+    a = b = c = d = zero_i32x16()
+    for i in range(0, n_bytes, 256):
+        prefetch(address + i + 4096)
+        a = add(a, load_i32x16(address + i))
+        b = add(b, load_i32x16(address + i + 64))
+        c = add(c, load_i32x16(address + i + 128))
+        d = add(d, load_i32x16(address + i + 192))
+    return hsum(add(add(a, b), add(c, d)))
 
 
 class Runner:
@@ -72,8 +87,10 @@ class Runner:
         return statistics.median(seconds)
 
     def bandwidth(self) -> float:
-        pieces = np.array_split(self._read, self.n_threads)
-        threads = [threading.Thread(target=np.add.reduce, args=(piece,)) for piece in pieces]
+        piece = self._read.nbytes // self.n_threads // 256 * 256
+        first = self._read.ctypes.data
+        read_all(first, 256)  # compiled before the clock starts
+        threads = [threading.Thread(target=read_all, args=(first + i * piece, piece)) for i in range(self.n_threads)]
         start = time.perf_counter()
         for thread in threads:
             thread.start()
