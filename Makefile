@@ -41,6 +41,10 @@ lock: $(READY) ## resolve requirements.lock anew; UPGRADE=--upgrade moves to the
 	$$uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
 		--python-version 3.11 --all-extras $(UPGRADE) pyproject.toml -o requirements.lock
 
+.PHONY: readme
+readme: $(READY) ## write the parts of README.md that can be made: settings, and what the demo model says
+	$(BIN)/python docs/readme.py
+
 .PHONY: clean
 clean: ## remove the environment, caches and build outputs
 	rm -rf .venv .uv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

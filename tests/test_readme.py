@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cluster import Cluster, environment
@@ -73,13 +74,23 @@ def test_the_targets_exist(target: str) -> None:
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
 
-def test_the_tables_of_settings_are_those_of_the_settings() -> None:
-    spec = importlib.util.spec_from_file_location("settings_table", ROOT / "docs" / "settings_table.py")
+@pytest.fixture(scope="module")
+def writer() -> Any:
+    """docs/readme.py, which writes the parts that can be made."""
+    spec = importlib.util.spec_from_file_location("readme", ROOT / "docs" / "readme.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert module.with_tables(README) == README, "run .venv/bin/python docs/settings_table.py"
+    return module
+
+
+def test_the_tables_of_settings_are_those_of_the_settings(writer: Any) -> None:
+    assert writer.with_tables(README) == README, "run make readme"
+
+
+def test_the_sample_is_what_the_demo_model_says(writer: Any) -> None:
+    assert writer.with_sample(README) == README, "run make readme"
 
 
 def test_the_map_names_folders_that_exist() -> None:
