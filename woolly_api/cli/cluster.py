@@ -187,8 +187,8 @@ class DemoJob(threading.Thread):
             view = client.submit(JobRequest(model=model.id, sampling=sampling, **content))
             say(f"job {view.id}, model {model.id}")
             print(f"\n> {self._prompt}\n", flush=True)
-            done = follow(client, view.id)
-            sys.stdout.write("\n" if not sys.stdout.isatty() else "")
+            done = follow(client, view.id, end_line=True)
+            print()
             show_metrics(done.usage.model_dump(), done.metrics.model_dump())
 
 

@@ -198,8 +198,12 @@ def cancel(job_ids: Annotated[list[str], typer.Argument(metavar="ID...")], api: 
             print(f"{job_id} {'cancelling' if pending else view.state.value}")
 
 
-def follow(client: "WoollyClient", job_id: str, *, as_json: bool = False) -> DoneEvent:
-    """Print the job's text as it comes, then a line about how it went. Raises Failure if it did not succeed."""
+def follow(client: "WoollyClient", job_id: str, *, as_json: bool = False, end_line: bool | None = None) -> DoneEvent:
+    """Print the job's text as it comes, then a line about how it went. Raises Failure if it did not succeed.
+
+    `end_line`: close the text with a newline; by default on a terminal, so that a file gets the text alone.
+    """
+    end_line = sys.stdout.isatty() if end_line is None else end_line
     said = ""
     for event in client.events(job_id):
         if as_json:
@@ -209,8 +213,8 @@ def follow(client: "WoollyClient", job_id: str, *, as_json: bool = False) -> Don
             sys.stdout.flush()
             said = event.text or said
         if isinstance(event, DoneEvent | FailedEvent):
-            if not as_json and not said.endswith("\n") and sys.stdout.isatty():
-                print()
+            if end_line and not as_json and not said.endswith("\n"):
+                print(flush=True)
             if event.usage.total_tokens:  # a job that failed before it began has nothing to tell
                 say(summary(event.usage, event.metrics))
             if isinstance(event, FailedEvent):
