@@ -1,0 +1,138 @@
+"""Matrices times tokens: bit for bit what `row_dot` gives for each row and token, whatever the shape and the team."""
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from guarded import ReadOnly
+from kernel_memory import Region, record, run_op, same_bits
+from quant_blocks import columns_to_try, random_rows
+from test_formats import ALL, activation
+
+from woolly_worker.kernels import matmul
+from woolly_worker.kernels.formats.registry import FORMATS
+from woolly_worker.kernels.step import N_LOGIT_ROWS, N_TOKENS, TOKEN_IDS
+
+Floats = npt.NDArray[np.float32]
+SPARE = 24  # bytes between the rows of the result that no one may write
+
+
+class Product:
+    """A matrix and tokens; what `row_dot` says about them, and what the operation does."""
+
+    def __init__(self, name: str, n_rows: int, n_cols: int, n_tokens: int) -> None:
+        rng = np.random.default_rng(n_rows * n_cols + n_tokens)
+        self.format = FORMATS[name]
+        self.n_rows, self.n_cols, self.n_tokens = n_rows, n_cols, n_tokens
+        self.rows = random_rows(name, n_rows, n_cols, rng)
+        self.x, _ = activation(self.format, rng.standard_normal((max(1, n_tokens), n_cols)).astype(np.float32))
+        self.x_stride = self.x.values.nbytes // max(1, n_tokens)
+
+    def one_by_one(self) -> Floats:
+        matrix = Region(self.rows, np.uint8, 1)
+        out = np.zeros((self.n_tokens, self.n_rows), np.float32)
+        for t in range(self.n_tokens):
+            for r in range(self.n_rows):
+                row = matrix.address + r * self.rows.shape[1]
+                out[t, r] = self.format.row_dot(row, self.x.address + t * self.x_stride, self.n_cols)
+        return out
+
+    def at_once(
+        self, *, per_take: int = 16, n_members: int = 1, before: Floats | None = None, logits: bool = False
+    ) -> Floats:
+        """With the matrix at the very end of a read-only mapping."""
+        stride = 4 * self.n_rows + SPARE
+        start = np.full((self.n_tokens, stride // 4), np.float32(7.5))
+        if before is not None:
+            start[:, : self.n_rows] = before
+        out = Region(start, np.float32, 4)
+        panel_bytes = -(-self.format.panel_bytes(self.n_cols) // 64) * 64
+        panels = Region(np.full((n_members, panel_bytes), 0xFF), np.uint8)
+        with ReadOnly(self.rows.tobytes()) as matrix:
+            args = record(
+                matmul.MATMUL_FIELDS,
+                {
+                    matmul.WEIGHTS: matrix.address,
+                    matmul.ROW_BYTES: self.rows.shape[1],
+                    matmul.N_ROWS: self.n_rows,
+                    matmul.N_COLS: self.n_cols,
+                    matmul.X: self.x.address,
+                    matmul.X_STRIDE: self.x_stride,
+                    matmul.OUT: out.address,
+                    matmul.OUT_STRIDE: stride,
+                    matmul.ROWS_PER_TAKE: per_take,
+                    matmul.PANEL: panels.address,
+                    matmul.PANEL_STRIDE: panel_bytes,
+                    matmul.ADD_TO_OUT: int(before is not None),
+                    matmul.COUNT_FIELD: N_LOGIT_ROWS if logits else N_TOKENS,
+                },
+            )
+            step = {N_LOGIT_ROWS: self.n_tokens, N_TOKENS: 99} if logits else {N_TOKENS: self.n_tokens}
+            run_op(self.format.matmul, args, step, n_members)
+        assert panels.values is not None  # fails if a panel was overrun
+        assert (out.values[:, self.n_rows :] == 7.5).all()
+        return out.values[:, : self.n_rows]
+
+
+@pytest.mark.parametrize("n_tokens", range(18))
+@pytest.mark.parametrize("name", ALL)
+def test_panels_equal_row_dots(name: str, n_tokens: int) -> None:
+    """One to seventeen tokens meet every tile size and every remainder; 37 rows leave five behind the panels."""
+    product = Product(name, 37, columns_to_try(FORMATS[name])[-1 if n_tokens % 2 else 2], n_tokens)
+    assert same_bits(product.at_once(), product.one_by_one())
+
+
+@pytest.mark.parametrize("n_rows", [1, 5, 15, 16, 17, 31, 32, 33, 100])
+@pytest.mark.parametrize("name", ALL)
+def test_any_number_of_rows_by_any_team(name: str, n_rows: int) -> None:
+    for n_cols in columns_to_try(FORMATS[name])[:3]:
+        for n_tokens in (1, 3):
+            product = Product(name, n_rows, n_cols, n_tokens)
+            expected = product.one_by_one()
+            for per_take, n_members in ((16, 1), (16, 2), (32, 3), (1 << 12, 2)):
+                assert same_bits(product.at_once(per_take=per_take, n_members=n_members), expected)
+
+
+@pytest.mark.parametrize("n_tokens", [1, 2, 3, 13])
+@pytest.mark.parametrize("name", ALL)
+def test_adding_to_the_residual(name: str, n_tokens: int) -> None:
+    """out = what it held + the product, rounded once; also for the rows whose logits are wanted."""
+    product = Product(name, 37, columns_to_try(FORMATS[name])[1], n_tokens)
+    before = np.random.default_rng(5).standard_normal((n_tokens, 37)).astype(np.float32)
+    assert same_bits(product.at_once(before=before, n_members=2, logits=True), before + product.one_by_one())
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_extreme_blocks_give_the_same_bits(name: str) -> None:
+    format_, rng = FORMATS[name], np.random.default_rng(6)
+    product = Product(name, 32, columns_to_try(format_)[-1], 9)
+    product.rows = random_rows(name, 32, product.n_cols, rng, extreme=True)
+    signs = rng.choice([-1, 1], (9, product.n_cols)).astype(np.float32)
+    signs[0], signs[1] = 1, -1
+    product.x, _ = activation(format_, signs)
+    assert same_bits(product.at_once(), product.one_by_one())
+
+
+@pytest.mark.parametrize("n_members", [1, 3])
+@pytest.mark.parametrize("name", ALL)
+def test_embedding_takes_the_rows_of_the_tokens(name: str, n_members: int) -> None:
+    format_, rng = FORMATS[name], np.random.default_rng(7)
+    for n_cols in columns_to_try(format_):
+        rows = random_rows(name, 11, n_cols, rng)
+        tokens = np.array([0, 10, 3, 3, 9], np.int32)
+        stride = 4 * n_cols + SPARE
+        out = Region(np.full((len(tokens), stride // 4), np.float32(7.5)), np.float32, 4)
+        with ReadOnly(rows.tobytes()) as table:
+            fields = {
+                matmul.WEIGHTS: table.address,
+                matmul.ROW_BYTES: rows.shape[1],
+                matmul.EMBED_OUT: out.address,
+                matmul.EMBED_OUT_STRIDE: stride,
+                matmul.EMBED_N_COLS: n_cols,
+            }
+            step = {N_TOKENS: len(tokens), TOKEN_IDS: Region(tokens, np.int32).address}
+            run_op(format_.embed, record(matmul.EMBED_FIELDS, fields), step, n_members)
+        for t, token in enumerate(tokens):
+            one = Region(np.zeros(n_cols), np.float32)
+            format_.dequantize(Region(rows[token], np.uint8).address, n_cols, one.address)
+            assert same_bits(out.values[t, :n_cols], one.values)
+        assert (out.values[:, n_cols:] == 7.5).all()
