@@ -1,0 +1,166 @@
+"""Same request, same bits: its logits depend on the model and its tokens, not on what happens around them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import shaped_gguf
+from gguf import GGMLQuantizationType as Type
+from step_harness import Bench, Piece
+
+Floats = npt.NDArray[np.float32]
+LENGTH = 75  # three KV blocks, the last not full
+MODELS = ("stories260K-Q8_0", "babyllama-wide-Q4_K_M", "babyllama-wide-Q4_0", "babyllama-tok361-F16")
+
+
+def ids_of(seed: int, n: int, n_vocab: int) -> list[int]:
+    return np.random.default_rng(seed).integers(0, n_vocab, n).tolist()
+
+
+class Subject:
+    """A model file, and the logits of one sequence run alone in a single step: what all other ways must give."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.bench = Bench(path)
+        self.ids = ids_of(0, LENGTH, self.bench.config.n_vocab)
+        self.expected = self.bench.logits(self.ids)
+        assert np.isfinite(self.expected).all()
+        assert self.expected.std() > 0.01  # a model that always answers the same would prove nothing
+
+    def assert_same(self, logits: Floats) -> None:
+        different = [
+            i for i, (a, b) in enumerate(zip(logits, self.expected, strict=True)) if a.tobytes() != b.tobytes()
+        ]
+        assert not different, f"logits differ at positions {different}"
+
+
+@pytest.fixture(scope="module", params=list(shaped_gguf.SHAPES), ids=lambda kind: kind.name)
+def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subject]:
+    path = shaped_gguf.write(tmp_path_factory.mktemp("shaped") / f"{request.param.name}.gguf", request.param)
+    subject = Subject(path)
+    yield subject
+    subject.bench.close()
+
+
+def in_company(rng: np.random.Generator, lengths: list[int]) -> list[list[Piece]]:
+    """Steps that bring all sequences to their end in random pieces: long chunks, short ones and single tokens."""
+    left = dict(enumerate(lengths))
+    steps = []
+    while left:
+        order = rng.permutation(list(left))
+        chosen = order[: rng.integers(1, len(order) + 1)]
+        pieces = []
+        for sequence in chosen.tolist():
+            n = int(min(left[sequence], rng.choice([1, 1, 2, 5, 17, 40])))
+            left[sequence] -= n
+            pieces.append((sequence, n))
+            if left[sequence] == 0:
+                del left[sequence]
+        steps.append(pieces)
+    return steps
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 7, 32])
+def test_prefill_in_chunks(subject: Subject, chunk: int) -> None:
+    subject.assert_same(subject.bench.logits(subject.ids, chunk))
+
+
+def test_decoding_after_a_prompt(subject: Subject) -> None:
+    steps = [[(0, 20)], *[[(0, 1)] for _ in range(LENGTH - 20)]]
+    subject.assert_same(subject.bench.run([subject.ids], steps)[0])
+
+
+@pytest.mark.parametrize("place", [0, 3, 7])
+def test_in_a_batch_of_eight(subject: Subject, place: int) -> None:
+    """All eight prompts in one step, ours anywhere among them; some share its first half."""
+    n_vocab = subject.bench.config.n_vocab
+    others = [ids_of(seed, 10 + 7 * seed, n_vocab) for seed in range(1, 8)]
+    others[2] = subject.ids[: LENGTH // 2] + others[2]
+    sequences = [*others[:place], subject.ids, *others[place:]]
+    logits = subject.bench.run(sequences, [[(i, len(ids)) for i, ids in enumerate(sequences)]])
+    subject.assert_same(logits[place])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_prefill_and_decode_mixed(subject: Subject, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n_vocab = subject.bench.config.n_vocab
+    sequences = [subject.ids, *(ids_of(100 + i, int(rng.integers(1, 90)), n_vocab) for i in range(7))]
+    subject.bench.place_blocks(seed)
+    logits = subject.bench.run(sequences, in_company(rng, [len(ids) for ids in sequences]))
+    subject.bench.place_blocks()
+    subject.assert_same(logits[0])
+
+
+def test_blocks_anywhere_and_full_of_old_content(subject: Subject) -> None:
+    for seed in range(3):
+        subject.bench.place_blocks(seed)
+        subject.assert_same(subject.bench.logits(subject.ids, 32))
+    subject.bench.place_blocks()
+
+
+@pytest.mark.parametrize("n_threads", [2, 3])
+def test_other_teams(subject: Subject, n_threads: int) -> None:
+    with Bench(subject.path, n_threads=n_threads) as bench:
+        subject.assert_same(bench.logits(subject.ids))
+        subject.assert_same(bench.logits(subject.ids, 1))
+        rng = np.random.default_rng(n_threads)
+        others = [ids_of(i, 40, bench.config.n_vocab) for i in range(1, 4)]
+        sequences = [subject.ids, *others]
+        subject.assert_same(bench.run(sequences, in_company(rng, [len(ids) for ids in sequences]))[0])
+
+
+def test_other_buffers(subject: Subject) -> None:
+    """Buffers of another size, fewer slots, a longer context: other addresses, and another table of angles."""
+    with Bench(subject.path, max_step_tokens=80, max_slots=1, n_ctx=LENGTH) as bench:
+        subject.assert_same(bench.logits(subject.ids))
+
+
+def test_logits_of_some_tokens_only(subject: Subject) -> None:
+    """The rows that are wanted, in the order wanted; also one alone, which takes another way through the matrix."""
+    bench = subject.bench
+    batch = bench.transformer.batch
+    for wanted in ([LENGTH - 1], [5], [LENGTH - 1, 0, 7, 7], []):
+        batch.n_tokens, batch.n_logit_rows = LENGTH, len(wanted)
+        batch.token_ids[:LENGTH], batch.positions[:LENGTH] = subject.ids, np.arange(LENGTH)
+        batch.slots[:LENGTH] = 0
+        batch.logit_rows[: len(wanted)] = wanted
+        logits = bench.transformer.step()
+        assert logits.shape == (len(wanted), bench.config.n_vocab)
+        assert logits.tobytes() == subject.expected[wanted].tobytes()
+
+
+def test_f32_keys_and_values(subject: Subject) -> None:
+    """Another layout has other bits, but it is as true to itself."""
+    with Bench(subject.path, kv_dtype="f32") as bench:
+        expected = bench.logits(subject.ids)
+        assert np.abs(expected - subject.expected).mean() < 0.05 * subject.expected.std()
+        assert bench.logits(subject.ids, 1).tobytes() == expected.tobytes()
+        assert bench.logits(subject.ids, 7).tobytes() == expected.tobytes()
+
+
+def test_a_mix_of_types_in_one_file(tmp_path: Path) -> None:
+    """Layers read their activations in several forms at once."""
+    mixed = {"attn_q": Type.Q8_0, "attn_v": Type.F16, "ffn_down": Type.Q6_K, "output": Type.BF16, "ffn_up": Type.F32}
+    path = shaped_gguf.write(tmp_path / "mixed.gguf", Type.Q4_K, mixed=mixed)
+    subject = Subject(path)
+    subject.assert_same(subject.bench.logits(subject.ids, 7))
+    with Bench(path, n_threads=2) as bench:
+        subject.assert_same(bench.logits(subject.ids, 1))
+    subject.bench.close()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_trained_models(name: str, shared_data: Path) -> None:
+    subject = Subject(shared_data / "models" / f"{name}.gguf")
+    for chunk in (1, 7, 32):
+        subject.assert_same(subject.bench.logits(subject.ids, chunk))
+    rng = np.random.default_rng(4)
+    sequences = [subject.ids, *(ids_of(i, 60, subject.bench.config.n_vocab) for i in range(1, 8))]
+    subject.assert_same(subject.bench.run(sequences, in_company(rng, [len(ids) for ids in sequences]))[0])
+    with Bench(subject.path, n_threads=2) as bench:
+        subject.assert_same(bench.logits(subject.ids, 32))
+    subject.bench.close()
