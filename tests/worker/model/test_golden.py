@@ -80,8 +80,8 @@ def test_logits_are_as_close_to_exact_as_llama_cpp_s(model: tuple[str, Bench], s
 def test_greedy_continuations(model: tuple[str, Bench], shared_data: Path) -> None:
     """The text token by token, up to a step where the best two are too close to be called.
 
-    Where another token wins here, it must be by less than half of the README's margin; led back onto the golden path, all
-    steps behind must agree in the same sense.
+    Where another token wins here, it must be by less than half of the README's margin; led back onto the golden path,
+    all steps behind must agree in the same sense.
     """
     name, bench = model
     tokenizer = Tokenizer.from_gguf(bench.weights.file)
