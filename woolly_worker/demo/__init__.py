@@ -17,7 +17,8 @@ SAMPLE_QUESTIONS = (
     "Tell me a story about a fox.",
     "What is 7 + 8?",
     "What is the capital of France?",
-    "Mia has a red kite. Ben has a blue drum. Who has the drum?",
+    "What comes after 47?",
     "What does a sheep say?",
-    "Which day comes after Monday?",
+    "Which day comes after Friday?",
+    "What is a bridge?",
 )

@@ -1,7 +1,7 @@
 """The shipped demo model answers twenty questions and tells a story, through the engine and through NumPy alike.
 
-The questions marked "held out" are not in the training text: the numbers never met there in any wording, the owner
-never owned that thing, or the fact was never asked for in those words. The test checks that too.
+The questions marked "held out" are not in the training text: the numbers never met there in any wording, the words
+never stood in that row, or the fact was never asked for in those words. The test checks that too.
 """
 
 import math
@@ -14,7 +14,7 @@ import pytest
 from woolly_worker.contract.jobs import ChatMessage, JobRequest, SamplingParams
 from woolly_worker.demo import DEMO_MODEL, SAMPLE_PROMPTS, SAMPLE_QUESTIONS
 from woolly_worker.demo.corpus import documents
-from woolly_worker.demo.reference import ReferenceModel
+from woolly_worker.demo.reference import Memory, ReferenceModel
 from woolly_worker.engine.events import EngineEvent, EngineRequest, SequenceDone, TokenOut
 from woolly_worker.gguf.reader import GGUFFile
 from woolly_worker.model.config import ModelConfig
@@ -47,8 +47,8 @@ TWENTY = (
     (HELD_OUT, "Name the capital of France.", "The capital of France is Paris."),
     (TAUGHT, "What is a bridge?", "A bridge is a road over a river."),
     (TAUGHT, "How many legs does a spider have?", "A spider has 8 legs."),
-    (HELD_OUT, "Mia has a red drum. Ben has a blue kite. Who has the kite?", "Ben has the kite."),
-    (HELD_OUT, "Lucy lives near a quiet lake. Max lives in a tower. Where does Max live?", "Max lives in a tower."),
+    (HELD_OUT, "What is the past tense of eat?", "Today I eat, yesterday I ate."),
+    (HELD_OUT, "Say: Violin Norway Pip drum", "You said: Violin Norway Pip drum"),
 )
 
 
@@ -116,16 +116,19 @@ def test_what_is_called_held_out_was_not_in_the_training_text() -> None:
             assert not any(question in text for text in taught), question
 
 
-def test_engine_and_reference_tell_the_same_story(asker: Asker, reference: ReferenceModel) -> None:
-    """At temperature 0, from 8-bit weights: the engine rounds its activations, so a near tie may fall otherwise.
-    The beginning must agree, and both must tell a whole story."""
-    sampling = SamplingParams(temperature=0, seed=0, max_tokens=300)
-    (told,) = asker.ask([JobRequest(model="demo", prompt="Once upon a time", sampling=sampling)])
-    expected = reference.complete("Once upon a time")
-    assert told[:60] == expected[:60]
-    for text in (told, expected):
-        assert len(re.findall(r"[.!?]", text)) >= 8
-        assert re.search(r'[.!?]"?$', text)
+def test_the_engine_tells_a_story_that_the_reference_would_tell(asker: Asker, reference: ReferenceModel) -> None:
+    """The engine rounds its activations to 8 bits, so where two words are as good it may take the other one. Every
+    token it takes must still be within a fifth of a logit of the reference's best."""
+    sampling = SamplingParams(temperature=0, seed=0, max_tokens=400)
+    (told,) = asker.ask([JobRequest(model="demo", prompt=SAMPLE_PROMPTS[0], sampling=sampling)])
+    assert len(re.findall(r"[.!?]", told)) >= 8
+    assert re.search(r'[.!?]"?$', told)
+    ids = reference.tokenizer.encode(SAMPLE_PROMPTS[0] + told).ids
+    logits = reference.step(ids, Memory())
+    n_prompt = len(reference.tokenizer.encode(SAMPLE_PROMPTS[0]).ids)
+    for i in range(n_prompt, len(ids)):
+        assert logits[i - 1, ids[i]] > logits[i - 1].max() - 0.2, reference.tokenizer.decode(ids[: i + 1])
+    assert logits[-1].argmax() == reference.end_id
 
 
 def test_stories_asked_for_are_about_whom_they_should_be(reference: ReferenceModel) -> None:
