@@ -133,9 +133,9 @@ def _barrier(team, n_members):
 
 
 @inline
-def _run_program(team, member):
+def _run_program(team, member, n_members):
     header = team + HEADER
-    step, counters, n_members = field(header, STEP), field(header, COUNTERS), field(header, N_MEMBERS)
+    step, counters = field(header, STEP), field(header, COUNTERS)
     for i in range(field(header, N_OPS)):
         op = field(header, PROGRAM) + 8 * OP_WORDS * i
         _call(field(op, OP_FUNCTION), field(op, OP_ARGS), step, member, counters + LINE * i)
@@ -144,15 +144,19 @@ def _run_program(team, member):
 
 
 @kernel
-def _lead(team):
-    """Run one step as member 0. The program's last operation has a barrier, so all are done at the return."""
+def _lead(team, alone):
+    """Run one step as member 0. The program's last operation has a barrier, so all are done at the return.
+
+    `alone`: the others are not called. Every unit of work is then taken by the caller, with the same result.
+    """
     header = team + HEADER
     counters = field(header, COUNTERS)
     for i in range(field(header, N_OPS)):
         store_i64(counters + LINE * i, 0)
-    if field(header, N_MEMBERS) > 1:
+    n_members = 1 if alone else field(header, N_MEMBERS)
+    if n_members > 1:
         _advance(team + STEP_NUMBER, team)
-    _run_program(team, 0)
+    _run_program(team, 0, n_members)
 
 
 @kernel
@@ -164,7 +168,7 @@ def _follow(team, member):
         if load_i64(team + ENDED):
             return
         done += 1
-        _run_program(team, member)
+        _run_program(team, member, field(team + HEADER, N_MEMBERS))
 
 
 @kernel
@@ -207,7 +211,7 @@ class Team:
         words[STEP], words[COUNTERS] = self.step.ctypes.data, counters.ctypes.data
         words[N_MEMBERS] = n_members
         with compiling():
-            _lead.compile((types.intp,))
+            _lead.compile((types.intp, types.intp))
             _follow.compile((types.intp, types.intp))
             _dismiss.compile((types.intp,))
         threads = [
@@ -221,11 +225,11 @@ class Team:
             self, _send_home, self._address, threads, (counters, memory, self.program, self.step)
         )
 
-    def run(self) -> None:
-        """One step, on all members."""
+    def run(self, *, alone: bool = False) -> None:
+        """One step, on all members, or by the caller alone where the work is too little to share."""
         if not self._finish.alive:
             raise RuntimeError("the team has been closed")
-        _lead(self._address)
+        _lead(self._address, int(alone))
 
     def close(self) -> None:
         """Send the other members home. Closing twice is fine."""

@@ -50,6 +50,17 @@ class LayerWeights:
     ffn_up: Matrix
     ffn_down: Matrix
 
+    def matrices(self) -> tuple[Matrix, ...]:
+        return (
+            self.attn_q,
+            self.attn_k,
+            self.attn_v,
+            self.attn_output,
+            self.ffn_gate,
+            self.ffn_up,
+            self.ffn_down,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Weights:

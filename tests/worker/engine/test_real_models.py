@@ -46,6 +46,7 @@ def real_engine(
         weights,
         cache,
         n_threads=n_threads,
+        alone_below=0,  # also tiny steps are shared by all threads
         max_step_tokens=max_step_tokens,
         max_logit_rows=n_slots,
         max_slots=n_slots,

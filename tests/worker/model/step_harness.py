@@ -39,6 +39,7 @@ class Bench:
             self.weights,
             self.kv,
             n_threads=n_threads,
+            alone_below=0,  # also tiny steps are shared by all threads
             max_step_tokens=max_step_tokens,
             max_logit_rows=max_step_tokens,
             max_slots=max_slots,

@@ -164,3 +164,11 @@ def test_trained_models(name: str, shared_data: Path) -> None:
     with Bench(subject.path, n_threads=2) as bench:
         subject.assert_same(bench.logits(subject.ids, 32))
     subject.bench.close()
+
+
+def test_a_step_that_one_thread_runs_alone(subject: Subject) -> None:
+    """The same team, alone and shared in turn: a step too small to share has the bits of a shared one."""
+    with Bench(subject.path, n_threads=2) as bench:
+        for alone_below in (10**18, 0, 10**18):
+            bench.transformer._alone_below = alone_below
+            subject.assert_same(bench.logits(subject.ids, 3))
