@@ -48,7 +48,7 @@ TWENTY = (
     (TAUGHT, "What is a bridge?", "A bridge is a road over a river."),
     (TAUGHT, "How many legs does a spider have?", "A spider has 8 legs."),
     (HELD_OUT, "What is the past tense of eat?", "Today I eat, yesterday I ate."),
-    (HELD_OUT, "Say: Violin Norway Pip drum", "You said: Violin Norway Pip drum"),
+    (HELD_OUT, "Say: Violin Pip Norway lamb", "You said: Violin Pip Norway lamb"),
 )
 
 
