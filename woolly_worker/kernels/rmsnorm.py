@@ -2,7 +2,8 @@
 
     y[i] = x[i] * weight[i] / sqrt(mean(x**2) + eps)
 
-Source: Zhang & Sennrich 2019, eq. 4. Accuracy: relative error below 2e-6 against rmsnorm_reference, n_embd <= 8192.
+Source: Zhang & Sennrich 2019, eq. 4. Accuracy: relative error below 2e-6 against rmsnorm_reference, n_embd <= 8192;
+below 5e-6 for a row of equal values, where the rounding errors of the squares' sum cannot cancel.
 """
 
 import numpy as np

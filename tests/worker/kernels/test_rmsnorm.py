@@ -52,9 +52,7 @@ def test_equal_values_round_the_same_way_every_time(n: int, value: float) -> Non
     """The worst for a sum of squares: its rounding errors do not cancel. 512 additions in a lane for n = 8192."""
     x, weight = np.full(n, value, np.float32), np.ones(n, np.float32)
     exact = rmsnorm_reference(x, weight.astype(np.float64), float(EPS))
-    # Each addition is off by 2**-24 of the sum so far at most, all in one direction; the root halves it.
-    bound = (n / 16 + 4) / 2 * 2.0**-24 + 4 * 2.0**-24
-    assert np.abs(one_row(x, weight).astype(np.float64) / exact - 1).max() < bound
+    assert np.abs(one_row(x, weight).astype(np.float64) / exact - 1).max() < 5e-6
 
 
 def test_zeros_and_outliers() -> None:
