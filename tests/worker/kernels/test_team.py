@@ -99,6 +99,18 @@ def test_operations_without_a_barrier_all_run() -> None:
     assert (second == 500).all()
 
 
+def test_steps_alone_and_shared_in_turn() -> None:
+    """Alone, the caller takes every unit as member 0, and the others sleep through it."""
+    counts, place = words(64)
+    args = record(ops.N_FIELDS, {ops.PLACE: place, ops.LATE_MEMBER: -1})
+    with team_of(3, (ops.come_late, args), (ops.come_late, args)) as team:
+        for step in range(100):
+            before = counts[:3].copy()
+            alone = step % 3 != 0
+            team.run(alone=alone)
+            assert (counts[:3] - before).tolist() == ([2, 0, 0] if alone else [2, 2, 2])
+
+
 def test_a_team_at_rest_uses_no_cpu() -> None:
     counts, place = words(1)
     args = record(ops.N_FIELDS, {ops.PLACE: place, ops.N_UNITS: 1})
