@@ -43,6 +43,9 @@ def create_worker_app(settings: WorkerSettings) -> Any:
     """The app of one worker: its model's lanes only."""
     from kombu.entity import Queue
 
+    from woolly_worker.queue.broker import tolerate_lost_connections
+
+    tolerate_lost_connections()
     app = create_app(settings.redis_url)
     name = settings.served_name
     app.conf.update(
