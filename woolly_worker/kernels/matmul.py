@@ -7,11 +7,12 @@ More tokens: sixteen rows are unpacked into a panel that stays in L1/L2, then mu
 tokens. Both ways do the same float operations in the same order for every (row, token), so the bits are equal; the
 rows left over when n_rows is no multiple of sixteen go through `row_dot` for every token.
 
-Work is handed out in runs of rows by the operation's counter.
+Work is handed out in runs of rows by the operation's counter: long ones first, because every run starts with a cold
+stream, short ones at the end, so that nobody waits long for the last.
 """
 
 from woolly_worker.kernels.jit import inline
-from woolly_worker.kernels.simd import load_f32, store_f32
+from woolly_worker.kernels.simd import load_f32, load_i64, store_f32
 from woolly_worker.kernels.simd.tiles import add_each, load_each, store_each, zeros_f32
 from woolly_worker.kernels.step import TOKEN_IDS, entry, fetch_add, field
 
@@ -24,14 +25,28 @@ X = 4  # address of token 0's activations, in the form the weights ask for
 X_STRIDE = 5  # bytes between tokens
 OUT = 6  # address of token 0's row of the result, f32
 OUT_STRIDE = 7  # bytes between tokens
-ROWS_PER_TAKE = 8  # a multiple of 16
+LEAST_TAKE = 8  # rows that a member takes at least, a multiple of 16
 PANEL = 9  # address of member 0's panel
 PANEL_STRIDE = 10  # bytes between the members' panels
 ADD_TO_OUT = 11  # 1: out += W x
 COUNT_FIELD = 12  # which field of the step record counts the tokens
-MATMUL_FIELDS = 13
+SHARE = 13  # a member takes one part in so many of the rows that are left
+MATMUL_FIELDS = 14
 
 PANEL_ROWS = 16
+
+
+@inline
+def take_rows(args, counter):
+    """The next run of rows as (first, last), whole panels of them. Nothing is left when first >= n_rows.
+
+    Somebody may take rows between the two looks at the counter: the run is then a little longer than its share.
+    """
+    n_rows = field(args, N_ROWS)
+    share = (n_rows - load_i64(counter)) // field(args, SHARE)
+    n = max(field(args, LEAST_TAKE), share // PANEL_ROWS * PANEL_ROWS)
+    first = fetch_add(counter, n)
+    return first, min(first + n, n_rows)
 
 
 @inline
@@ -95,14 +110,13 @@ def run_matmul(args, step, member, counter, unpack, multiply, row_dot):
     n_tokens = field(step, field(args, COUNT_FIELD))
     if n_tokens == 0:
         return  # a chunk in the middle of a prompt: nobody wants logits, so no row has to be unpacked
-    n_rows, per_take = field(args, N_ROWS), field(args, ROWS_PER_TAKE)
+    n_rows = field(args, N_ROWS)
     panel = field(args, PANEL) + member * field(args, PANEL_STRIDE)
     whole = n_rows - n_rows % PANEL_ROWS
     while True:
-        first = fetch_add(counter, per_take)
+        first, last = take_rows(args, counter)
         if first >= n_rows:
             return
-        last = min(first + per_take, n_rows)
         if n_tokens == 1:
             _rows_one_by_one(args, first, last, 1, row_dot)
         else:

@@ -17,7 +17,7 @@ from woolly_worker.memory.activations import Buffer, Rows
 from woolly_worker.memory.kv_cache import KVCache
 from woolly_worker.model.weights import Matrix
 
-TAKE_BYTES = 1 << 16  # weights a thread takes at once: long enough to stream, short enough to share
+LEAST_TAKE_BYTES = 1 << 13  # weights a thread takes at once at the least: below, the counter costs as much
 
 _KV_OPS = {
     "f16": (rope.rope_and_file_f16, attention.attention_f16),
@@ -102,8 +102,6 @@ class Program:
         """into = W x for every token, or into += W x."""
         format_ = FORMATS[w.type.name]
         source = x.values if format_.activation == Activation.F32 else x.forms[int(format_.activation)]
-        per_thread = w.n_rows // (4 * self.n_members)
-        rows = min(TAKE_BYTES // w.row_bytes, per_thread)
         fields = {
             matmul.WEIGHTS: w.address,
             matmul.ROW_BYTES: w.row_bytes,
@@ -113,7 +111,8 @@ class Program:
             matmul.X_STRIDE: source.stride,
             matmul.OUT: into.values.address,
             matmul.OUT_STRIDE: into.values.stride,
-            matmul.ROWS_PER_TAKE: max(1, rows // matmul.PANEL_ROWS) * matmul.PANEL_ROWS,
+            matmul.LEAST_TAKE: -(-LEAST_TAKE_BYTES // (w.row_bytes * matmul.PANEL_ROWS)) * matmul.PANEL_ROWS,
+            matmul.SHARE: 2 * self.n_members,
             matmul.ADD_TO_OUT: int(add),
             matmul.COUNT_FIELD: N_LOGIT_ROWS if logit_rows else N_TOKENS,
         }

@@ -37,7 +37,13 @@ class Product:
         return out
 
     def at_once(
-        self, *, per_take: int = 16, n_members: int = 1, before: Floats | None = None, logits: bool = False
+        self,
+        *,
+        least_take: int = 16,
+        share: int = 2,
+        n_members: int = 1,
+        before: Floats | None = None,
+        logits: bool = False,
     ) -> Floats:
         """With the matrix at the very end of a read-only mapping."""
         stride = 4 * self.n_rows + SPARE
@@ -59,7 +65,8 @@ class Product:
                     matmul.X_STRIDE: self.x_stride,
                     matmul.OUT: out.address,
                     matmul.OUT_STRIDE: stride,
-                    matmul.ROWS_PER_TAKE: per_take,
+                    matmul.LEAST_TAKE: least_take,
+                    matmul.SHARE: share,
                     matmul.PANEL: panels.address,
                     matmul.PANEL_STRIDE: panel_bytes,
                     matmul.ADD_TO_OUT: int(before is not None),
@@ -88,8 +95,9 @@ def test_any_number_of_rows_by_any_team(name: str, n_rows: int) -> None:
         for n_tokens in (1, 3):
             product = Product(name, n_rows, n_cols, n_tokens)
             expected = product.one_by_one()
-            for per_take, n_members in ((16, 1), (16, 2), (32, 3), (1 << 12, 2)):
-                assert same_bits(product.at_once(per_take=per_take, n_members=n_members), expected)
+            for least_take, share, n_members in ((16, 1, 1), (16, 4, 2), (32, 6, 3), (1 << 12, 3, 2), (16, 99, 2)):
+                found = product.at_once(least_take=least_take, share=share, n_members=n_members)
+                assert same_bits(found, expected)
 
 
 @pytest.mark.parametrize("n_tokens", [1, 2, 3, 13])

@@ -15,7 +15,7 @@ from woolly_worker.kernels.formats.registry import FORMATS
 from woolly_worker.kernels.team import OP_ARGS, OP_BARRIER
 from woolly_worker.memory.activations import Rows
 from woolly_worker.memory.kv_cache import KVCache, KVLayout
-from woolly_worker.model.program import TAKE_BYTES, Program, form_for, rows_for
+from woolly_worker.model.program import LEAST_TAKE_BYTES, Program, form_for, rows_for
 from woolly_worker.model.weights import Matrix, Weights, open_model
 
 
@@ -86,18 +86,18 @@ def test_each_operation_is_compiled_once(weights: Weights) -> None:
 
 @pytest.mark.parametrize("n_members", [1, 2, 7])
 def test_work_is_shared_in_whole_panels(weights: Weights, n_members: int) -> None:
-    """Enough runs of rows for every member to take several, none longer than TAKE_BYTES unless sixteen rows are."""
+    """Nobody takes more than half of a fair part at first, nor less than LEAST_TAKE_BYTES at the end."""
     program = empty_program(n_members)
     x = rows_for(4, 256, weights.output)
     for matrix in (weights.output, weights.layers[0].ffn_gate, weights.layers[0].attn_k):
         program.matmul(matrix, x, into=rows_for(4, matrix.n_rows))
     program.array()
     for record in program._panel_records:
-        per_take, n_rows = int(record[matmul.ROWS_PER_TAKE]), int(record[matmul.N_ROWS])
-        assert per_take % matmul.PANEL_ROWS == 0
-        assert per_take >= matmul.PANEL_ROWS
-        assert per_take * record[matmul.ROW_BYTES] <= TAKE_BYTES or per_take == matmul.PANEL_ROWS
-        assert per_take * n_members <= n_rows or per_take == matmul.PANEL_ROWS
+        least = int(record[matmul.LEAST_TAKE])
+        assert least % matmul.PANEL_ROWS == 0
+        assert least * record[matmul.ROW_BYTES] >= LEAST_TAKE_BYTES
+        assert (least - matmul.PANEL_ROWS) * record[matmul.ROW_BYTES] < LEAST_TAKE_BYTES
+        assert record[matmul.SHARE] == 2 * n_members
 
 
 def test_panels_have_room_for_the_widest_matrix(weights: Weights) -> None:

@@ -15,11 +15,11 @@ from woolly_worker.kernels.matmul import (
     OUT,
     OUT_STRIDE,
     ROW_BYTES,
-    ROWS_PER_TAKE,
     WEIGHTS,
     X_STRIDE,
     X,
     run_embedding,
+    take_rows,
 )
 from woolly_worker.kernels.simd import (
     as_f16x16,
@@ -39,7 +39,7 @@ from woolly_worker.kernels.simd import (
     zero_f32x16,
 )
 from woolly_worker.kernels.simd.tiles import fma_load_each, store_sums_each, zeros_f32
-from woolly_worker.kernels.step import fetch_add, field
+from woolly_worker.kernels.step import field
 
 
 @inline
@@ -56,15 +56,15 @@ def _row_times_tile(row, x, x_stride, n_cols, size, load, load_first, acc):
 def run_float_matmul(args, step, counter, size, load, load_first):
     """The body of a float matmul operation; `size` is the bytes of a weight, `load` reads sixteen as f32."""
     n_tokens = field(step, field(args, COUNT_FIELD))
-    n_rows, n_cols, per_take = field(args, N_ROWS), field(args, N_COLS), field(args, ROWS_PER_TAKE)
+    n_rows, n_cols = field(args, N_ROWS), field(args, N_COLS)
     w, row_bytes = field(args, WEIGHTS), field(args, ROW_BYTES)
     x, x_stride = field(args, X), field(args, X_STRIDE)
     out, out_stride, adding = field(args, OUT), field(args, OUT_STRIDE), field(args, ADD_TO_OUT)
     while True:
-        first = fetch_add(counter, per_take)
+        first, last = take_rows(args, counter)
         if first >= n_rows:
             return
-        for r in range(first, min(first + per_take, n_rows)):
+        for r in range(first, last):
             row, place = w + r * row_bytes, out + 4 * r
             t = 0
             while t + 8 <= n_tokens:
