@@ -26,10 +26,13 @@ from woolly_worker.model.weights import open_model
 
 @kernel
 def read_all(address, n_bytes):  # type: ignore[no-untyped-def]
-    """The sum of all bytes' lanes, in four vectors at a time: as fast as memory delivers."""
+    """The sum of everything, four vectors at a time: as fast as memory delivers."""
     a = b = c = d = zero_i32x16()
     for i in range(0, n_bytes, 256):
-        prefetch(address + i + 4096)
+        prefetch(address + i + 1024)
+        prefetch(address + i + 1088)
+        prefetch(address + i + 1152)
+        prefetch(address + i + 1216)
         a = add(a, load_i32x16(address + i))
         b = add(b, load_i32x16(address + i + 64))
         c = add(c, load_i32x16(address + i + 128))
@@ -87,6 +90,10 @@ class Runner:
         return statistics.median(seconds)
 
     def bandwidth(self) -> float:
+        """The best of five: the limit, not what was left of it at that moment."""
+        return max(self._read_once() for _ in range(5))
+
+    def _read_once(self) -> float:
         piece = self._read.nbytes // self.n_threads // 256 * 256
         first = self._read.ctypes.data
         read_all(first, 256)  # compiled before the clock starts
@@ -96,7 +103,7 @@ class Runner:
             thread.start()
         for thread in threads:
             thread.join()
-        return self._read.nbytes / (time.perf_counter() - start)
+        return piece * self.n_threads / (time.perf_counter() - start)
 
 
 def main() -> None:

@@ -3,9 +3,10 @@
     out[t, r] = sum over k of W[r, k] * x[t, k]          (or added to what `out` holds: the residual connection)
 
 One token: each row's bytes are read once, in place, by the format's `row_dot`; this runs at memory bandwidth.
-More tokens: sixteen rows are unpacked into a panel that stays in L1/L2, then multiplied by tiles of 8, 4, 2 and 1
-tokens. Both ways do the same float operations in the same order for every (row, token), so the bits are equal; the
-rows left over when n_rows is no multiple of sixteen go through `row_dot` for every token.
+More tokens: sixteen rows are unpacked into a panel that stays in L1/L2 and multiplied by tiles of 8, 4, 2 and 1 tokens,
+the first of them while the panel is made. Both ways do the same float operations in the same order for every (row,
+token), so the bits are equal; the rows left over when n_rows is no multiple of sixteen go through `row_dot` for every
+token.
 
 Work is handed out in runs of rows by the operation's counter: long ones first, because every run starts with a cold
 stream, short ones at the end, so that nobody waits long for the last.
@@ -73,39 +74,78 @@ def _store_tile(place, stride, add_to_out, tile):
 
 
 @inline
-def _rows_by_panels(args, first, last, n_tokens, panel, unpack, multiply):
-    w, row_bytes, n_cols = field(args, WEIGHTS), field(args, ROW_BYTES), field(args, N_COLS)
+def _multiply(panel, n_blocks, x, x_stride, sizes, multiply_block, acc):
+    """The panel of sixteen rows times as many tokens as `acc` has vectors."""
+    for i in range(n_blocks):
+        acc = multiply_block(panel + i * sizes[1], x + i * sizes[2], x_stride, acc)
+    return acc
+
+
+@inline
+def _unpack_and_multiply(rows, row_bytes, n_blocks, panel, x, x_stride, sizes, unpack_block, multiply_block, acc):
+    """The same, while the panel is made: every block is multiplied as long as it is in L1, and beside the unpacking of
+    the next one."""
+    ahead = rows + PANEL_ROWS * row_bytes
+    for i in range(n_blocks):
+        p = panel + i * sizes[1]
+        unpack_block(rows + i * sizes[0], row_bytes, ahead + i * PANEL_ROWS * sizes[0], p)
+        acc = multiply_block(p, x + i * sizes[2], x_stride, acc)
+    return acc
+
+
+@inline
+def _rows_by_panels(args, first, last, n_tokens, panel, block, sizes, unpack_block, multiply_block):
+    w, row_bytes, n_blocks = field(args, WEIGHTS), field(args, ROW_BYTES), field(args, N_COLS) // block
     x, x_stride = field(args, X), field(args, X_STRIDE)
     out, out_stride = field(args, OUT), field(args, OUT_STRIDE)
     add_to_out = field(args, ADD_TO_OUT)
     for r in range(first, last, PANEL_ROWS):
-        unpack(w + r * row_bytes, row_bytes, n_cols, panel)
-        place = out + 4 * r
-        t = 0
+        rows, place = w + r * row_bytes, out + 4 * r
+        if n_tokens >= 8:
+            tile = _unpack_and_multiply(
+                rows, row_bytes, n_blocks, panel, x, x_stride, sizes, unpack_block, multiply_block, zeros_f32(8)
+            )
+            _store_tile(place, out_stride, add_to_out, tile)
+            t = 8
+        elif n_tokens >= 4:
+            tile4 = _unpack_and_multiply(
+                rows, row_bytes, n_blocks, panel, x, x_stride, sizes, unpack_block, multiply_block, zeros_f32(4)
+            )
+            _store_tile(place, out_stride, add_to_out, tile4)
+            t = 4
+        else:
+            tile2 = _unpack_and_multiply(
+                rows, row_bytes, n_blocks, panel, x, x_stride, sizes, unpack_block, multiply_block, zeros_f32(2)
+            )
+            _store_tile(place, out_stride, add_to_out, tile2)
+            t = 2
         while t + 8 <= n_tokens:
-            tile = multiply(panel, n_cols, x + t * x_stride, x_stride, zeros_f32(8))
+            tile = _multiply(panel, n_blocks, x + t * x_stride, x_stride, sizes, multiply_block, zeros_f32(8))
             _store_tile(place + t * out_stride, out_stride, add_to_out, tile)
             t += 8
         if t + 4 <= n_tokens:
-            tile4 = multiply(panel, n_cols, x + t * x_stride, x_stride, zeros_f32(4))
+            tile4 = _multiply(panel, n_blocks, x + t * x_stride, x_stride, sizes, multiply_block, zeros_f32(4))
             _store_tile(place + t * out_stride, out_stride, add_to_out, tile4)
             t += 4
         if t + 2 <= n_tokens:
-            tile2 = multiply(panel, n_cols, x + t * x_stride, x_stride, zeros_f32(2))
+            tile2 = _multiply(panel, n_blocks, x + t * x_stride, x_stride, sizes, multiply_block, zeros_f32(2))
             _store_tile(place + t * out_stride, out_stride, add_to_out, tile2)
             t += 2
         if t < n_tokens:
-            tile1 = multiply(panel, n_cols, x + t * x_stride, x_stride, zeros_f32(1))
+            tile1 = _multiply(panel, n_blocks, x + t * x_stride, x_stride, sizes, multiply_block, zeros_f32(1))
             _store_tile(place + t * out_stride, out_stride, add_to_out, tile1)
 
 
 @inline
-def run_matmul(args, step, member, counter, unpack, multiply, row_dot):
+def run_matmul(args, step, member, counter, block, sizes, unpack_block, multiply_block, row_dot):
     """The body of every quantised matmul operation.
 
-    unpack(rows, row_bytes, n_cols, panel)               sixteen rows into the format's panel
-    multiply(panel, n_cols, x, x_stride, zeros) -> tile  the panel times as many tokens as `zeros` has vectors
-    row_dot(row, x, n_cols) -> f32                       one row times one token
+    block    weights in a quant block
+    sizes    bytes of a quant block: in a row of the matrix, of sixteen rows in a panel, in a row of activations
+    unpack_block(rows, row_bytes, ahead, panel)       one block of sixteen rows into the format's panel; `ahead` is
+                                                      where an equal share of the next sixteen rows lies, to prefetch
+    multiply_block(panel, x, x_stride, acc) -> acc    one block of the panel times as many tokens as acc has vectors
+    row_dot(row, x, n_cols) -> f32                    one row times one token
     """
     n_tokens = field(step, field(args, COUNT_FIELD))
     if n_tokens == 0:
@@ -120,7 +160,7 @@ def run_matmul(args, step, member, counter, unpack, multiply, row_dot):
         if n_tokens == 1:
             _rows_one_by_one(args, first, last, 1, row_dot)
         else:
-            _rows_by_panels(args, first, min(last, whole), n_tokens, panel, unpack, multiply)
+            _rows_by_panels(args, first, min(last, whole), n_tokens, panel, block, sizes, unpack_block, multiply_block)
             _rows_one_by_one(args, max(first, whole), last, n_tokens, row_dot)
 
 

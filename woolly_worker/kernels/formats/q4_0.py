@@ -49,38 +49,33 @@ BLOCK, BLOCK_BYTES = 32, 18
 
 
 @inline
-def unpack(rows, row_bytes, n_cols, panel):
-    following = rows + 16 * row_bytes
-    for i in range(n_cols // BLOCK):
-        block, p = rows + i * BLOCK_BYTES, panel + i * PANEL_BLOCK_BYTES
-        for line in range(5):  # 16 * 18 bytes of the next sixteen rows, see q4_k
-            prefetch(following + i * 288 + 64 * line)
-        q = gather_columns(block + 2, row_bytes)
-        store(p, and_bits(vector_of(q, 0), 0x0F0F0F0F))
-        store(p + 64, and_bits(vector_of(q, 1), 0x0F0F0F0F))
-        store(p + 128, and_bits(vector_of(q, 2), 0x0F0F0F0F))
-        store(p + 192, and_bits(vector_of(q, 3), 0x0F0F0F0F))
-        store(p + 256, and_bits(shift_right(vector_of(q, 0), 4), 0x0F0F0F0F))
-        store(p + 320, and_bits(shift_right(vector_of(q, 1), 4), 0x0F0F0F0F))
-        store(p + 384, and_bits(shift_right(vector_of(q, 2), 4), 0x0F0F0F0F))
-        store(p + 448, and_bits(shift_right(vector_of(q, 3), 4), 0x0F0F0F0F))
-        store(p + PANEL_D, gather_halves_f32(block, row_bytes))
+def unpack_block(block, row_bytes, ahead, panel):
+    """One block of sixteen rows into a panel."""
+    for line in range(5):  # 16 * 18 bytes of the next sixteen rows, see q4_k
+        prefetch(ahead + 64 * line)
+    q = gather_columns(block + 2, row_bytes)
+    store(panel, and_bits(vector_of(q, 0), 0x0F0F0F0F))
+    store(panel + 64, and_bits(vector_of(q, 1), 0x0F0F0F0F))
+    store(panel + 128, and_bits(vector_of(q, 2), 0x0F0F0F0F))
+    store(panel + 192, and_bits(vector_of(q, 3), 0x0F0F0F0F))
+    store(panel + 256, and_bits(shift_right(vector_of(q, 0), 4), 0x0F0F0F0F))
+    store(panel + 320, and_bits(shift_right(vector_of(q, 1), 4), 0x0F0F0F0F))
+    store(panel + 384, and_bits(shift_right(vector_of(q, 2), 4), 0x0F0F0F0F))
+    store(panel + 448, and_bits(shift_right(vector_of(q, 3), 4), 0x0F0F0F0F))
+    store(panel + PANEL_D, gather_halves_f32(block, row_bytes))
 
 
 @inline
-def multiply(panel, n_cols, x, x_stride, acc):
+def multiply_block(panel, x, x_stride, acc):
     """acc[t] += panel . x[t]: the offset of every q leaves as 8 * (sum of the activations)."""
-    for i in range(n_cols // BLOCK):
-        p, xi = panel + i * PANEL_BLOCK_BYTES, x + i * Q8_BYTES
-        s = dot_groups(zeros_i32_like(acc), p, xi, x_stride, 8)
-        s = sub_splat_each(s, xi + Q8_SUM, x_stride, 8)
-        acc = accumulate_each(acc, load_f32x16(p + PANEL_D), xi + Q8_SCALE, x_stride, s)
-    return acc
+    s = dot_groups(zeros_i32_like(acc), panel, x, x_stride, 8)
+    s = sub_splat_each(s, x + Q8_SUM, x_stride, 8)
+    return accumulate_each(acc, load_f32x16(panel + PANEL_D), x + Q8_SCALE, x_stride, s)
 
 
 @inline
 def row_dot(row, x, n_cols):
-    """One row times one token: `multiply` for a single lane, reading the bytes in place."""
+    """One row times one token: `multiply_block` for a single lane, reading the bytes in place."""
     acc = np.float32(0)
     for i in range(n_cols // BLOCK):
         block, xi = row + i * BLOCK_BYTES, x + i * Q8_BYTES
@@ -109,9 +104,12 @@ def row_dot_q4_0(row, x, n_cols):
     return row_dot(row, x, n_cols)
 
 
+SIZES = (BLOCK_BYTES, PANEL_BLOCK_BYTES, Q8_BYTES)
+
+
 @op
 def matmul_q4_0(args, step, member, counter):
-    run_matmul(args, step, member, counter, unpack, multiply, row_dot)
+    run_matmul(args, step, member, counter, BLOCK, SIZES, unpack_block, multiply_block, row_dot)
 
 
 @op

@@ -101,45 +101,43 @@ def _store_pairs(place, mins):
 
 
 @inline
-def unpack(rows, row_bytes, n_cols, panel):
-    """Sixteen rows into a panel: values as [64 groups][16 rows][4 columns] u8, then scales, mins, d and dmin."""
-    following = rows + 16 * row_bytes
-    for i in range(n_cols // BLOCK):
-        base, p = rows + i * BLOCK_BYTES, panel + i * PANEL_BLOCK_BYTES
-        # Rows are sixteen separate streams, which no hardware prefetcher follows. The next sixteen rows are one
-        # linear piece: ask for an equal share of it with every block.
-        for line in range(36):
-            prefetch(following + i * 2304 + 64 * line)
-        head = gather_columns(base, row_bytes)
-        unpack_scales(vector_of(head, 0), vector_of(head, 1), vector_of(head, 2), vector_of(head, 3), p)
-        for c in range(4):
-            values = p + 1024 * c
-            for half in range(2):
-                q = gather_columns(base + 16 + 32 * c + 16 * half, row_bytes)
-                o = values + 256 * half
-                store(o, and_bits(vector_of(q, 0), 0x0F0F0F0F))
-                store(o + 64, and_bits(vector_of(q, 1), 0x0F0F0F0F))
-                store(o + 128, and_bits(vector_of(q, 2), 0x0F0F0F0F))
-                store(o + 192, and_bits(vector_of(q, 3), 0x0F0F0F0F))
-                store(o + 512, and_bits(shift_right(vector_of(q, 0), 4), 0x0F0F0F0F))
-                store(o + 576, and_bits(shift_right(vector_of(q, 1), 4), 0x0F0F0F0F))
-                store(o + 640, and_bits(shift_right(vector_of(q, 2), 4), 0x0F0F0F0F))
-                store(o + 704, and_bits(shift_right(vector_of(q, 3), 4), 0x0F0F0F0F))
+def unpack_block(block, row_bytes, ahead, panel):
+    """One block of sixteen rows into a panel: values as [64 groups][16 rows][4 columns] u8, then scales, mins, d, dmin.
+
+    Rows are sixteen separate streams, which no hardware prefetcher follows. The next sixteen rows are one linear
+    piece: an equal share of it is asked for with every block, a few lines at a time.
+    """
+    for line in range(4):
+        prefetch(ahead + 64 * line)
+    head = gather_columns(block, row_bytes)
+    unpack_scales(vector_of(head, 0), vector_of(head, 1), vector_of(head, 2), vector_of(head, 3), panel)
+    for c in range(4):
+        values = panel + 1024 * c
+        for half in range(2):
+            for line in range(4):
+                prefetch(ahead + 256 + 512 * c + 256 * half + 64 * line)
+            q = gather_columns(block + 16 + 32 * c + 16 * half, row_bytes)
+            o = values + 256 * half
+            store(o, and_bits(vector_of(q, 0), 0x0F0F0F0F))
+            store(o + 64, and_bits(vector_of(q, 1), 0x0F0F0F0F))
+            store(o + 128, and_bits(vector_of(q, 2), 0x0F0F0F0F))
+            store(o + 192, and_bits(vector_of(q, 3), 0x0F0F0F0F))
+            store(o + 512, and_bits(shift_right(vector_of(q, 0), 4), 0x0F0F0F0F))
+            store(o + 576, and_bits(shift_right(vector_of(q, 1), 4), 0x0F0F0F0F))
+            store(o + 640, and_bits(shift_right(vector_of(q, 2), 4), 0x0F0F0F0F))
+            store(o + 704, and_bits(shift_right(vector_of(q, 3), 4), 0x0F0F0F0F))
 
 
 @inline
-def multiply(panel, n_cols, x, x_stride, acc):
+def multiply_block(panel, x, x_stride, acc):
     """acc[t] += panel . x[t]. Integers: 256 * 15 * 127 * 63 < 2**31. Shared with Q5_K (31 for 15: still below)."""
-    for i in range(n_cols // BLOCK):
-        p, xi = panel + i * PANEL_BLOCK_BYTES, x + i * Q8K_BYTES
-        total = zeros_i32_like(acc)
-        for j in range(8):
-            s = dot_groups(zeros_i32_like(acc), p + 512 * j, xi + 32 * j, x_stride, 8)
-            total = add_product_each(total, s, load_i32x16(p + PANEL_SCALES + 64 * j))
-        mins = dot_pairs(zeros_i32_like(acc), p + PANEL_MINS, xi + Q8K_SUMS32, x_stride, 4)
-        acc = accumulate_each(acc, load_f32x16(p + PANEL_D), xi + Q8K_SCALE, x_stride, total)
-        acc = accumulate_each(acc, negate(load_f32x16(p + PANEL_DMIN)), xi + Q8K_SCALE, x_stride, mins)
-    return acc
+    total = zeros_i32_like(acc)
+    for j in range(8):
+        s = dot_groups(zeros_i32_like(acc), panel + 512 * j, x + 32 * j, x_stride, 8)
+        total = add_product_each(total, s, load_i32x16(panel + PANEL_SCALES + 64 * j))
+    mins = dot_pairs(zeros_i32_like(acc), panel + PANEL_MINS, x + Q8K_SUMS32, x_stride, 4)
+    acc = accumulate_each(acc, load_f32x16(panel + PANEL_D), x + Q8K_SCALE, x_stride, total)
+    return accumulate_each(acc, negate(load_f32x16(panel + PANEL_DMIN)), x + Q8K_SCALE, x_stride, mins)
 
 
 @inline
@@ -153,13 +151,13 @@ def scales_and_mins(block):
 
 @inline
 def row_dot(row, x, n_cols):
-    """One row times one token: `multiply` for a single lane, reading the bytes in place."""
+    """One row times one token: `multiply_block` for a single lane, reading the bytes in place."""
     acc = np.float32(0)
     for i in range(n_cols // BLOCK):
         block, xi = row + i * BLOCK_BYTES, x + i * Q8K_BYTES
-        prefetch(block + 1024)
-        prefetch(block + 1088)
-        prefetch(block + 1152)
+        prefetch(block + 2048)
+        prefetch(block + 2112)
+        prefetch(block + 2176)
         scales, mins = scales_and_mins(block)
         low, high = load_i8x64(block + 16), load_i8x64(block + 80)
         # A load of 64 bytes spans two runs of 32, so its low nibbles are sub-blocks 0 and 2, its high ones 1 and 3.
@@ -208,9 +206,12 @@ def row_dot_q4_k(row, x, n_cols):
     return row_dot(row, x, n_cols)
 
 
+SIZES = (BLOCK_BYTES, PANEL_BLOCK_BYTES, Q8K_BYTES)
+
+
 @op
 def matmul_q4_k(args, step, member, counter):
-    run_matmul(args, step, member, counter, unpack, multiply, row_dot)
+    run_matmul(args, step, member, counter, BLOCK, SIZES, unpack_block, multiply_block, row_dot)
 
 
 @op

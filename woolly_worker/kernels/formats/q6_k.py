@@ -117,36 +117,30 @@ def _unpack_scales(four, panel, j):
 
 
 @inline
-def unpack(rows, row_bytes, n_cols, panel):
-    """Sixteen rows into a panel: values 0..63 as [64 groups][16 rows][4 columns] u8, then scales and d."""
-    following = rows + 16 * row_bytes
-    for i in range(n_cols // BLOCK):
-        block, p = rows + i * BLOCK_BYTES, panel + i * PANEL_BLOCK_BYTES
-        for line in range(53):  # 16 * 210 bytes of the next sixteen rows, see q4_k
-            prefetch(following + i * 3360 + 64 * line)
-        _unpack_half(block, block + QH, row_bytes, p)
-        _unpack_half(block + 64, block + QH + 32, row_bytes, p + 2048)
-        scales = gather_columns(block + SCALES, row_bytes)
-        _unpack_scales(vector_of(scales, 0), p, 0)
-        _unpack_scales(vector_of(scales, 1), p, 1)
-        _unpack_scales(vector_of(scales, 2), p, 2)
-        _unpack_scales(vector_of(scales, 3), p, 3)
-        store(p + PANEL_D, gather_halves_f32(block + D, row_bytes))
+def unpack_block(block, row_bytes, ahead, panel):
+    """One block of sixteen rows into a panel: values 0..63 as [64 groups][16 rows][4 columns] u8, then scales and d."""
+    for line in range(53):  # 16 * 210 bytes of the next sixteen rows, see q4_k
+        prefetch(ahead + 64 * line)
+    _unpack_half(block, block + QH, row_bytes, panel)
+    _unpack_half(block + 64, block + QH + 32, row_bytes, panel + 2048)
+    scales = gather_columns(block + SCALES, row_bytes)
+    _unpack_scales(vector_of(scales, 0), panel, 0)
+    _unpack_scales(vector_of(scales, 1), panel, 1)
+    _unpack_scales(vector_of(scales, 2), panel, 2)
+    _unpack_scales(vector_of(scales, 3), panel, 3)
+    store(panel + PANEL_D, gather_halves_f32(block + D, row_bytes))
 
 
 @inline
-def multiply(panel, n_cols, x, x_stride, acc):
+def multiply_block(panel, x, x_stride, acc):
     """acc[t] += panel . x[t]. Integers: 256 * 63 * 127 * 128 < 2**31."""
-    for i in range(n_cols // BLOCK):
-        p, xi = panel + i * PANEL_BLOCK_BYTES, x + i * Q8K_BYTES
-        total = zeros_i32_like(acc)
-        for j in range(16):
-            s = dot_groups(zeros_i32_like(acc), p + 256 * j, xi + 16 * j, x_stride, 4)
-            total = add_product_each(total, s, load_i32x16(p + PANEL_SCALES + 64 * j))
-        offsets = dot_pairs(zeros_i32_like(acc), p + PANEL_PAIRS, xi + Q8K_SUMS16, x_stride, 8)
-        total = sub_scaled_each(total, offsets, 32)
-        acc = accumulate_each(acc, load_f32x16(p + PANEL_D), xi + Q8K_SCALE, x_stride, total)
-    return acc
+    total = zeros_i32_like(acc)
+    for j in range(16):
+        s = dot_groups(zeros_i32_like(acc), panel + 256 * j, x + 16 * j, x_stride, 4)
+        total = add_product_each(total, s, load_i32x16(panel + PANEL_SCALES + 64 * j))
+    offsets = dot_pairs(zeros_i32_like(acc), panel + PANEL_PAIRS, x + Q8K_SUMS16, x_stride, 8)
+    total = sub_scaled_each(total, offsets, 32)
+    return accumulate_each(acc, load_f32x16(panel + PANEL_D), x + Q8K_SCALE, x_stride, total)
 
 
 @inline
@@ -164,7 +158,7 @@ def _half_dot(ql, qh, scales, x):
 
 @inline
 def row_dot(row, x, n_cols):
-    """One row times one token: `multiply` for a single lane, reading the bytes in place."""
+    """One row times one token: `multiply_block` for a single lane, reading the bytes in place."""
     acc = np.float32(0)
     for i in range(n_cols // BLOCK):
         block, xi = row + i * BLOCK_BYTES, x + i * Q8K_BYTES
@@ -205,9 +199,12 @@ def row_dot_q6_k(row, x, n_cols):
     return row_dot(row, x, n_cols)
 
 
+SIZES = (BLOCK_BYTES, PANEL_BLOCK_BYTES, Q8K_BYTES)
+
+
 @op
 def matmul_q6_k(args, step, member, counter):
-    run_matmul(args, step, member, counter, unpack, multiply, row_dot)
+    run_matmul(args, step, member, counter, BLOCK, SIZES, unpack_block, multiply_block, row_dot)
 
 
 @op

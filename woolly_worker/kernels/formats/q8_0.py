@@ -45,35 +45,30 @@ BLOCK, BLOCK_BYTES = 32, 34
 
 
 @inline
-def unpack(rows, row_bytes, n_cols, panel):
-    following = rows + 16 * row_bytes
-    for i in range(n_cols // BLOCK):
-        block, p = rows + i * BLOCK_BYTES, panel + i * PANEL_BLOCK_BYTES
-        for line in range(9):  # 16 * 34 bytes of the next sixteen rows, see q4_k
-            prefetch(following + i * 544 + 64 * line)
-        for half in range(2):
-            q = gather_columns(block + 2 + 16 * half, row_bytes)
-            store(p + 256 * half, xor_bits(vector_of(q, 0), 0x80808080))
-            store(p + 256 * half + 64, xor_bits(vector_of(q, 1), 0x80808080))
-            store(p + 256 * half + 128, xor_bits(vector_of(q, 2), 0x80808080))
-            store(p + 256 * half + 192, xor_bits(vector_of(q, 3), 0x80808080))
-        store(p + PANEL_D, gather_halves_f32(block, row_bytes))
+def unpack_block(block, row_bytes, ahead, panel):
+    """One block of sixteen rows into a panel."""
+    for line in range(9):  # 16 * 34 bytes of the next sixteen rows, see q4_k
+        prefetch(ahead + 64 * line)
+    for half in range(2):
+        q = gather_columns(block + 2 + 16 * half, row_bytes)
+        store(panel + 256 * half, xor_bits(vector_of(q, 0), 0x80808080))
+        store(panel + 256 * half + 64, xor_bits(vector_of(q, 1), 0x80808080))
+        store(panel + 256 * half + 128, xor_bits(vector_of(q, 2), 0x80808080))
+        store(panel + 256 * half + 192, xor_bits(vector_of(q, 3), 0x80808080))
+    store(panel + PANEL_D, gather_halves_f32(block, row_bytes))
 
 
 @inline
-def multiply(panel, n_cols, x, x_stride, acc):
+def multiply_block(panel, x, x_stride, acc):
     """acc[t] += panel . x[t]: the offset of every q leaves as 128 * (sum of the activations)."""
-    for i in range(n_cols // BLOCK):
-        p, xi = panel + i * PANEL_BLOCK_BYTES, x + i * Q8_BYTES
-        s = dot_groups(zeros_i32_like(acc), p, xi, x_stride, 8)
-        s = sub_splat_each(s, xi + Q8_SUM, x_stride, 128)
-        acc = accumulate_each(acc, load_f32x16(p + PANEL_D), xi + Q8_SCALE, x_stride, s)
-    return acc
+    s = dot_groups(zeros_i32_like(acc), panel, x, x_stride, 8)
+    s = sub_splat_each(s, x + Q8_SUM, x_stride, 128)
+    return accumulate_each(acc, load_f32x16(panel + PANEL_D), x + Q8_SCALE, x_stride, s)
 
 
 @inline
 def row_dot(row, x, n_cols):
-    """One row times one token: `multiply` for a single lane, reading the bytes in place."""
+    """One row times one token: `multiply_block` for a single lane, reading the bytes in place."""
     acc = np.float32(0)
     for i in range(n_cols // BLOCK):
         block, xi = row + i * BLOCK_BYTES, x + i * Q8_BYTES
@@ -100,9 +95,12 @@ def row_dot_q8_0(row, x, n_cols):
     return row_dot(row, x, n_cols)
 
 
+SIZES = (BLOCK_BYTES, PANEL_BLOCK_BYTES, Q8_BYTES)
+
+
 @op
 def matmul_q8_0(args, step, member, counter):
-    run_matmul(args, step, member, counter, unpack, multiply, row_dot)
+    run_matmul(args, step, member, counter, BLOCK, SIZES, unpack_block, multiply_block, row_dot)
 
 
 @op

@@ -157,7 +157,7 @@ def prefetch(typing_context: Any, address: Any) -> Any:
     """Ask for the cache line at an address that may lie anywhere: a prefetch never faults."""
 
     def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
-        call_ir(b, "llvm.prefetch.p0", ir.VoidType(), pointer(b, args[0], ir.IntType(8)), I32(0), I32(3), I32(1))
+        call_ir(b, "llvm.prefetch.p0", ir.VoidType(), pointer(b, args[0], ir.IntType(8)), I32(0), I32(2), I32(1))
         return context.get_dummy_value()
 
     return types.void(types.intp), emit

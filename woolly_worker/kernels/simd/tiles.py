@@ -6,6 +6,7 @@ once. The number of vectors is part of the type, so a kernel that is handed a ti
 Where a verb takes `x` and `stride`, token t's data lies at `x + t * stride`.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -96,16 +97,21 @@ def dot_groups(typing_context: Any, acc: Any, panel: Any, x: Any, stride: Any, n
     if not isinstance(n_groups, types.IntegerLiteral):
         return None
     groups = n_groups.literal_value
+    # One token's dot products wait for each other. Small tiles get several chains, summed at the end: integers, so the
+    # order is free.
+    n_chains = min(max(1, 8 // acc.n), groups)
 
     def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
-        accs = _unpack(b, args[0])
+        zero = ir.Constant(acc.vec.llvm, None)
+        chains = [_unpack(b, args[0]), *([zero] * acc.n for _ in range(n_chains - 1))]
         tokens = [_at(b, args[2], t, args[3]) for t in range(acc.n)]
         for g in range(groups):
             weights = load_ir(b, b.add(args[1], I64(64 * g)), acc.vec.llvm)
+            accs = chains[g % n_chains]
             for t in range(acc.n):
                 values = _splat_load(b, b.add(tokens[t], I64(4 * g)), I32, acc.vec.n)
                 accs[t] = dot_u8i8_ir(b, accs[t], weights, values)
-        return _pack(b, accs)
+        return _pack(b, [functools.reduce(b.add, chain) for chain in zip(*chains, strict=True)])
 
     return acc(acc, types.intp, types.intp, types.intp, n_groups), emit
 
