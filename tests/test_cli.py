@@ -255,6 +255,40 @@ def test_a_wrong_redis_address_is_one_line(command: str, model: Path) -> None:
     assert one_line(result).startswith("woolly: WOOLLY_REDIS_URL: ")
 
 
+def test_a_cluster_gives_its_parts_the_time_they_were_given(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from woolly_api.cli.cluster import grace_seconds
+    from woolly_api.programs import Cluster
+
+    monkeypatch.setenv("WOOLLY_DRAIN_SECONDS", "90")
+    monkeypatch.setenv("WOOLLY_API_SHUTDOWN_GRACE_SECONDS", "60")
+    drain_seconds, api_grace_seconds = grace_seconds(model)
+    cluster = Cluster(
+        model=model,
+        state_dir=tmp_path,
+        api_host="127.0.0.1",
+        api_port=1,
+        flower_port=None,
+        redis_url="redis://127.0.0.1:1/0",
+        redis_port=1,
+        drain_seconds=drain_seconds,
+        api_grace_seconds=api_grace_seconds,
+    )
+    seconds = {program.name: program.stop_seconds for program in cluster.programs()}
+    assert seconds["worker"] > 90 + 10
+    assert seconds["api"] > 60
+
+
+def test_up_refuses_a_setting_out_of_range(model: Path) -> None:
+    result = woolly("up", "-m", str(model), WOOLLY_DRAIN_SECONDS="-1")
+    assert result.returncode == 2
+    assert one_line(result) == "woolly: WOOLLY_DRAIN_SECONDS: Input should be greater than or equal to 0"
+    result = woolly("up", "-m", str(model), "--slots", "300")
+    assert result.returncode == 2
+    assert one_line(result) == "woolly: prefill_chunk is 256, but 300 slots take a token each per step"
+
+
 def test_up_refuses_a_state_folder_in_use(model: Path, tmp_path: Path) -> None:
     from woolly_api.programs import locked_state_dir
 

@@ -25,6 +25,9 @@ WOOLLY = (sys.executable, "-m", "woolly_api.cli")
 LOOPBACK = "127.0.0.1"
 # A worker that compiles all kernels on a slow machine, or reads a large file from a slow disk, is still starting.
 WORKER_READY_SECONDS = 1800.0
+# What ending takes beyond the grace time: last words to Redis, and the threads of the engine or of the server.
+WORKER_STOP_MARGIN_SECONDS = 20.0
+API_STOP_MARGIN_SECONDS = 10.0
 
 
 class CannotListen(Exception):
@@ -85,7 +88,8 @@ class Cluster:
     redis_port: int
     worker_options: tuple[str, ...] = ()
     env: dict[str, str] = field(default_factory=dict)
-    drain_seconds: float = 20.0
+    drain_seconds: float = 20.0  # what the worker was told
+    api_grace_seconds: float = 20.0  # what the API was told
 
     @property
     def broker_url(self) -> str:
@@ -130,7 +134,7 @@ class Cluster:
             ready=WorkerReady(self.broker_url),
             ready_seconds=WORKER_READY_SECONDS,
             stop_rank=0,  # drains while the API still streams and the server still records
-            stop_seconds=self.drain_seconds + 10,
+            stop_seconds=self.drain_seconds + WORKER_STOP_MARGIN_SECONDS,
         )
 
     def _api(self) -> Program:
@@ -140,6 +144,7 @@ class Cluster:
             env=self._env,
             ready=lambda pid: answers(f"{self.api_url}/healthz"),
             stop_rank=1,
+            stop_seconds=self.api_grace_seconds + API_STOP_MARGIN_SECONDS,
         )
 
     def _flower(self) -> Program:

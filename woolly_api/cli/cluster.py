@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from woolly_api.cli.common import CLUSTER_PANEL, Failure, say
-from woolly_api.cli.options import ModelFile, ModelName, NCtx, Slots, Threads, check_redis_url, model_path
+from woolly_api.cli.options import (
+    ModelFile,
+    ModelName,
+    NCtx,
+    Slots,
+    Threads,
+    check_redis_url,
+    model_path,
+    settings_failure,
+)
 from woolly_api.cli.progress import Progress
 from woolly_worker.contract.errors import WoollyError
 
@@ -71,6 +80,7 @@ def up(
     if redis is not None:
         check_redis_url(redis)
     folder = state_dir or default_state_dir()
+    drain_seconds, api_grace_seconds = grace_seconds(path, name, n_ctx, slots, threads)
     try:
         cluster = Cluster(
             model=path,
@@ -81,6 +91,8 @@ def up(
             redis_url=redis,
             redis_port=choose_port(0, exact=True),
             worker_options=worker_options(name, n_ctx, slots, threads),
+            drain_seconds=drain_seconds,
+            api_grace_seconds=api_grace_seconds,
         )
     except CannotListen as error:
         raise Failure(f"{error}; choose another with --port or --flower-port", 2) from error
@@ -118,6 +130,7 @@ def demo(
     from woolly_api.programs import Cluster, choose_port
 
     path = model_path(model)
+    drain_seconds, api_grace_seconds = grace_seconds(path)
     with tempfile.TemporaryDirectory(prefix="woolly-demo-") as folder, Progress() as progress:
         cluster = Cluster(
             model=path,
@@ -127,6 +140,8 @@ def demo(
             flower_port=choose_port(FLOWER_PORT, exact=False),
             redis_url=None,
             redis_port=choose_port(0, exact=True),
+            drain_seconds=drain_seconds,
+            api_grace_seconds=api_grace_seconds,
         )
         log = ClusterLog(progress, Path(folder) / "woolly.log")
         try:
@@ -208,3 +223,25 @@ def show_metrics(*groups: dict[str, Any]) -> None:
 def worker_options(name: str | None, n_ctx: int | None, slots: int | None, threads: int | None) -> tuple[str, ...]:
     given = {"--name": name, "--ctx": n_ctx, "--slots": slots, "--threads": threads}
     return tuple(word for option, value in given.items() if value is not None for word in (option, str(value)))
+
+
+def grace_seconds(
+    model: Path, name: str | None = None, n_ctx: int | None = None, slots: int | None = None, threads: int | None = None
+) -> tuple[float, float]:
+    """How long the worker and the API, which read the same environment, let running work end. Raises Failure."""
+    from pydantic import ValidationError
+
+    from woolly_api.settings import ApiSettings
+    from woolly_worker.settings import WorkerSettings
+
+    given: dict[str, Any] = {"model": model, "model_name": name, "n_ctx": n_ctx, "slots": slots}
+    given["threads"] = threads or 1  # their default takes long to find out, and is not asked for here
+    try:
+        worker = WorkerSettings(**{key: value for key, value in given.items() if value is not None})
+    except ValidationError as error:
+        raise settings_failure(error, WorkerSettings) from error
+    try:
+        api = ApiSettings()
+    except ValidationError as error:
+        raise settings_failure(error, ApiSettings) from error
+    return worker.drain_seconds, float(api.shutdown_grace_seconds)

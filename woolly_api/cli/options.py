@@ -134,7 +134,9 @@ def check_redis_url(url: str) -> None:
 def settings_failure(error: Any, settings_class: Any) -> Failure:
     """pydantic's first complaint, naming the environment variable."""
     first = error.errors()[0]
+    if not first["loc"]:  # about several that do not fit together
+        return Failure(first["msg"].removeprefix("Value error, "), 2)
     prefix = settings_class.model_config.get("env_prefix", "")
-    field = str(first["loc"][0]) if first["loc"] else ""
+    field = str(first["loc"][0])
     variable = field if field.isupper() else f"{prefix}{field.upper()}"
     return Failure(f"{variable}: {first['msg']}", 2)
