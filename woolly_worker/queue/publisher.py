@@ -40,6 +40,10 @@ STEPS_PER_CALL = 8  # steps that waited are written together
 RENEW_SILENT_SECONDS = 0.5
 
 
+# A worker may claim a job again before it has noticed that it lost it: one job, two claims, two sequences.
+ClaimKey = tuple[str, int]  # job id, fence
+
+
 class OutcomeKind(StrEnum):
     FINISHED = "finished"  # the terminal event is written
     RELEASED = "released"  # back in the queue: its bell is to be rung
@@ -64,7 +68,7 @@ class SequenceControl(Protocol):
 
 @dataclass(slots=True)
 class _Tracked:
-    """A job between its claim and its outcome. Only the writer thread changes it."""
+    """A claim of a job, until its outcome. Only the writer thread changes it."""
 
     claim: Claim
     outcome: "Future[Outcome]"
@@ -73,13 +77,17 @@ class _Tracked:
     renewed_at: float = field(default_factory=time.monotonic)
     cancel_told: bool = False
 
+    @property
+    def key(self) -> ClaimKey:
+        return self.claim.job_id, self.claim.fence
+
 
 class Publisher:
     def __init__(self, ledger: Ledger, *, lease_seconds: float, queued_steps: int = QUEUED_STEPS) -> None:
         self._ledger = ledger
         self._lease_seconds = lease_seconds
         self._steps: queue.Queue[Sequence[EngineEvent] | None] = queue.Queue(maxsize=queued_steps)
-        self._tracked: dict[str, _Tracked] = {}
+        self._tracked: dict[ClaimKey, _Tracked] = {}
         self._engine: SequenceControl | None = None
         self._give_up = threading.Event()
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
@@ -92,14 +100,14 @@ class Publisher:
         """Call it before the engine gets the job. The future ends with the job, or with our part in it."""
         outcome: Future[Outcome] = Future()
         tracked = _Tracked(claim, outcome, list(claim.token_ids), [claim.text])
-        self._tracked[claim.job_id] = tracked
+        self._tracked[tracked.key] = tracked
         if self._give_up.is_set():  # looked at after the entry is made: give_up() sees one of the two
             self._resolve(tracked, Outcome(OutcomeKind.ABANDONED))
         return outcome
 
     def untrack(self, claim: Claim) -> None:
         """The engine refused the job."""
-        self._tracked.pop(claim.job_id, None)
+        self._tracked.pop((claim.job_id, claim.fence), None)
 
     def put(self, events: Sequence[EngineEvent]) -> None:
         """The engine's callable, once per step. Blocks while the queue is full."""
@@ -151,8 +159,8 @@ class Publisher:
                 return
             except Exception as error:  # ours, or a script's: these jobs are lost to us, the others are not
                 log_bug("a step could not be written", error)
-                for job_id in {event.job_id for event in events}:
-                    self._lose(self._tracked.get(job_id), OutcomeKind.ABANDONED)
+                for key in {(event.job_id, event.fence) for event in events}:
+                    self._lose(self._tracked.get(key), OutcomeKind.ABANDONED)
             if last:
                 return
 
@@ -160,8 +168,8 @@ class Publisher:
         emissions: list[Emission] = []
         endings: list[tuple[_Tracked, SequenceDone | SequenceFailed | SequenceReleased]] = []
         for event in events:
-            tracked = self._tracked.get(event.job_id)
-            if tracked is None or tracked.claim.fence != event.fence:
+            tracked = self._tracked.get((event.job_id, event.fence))
+            if tracked is None:
                 continue  # dropped before; what it still says is of no interest
             if isinstance(event, TokenOut):
                 emissions.append(self._token(tracked, event))
@@ -175,9 +183,9 @@ class Publisher:
                 emissions.append(Emission(event.job_id, event.fence, news))
             else:
                 endings.append((tracked, event))
-        self._emit([*emissions, *self._silent({emission.job_id for emission in emissions})])
+        self._emit([*emissions, *self._silent({(emission.job_id, emission.fence) for emission in emissions})])
         for tracked, ending in endings:
-            if self._tracked.get(ending.job_id) is not tracked:
+            if tracked.key not in self._tracked:
                 continue  # fenced just now
             if isinstance(ending, SequenceReleased):
                 self._release(tracked)
@@ -196,13 +204,13 @@ class Publisher:
         )
         return Emission(event.job_id, event.fence, token)
 
-    def _silent(self, heard: set[str]) -> list[Emission]:
+    def _silent(self, heard: set[ClaimKey]) -> list[Emission]:
         now = time.monotonic()
         due = now - min(RENEW_SILENT_SECONDS, self._lease_seconds / 3)
         return [
-            Emission(job_id, tracked.claim.fence)
-            for job_id, tracked in list(self._tracked.items())
-            if job_id not in heard and tracked.renewed_at < due
+            Emission(*key)
+            for key, tracked in list(self._tracked.items())
+            if key not in heard and tracked.renewed_at < due
         ]
 
     def _emit(self, emissions: list[Emission]) -> None:
@@ -213,8 +221,8 @@ class Publisher:
         )
         now = time.monotonic()
         for emission, reply in zip(emissions, replies, strict=True):
-            tracked = self._tracked.get(emission.job_id)
-            if tracked is None or tracked.claim.fence != emission.fence:
+            tracked = self._tracked.get((emission.job_id, emission.fence))
+            if tracked is None:
                 continue  # an earlier reply of this batch ended it
             tracked.renewed_at = now
             if reply is Reply.CANCELLED and not tracked.cancel_told:
@@ -279,8 +287,7 @@ class Publisher:
             self._resolve(tracked, Outcome(kind))
 
     def _resolve(self, tracked: _Tracked, outcome: Outcome) -> None:
-        if self._tracked.get(tracked.claim.job_id) is tracked:
-            del self._tracked[tracked.claim.job_id]
+        self._tracked.pop(tracked.key, None)
         if not tracked.outcome.done():
             tracked.outcome.set_result(outcome)
 

@@ -111,6 +111,38 @@ def test_a_job_that_was_taken_away_is_dropped_without_a_word(ledger: Ledger) -> 
     assert stream_ids(ledger, "taken") == []
 
 
+def test_a_job_that_came_back_before_its_loss_was_noticed(ledger: Ledger) -> None:
+    """As after a SIGSTOP past the lease: this worker claims the job again while its old sequence still runs."""
+    with publishing(ledger) as (publisher, engine):
+        old = publisher.track(claimed(ledger))
+        ledger.client.hset(keys.job("j"), "lease_ms", 1)
+        again = ledger.claim("j", "w", lease_seconds=LEASE)
+        assert isinstance(again, Claim)
+        new = publisher.track(again)
+        publisher.put([token("j", 1), token("j", 1, fence=2)])
+        assert old.result(5).kind is OutcomeKind.FENCED
+        assert not new.done()
+        publisher.put([token("j", 2), token("j", 2, fence=2), done("j", 3, fence=2)])
+        result = new.result(5).result
+    assert result is not None
+    assert result.text == " t1 t2"
+    assert engine.orders == [("drop", "j", 1)]
+    assert stream_ids(ledger) == ["1-0", "2-0", "3-0"]
+
+
+def test_a_silent_sequence_hears_that_its_job_is_claimed_anew(ledger: Ledger) -> None:
+    with publishing(ledger, lease=0.3) as (publisher, engine):
+        old = publisher.track(claimed(ledger))
+        ledger.client.hset(keys.job("j"), "lease_ms", 1)
+        again = ledger.claim("j", "w", lease_seconds=LEASE)
+        assert isinstance(again, Claim)
+        publisher.track(again)
+        time.sleep(0.15)
+        publisher.put([token("j", 1, fence=2)])
+        assert old.result(5).kind is OutcomeKind.FENCED
+    assert engine.orders == [("drop", "j", 1)]
+
+
 def test_a_stream_that_lost_tokens_goes_back_to_the_queue(ledger: Ledger) -> None:
     with publishing(ledger) as (publisher, engine):
         outcome = publisher.track(claimed(ledger))
