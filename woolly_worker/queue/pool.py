@@ -9,7 +9,7 @@ import contextlib
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from types import FrameType
 from typing import Any
 
@@ -21,6 +21,8 @@ from woolly_worker.queue.runtime import Runtime
 from woolly_worker.telemetry import log
 
 EXIT_SUCCESS, EXIT_FAILURE = 0, 1
+# After the drain every task has its outcome and only has to report it.
+STOP_SECONDS = 5.0
 
 
 @contextlib.contextmanager
@@ -47,12 +49,12 @@ class EngineApplyResult(ApplyResult):
     def __init__(self, future: "Future[Any]", runtime: Runtime, task_id: str) -> None:
         super().__init__(future)
         self._runtime = runtime
-        self._task_id = task_id
+        self.task_id = task_id
 
     def terminate(self, number: int | None = None) -> None:
         """Celery calls this on revoke(terminate=True) and for every running task of a cold shutdown."""
-        log.info("task terminated", task_id=self._task_id, signal=number)
-        self._runtime.terminate(self._task_id)
+        log.info("task terminated", task_id=self.task_id, signal=number)
+        self._runtime.terminate(self.task_id)
 
 
 class EnginePool(TaskPool):
@@ -64,6 +66,7 @@ class EnginePool(TaskPool):
         # Celery keeps only a weak reference: without this one, terminate() would find nothing.
         self._results: dict[Future[Any], EngineApplyResult] = {}
         self._stopped = False
+        self.stuck = False  # a task did not return: its thread would keep the process alive
 
     def on_start(self) -> None:
         try:
@@ -83,7 +86,12 @@ class EnginePool(TaskPool):
             return
         self._stopped = True
         self.runtime.drain(self.app.settings.drain_seconds)
-        super().on_stop()
+        self.executor.shutdown(wait=False, cancel_futures=True)
+        results = dict(self._results)
+        stuck = wait(results, STOP_SECONDS).not_done
+        if stuck:
+            self.stuck = True
+            log.error("tasks did not return", tasks=[results[future].task_id for future in stuck])
         self.runtime.stop()
 
     def on_terminate(self) -> None:

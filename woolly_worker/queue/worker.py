@@ -4,7 +4,9 @@ SIGTERM and Ctrl-C drain: nothing new is taken, running jobs may end within `dra
 front of their lanes with what they have generated. A second Ctrl-C does not wait. kill -9 is what leases are for.
 """
 
+import os
 import socket
+import sys
 import time
 import warnings
 from contextlib import closing
@@ -69,6 +71,9 @@ def run(settings: WorkerSettings, load: Loader | None = None) -> int:
     log.info("starting", model=settings.served_name, redis_version=version)
     worker = make_worker(settings, load or _load_and_tell)
     worker.start()
+    if getattr(worker.pool, "stuck", False):
+        sys.stderr.flush()
+        os._exit(1)  # an ordinary exit would wait for the thread; the leases hand its job on
     error: WoollyError | None = worker.app.startup_error
     if error is not None:
         raise error
