@@ -230,6 +230,20 @@ def test_up_refuses_a_taken_port(model: Path, tmp_path: Path) -> None:
     assert one_line(result) == f"woolly: port {port} is taken; choose another with --port or --flower-port"
 
 
+def test_what_is_hardly_meant_is_remarked_on(model: Path) -> None:
+    from woolly_worker.kernels.cpu import allowed_cpus
+
+    words = ["generate", "-m", str(model), "Hi", "--max-tokens", "1", "--temperature", "0"]
+    n_threads = allowed_cpus() + 1
+    result = woolly(*words, "--ctx", "101", "--threads", str(n_threads))
+    assert result.returncode == 0
+    about_context, about_threads = result.stderr.splitlines()
+    assert about_context.startswith("woolly: the context is 101 tokens, but the model was trained for 100: ")
+    assert about_threads.startswith(f"woolly: there are {n_threads} threads, but ")
+    result = woolly(*words, "--ctx", "100", "--threads", "1")
+    assert (result.returncode, result.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("command", ["api", "flower"])
 def test_a_server_refuses_a_taken_port(command: str) -> None:
     with socket.socket() as taken:

@@ -109,6 +109,9 @@ class Printer:
     def ending(self) -> "SequenceDone | SequenceFailed | None":
         return self._endings[0] if self._endings else None
 
+    def remark(self, text: str) -> None:
+        self._progress.line(f"woolly: {text}")
+
     def on_stage(self, stage: str, share: float | None) -> None:
         self._progress.update(f"{stage} ..." if share is None else f"{stage} {share:.0%}", topic=stage)
 
@@ -157,7 +160,7 @@ def _load(path: "Path", n_ctx: int | None, threads: int | None, printer: Printer
         settings = WorkerSettings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         raise settings_failure(error, WorkerSettings) from error
-    return load_model(settings, printer.on_events, printer.on_stage)
+    return load_model(settings, printer.on_events, printer.on_stage, printer.remark)
 
 
 def _summary(ending: "SequenceDone", seed: int, sampling: SamplingParams) -> str:

@@ -1,5 +1,6 @@
 """From a GGUF file to an engine that can step: for the worker, and for `woolly generate`, which has no queue."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from woolly_worker.engine.engine import Engine
 from woolly_worker.engine.events import EngineEvent
 from woolly_worker.engine.settings import EngineSettings
 from woolly_worker.gguf.reader import GGUFFile
-from woolly_worker.kernels.cpu import CPU
+from woolly_worker.kernels.cpu import CPU, allowed_cpus
 from woolly_worker.ledger.models import ModelCard
 from woolly_worker.memory.kv_cache import BLOCK_TOKENS, KVCache, blocks_for
 from woolly_worker.model.chat import ChatTemplate
@@ -19,6 +20,8 @@ from woolly_worker.model.tokenizer import Tokenizer
 from woolly_worker.model.transformer import Transformer, kv_layout
 from woolly_worker.model.weights import open_model
 from woolly_worker.settings import WorkerSettings
+
+log = logging.getLogger(__name__)
 
 LARGEST_DEFAULT_CONTEXT = 4096
 
@@ -85,8 +88,10 @@ def load_model(
     settings: WorkerSettings,
     on_events: Callable[[Sequence[EngineEvent]], None],
     progress: Progress = lambda stage, share: None,
+    remark: Callable[[str], None] = log.warning,
 ) -> LoadedModel:
-    """Raises ModelFileError for a file that cannot be served, with the numbers that disagree."""
+    """Raises ModelFileError for a file that cannot be served, with the numbers that disagree. What is allowed but
+    hardly meant goes to `remark`, a line each."""
     progress("reading the file", None)
     config, weights = open_model(settings.model)
     file = weights.file
@@ -94,6 +99,8 @@ def load_model(
     tokenizer = Tokenizer.from_gguf(file)
     chat = ChatTemplate.from_gguf(file, tokenizer)
     n_ctx = settings.n_ctx or min(config.n_ctx_train, LARGEST_DEFAULT_CONTEXT)
+    for line in _remarks(n_ctx, config.n_ctx_train, settings.threads, allowed_cpus()):
+        remark(line)
     layout = kv_layout(config, settings.kv_dtype)
     kv = KVCache(layout, _n_blocks(settings, n_ctx, layout.block_bytes))
 
@@ -122,6 +129,19 @@ def load_model(
     )
     progress("ready", 1.0)
     return LoadedModel(settings.served_name, file, config, tokenizer, chat, transformer, kv, engine)
+
+
+def _remarks(n_ctx: int, n_ctx_train: int, n_threads: int, n_cpus: int) -> list[str]:
+    remarks = []
+    if n_ctx > n_ctx_train:
+        remarks.append(
+            f"the context is {n_ctx} tokens, but the model was trained for {n_ctx_train}: "
+            "what it writes beyond them may make no sense"
+        )
+    if n_threads > n_cpus:
+        cpus = "1 CPU is" if n_cpus == 1 else f"{n_cpus} CPUs are"
+        remarks.append(f"there are {n_threads} threads, but {cpus} allowed: every step becomes slower")
+    return remarks
 
 
 def _n_blocks(settings: WorkerSettings, n_ctx: int, block_bytes: int) -> int:
