@@ -22,7 +22,7 @@ from starlette.exceptions import HTTPException
 from woolly_api.error_info import class_of, info_of
 from woolly_api.telemetry import log, request_id_of
 from woolly_worker.contract import errors as e
-from woolly_worker.contract.jobs import ErrorInfo
+from woolly_worker.contract.jobs import NOT_ENCODABLE, ErrorInfo
 
 
 class Row(NamedTuple):
@@ -143,6 +143,8 @@ def invalid_request(errors: Iterable[Any]) -> e.InvalidRequest:
     )
 
 
+# Errors of a whole object that are about one of its fields: its name is in their context.
+_NAMED = {"unsupported", "of_field"}
 _UNION_BRANCHES = {"str", "int", "float", "bool", "dict", "list", "tuple", "constrained-int", "constrained-str"}
 
 
@@ -151,7 +153,7 @@ def _param(item: dict[str, Any]) -> str:
     parts = [str(part) for part in item["loc"]]
     if parts and parts[0] in ("body", "query", "path", "header"):
         parts = parts[1:]
-    if item["type"] == "unsupported":
+    if item["type"] in _NAMED:
         parts.append(str(item["ctx"]["name"]))
     return ".".join(part for part in parts if part not in _UNION_BRANCHES and not {"[", "("} & set(part))
 
@@ -165,8 +167,10 @@ def _message(item: dict[str, Any]) -> str:
     if kind in ("model_attributes_type", "dict_type") and len(item["loc"]) <= 1:
         return "the body must be a JSON object, sent with Content-Type: application/json"
     message = str(item["msg"])
-    if kind == "unsupported":
+    if kind in _NAMED:
         return message
+    if kind == "string_unicode":
+        return NOT_ENCODABLE
     if kind == "value_error":
         return str(context.get("error", message))
     if given is None and kind != "missing":

@@ -1,5 +1,6 @@
 """/v1/jobs: submit, look, wait, list, cancel."""
 
+import json
 import threading
 import time
 
@@ -222,3 +223,51 @@ def test_limits_are_those_of_the_settings(redis_url: str, worker: ScriptedWorker
         started = time.monotonic()
         assert http.get(f"/v1/jobs/{first}", params={"wait": 3600}).json()["state"] == "queued"
         assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize(
+    ("path", "change", "param"),
+    [
+        ("/v1/jobs", {"prompt": "\ud800"}, "prompt"),
+        ("/v1/jobs", {"metadata": {"k": "\ud800"}}, "metadata.k"),
+        ("/v1/jobs", {"metadata": {"\ud800": "v"}}, "metadata.���"),
+        ("/v1/jobs", {"tenant": "\ud800"}, "tenant"),
+        ("/v1/jobs", {"model": "\ud800"}, "model"),
+        ("/v1/jobs", {"sampling": {"stop": ["\ud800"]}}, "sampling.stop.0"),
+        ("/v1/jobs", {"\ud800": 1}, None),
+        ("/v1/jobs", {"messages": [{"role": "user", "content": "\udc00"}]}, "messages.0.content"),
+        ("/v1/jobs", {"messages": [{"role": "user", "content": "", "name": "\udc00"}]}, "messages.0.name"),
+        ("/v1/jobs", {"messages": [{"role": "user", "content": "", "x": [{"y": "\udc00"}]}]}, "messages.0.x"),
+        ("/v1/jobs", {"messages": [{"role": "user", "content": "", "\udc00": 1}]}, "messages.0"),
+        ("/v1/completions", {"prompt": "\ud800"}, "prompt"),
+        ("/v1/completions", {"prompt": "x", "metadata": {"k": "\ud800"}}, "metadata.k"),
+        ("/v1/completions", {"prompt": "x", "user": "\ud800"}, "user"),
+        ("/v1/completions", {"prompt": "x", "\ud800": 1}, None),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "\udc00"}]}, "messages.0.content"),
+        (
+            "/v1/chat/completions",
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "\udc00"}]}]},
+            "messages.0.content",
+        ),
+        (
+            "/v1/chat/completions",
+            {"messages": [{"role": "user", "content": "", "name": "\udc00"}]},
+            "messages.0.name",
+        ),
+        (
+            "/v1/chat/completions",
+            {"messages": [{"role": "tool", "content": "", "tool_call_id": "\udc00"}]},
+            "messages.0.tool_call_id",
+        ),
+    ],
+)
+def test_a_lone_surrogate_is_no_text(
+    http: httpx.Client, worker: ScriptedWorker, path: str, change: dict[str, object], param: str | None
+) -> None:
+    """JSON can escape half of a surrogate pair; neither UTF-8 nor a model knows it."""
+    start = {"prompt": "x"} if path == "/v1/jobs" and "messages" not in change else {}
+    body = json.dumps({"model": MODEL, **start, **change})
+    refused = http.post(path, content=body, headers={"Content-Type": "application/json"})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == param
+    assert "surrogate" in refused.json()["error"]["message"]

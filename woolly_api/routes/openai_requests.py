@@ -26,6 +26,7 @@ from woolly_worker.contract.jobs import (
     ChatMessage,
     JobRequest,
     SamplingParams,
+    Text,
 )
 
 # OpenAI's own limits where the contract has none.
@@ -153,7 +154,7 @@ class OpenAIRequest(SamplingParams):
     deadline_seconds: float | None = Field(
         None, gt=0, le=MAX_DEADLINE_SECONDS, description="extension: the job expires when it takes longer"
     )
-    metadata: dict[str, str] = Field(default_factory=dict, max_length=16, description="kept with the job")
+    metadata: dict[Text, Text] = Field(default_factory=dict, max_length=16, description="kept with the job")
 
     @model_validator(mode="after")
     def options_need_a_stream(self) -> "OpenAIRequest":
@@ -207,7 +208,7 @@ class CompletionRequest(OpenAIRequest):
         json_schema_extra={"examples": [{"model": "demo", "prompt": "Once upon a time", "max_tokens": 32}]}
     )
 
-    prompt: Annotated[str | tuple[int, ...], BeforeValidator(_prompt)] = Field(
+    prompt: Annotated[Text | tuple[int, ...], BeforeValidator(_prompt)] = Field(
         description="a string, or a list of token ids; a list of one prompt is taken as that prompt"
     )
     max_tokens: StrictInt | None = Field(LEGACY_MAX_TOKENS, ge=1, description="OpenAI's default for this route: 16")
@@ -252,7 +253,9 @@ class InputMessage(BaseModel):
         Literal["system", "user", "assistant", "tool"],
         BeforeValidator(lambda role: "system" if role == "developer" else role),
     ] = Field(description="'developer' is taken as 'system'")
-    content: Annotated[str, BeforeValidator(_content)] = Field(description="a string, or a list of text parts (joined)")
+    content: Annotated[Text, BeforeValidator(_content)] = Field(
+        description="a string, or a list of text parts (joined)"
+    )
     name: str | None = Field(None, min_length=1, max_length=64, description="handed to the model's template")
     tool_call_id: str | None = Field(None, max_length=128, description="handed to the model's template")
 

@@ -6,7 +6,8 @@ model: whether a prompt fits into the context is the worker's business.
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from woolly_worker.contract.errors import WoollyError
 from woolly_worker.contract.states import JobState
@@ -17,6 +18,35 @@ MAX_SEED = 2**63 - 1
 MAX_DEADLINE_SECONDS = 365 * 86_400.0
 
 FinishReason = Literal["stop", "length"]
+
+
+def is_encodable(value: Any) -> bool:
+    """Whether UTF-8 can carry every string in this JSON value. Lone surrogates, which JSON can escape, it cannot."""
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, str):
+            try:
+                item.encode()
+            except UnicodeEncodeError:
+                return False
+        elif isinstance(item, dict):
+            waiting += [*item.keys(), *item.values()]
+        elif isinstance(item, list | tuple):
+            waiting += item
+    return True
+
+
+NOT_ENCODABLE = "holds a lone surrogate (\\ud800 to \\udfff), which is no text"
+
+
+def _encodable(text: str) -> str:
+    if not is_encodable(text):
+        raise ValueError(NOT_ENCODABLE)
+    return text
+
+
+Text = Annotated[str, AfterValidator(_encodable)]
 
 
 class Frozen(BaseModel):
@@ -58,14 +88,21 @@ class ChatMessage(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     role: Annotated[str, Field(min_length=1, max_length=64)]
-    content: str
+    content: Text
+
+    @model_validator(mode="after")
+    def extra_text(self) -> Self:
+        for name, value in (self.model_extra or {}).items():
+            if not is_encodable([name, value]):
+                raise PydanticCustomError("of_field", NOT_ENCODABLE, {"name": name})
+        return self
 
 
 class JobRequest(Requested):
     """A job as the ledger keeps it. Exactly one of `prompt` and `messages` is given."""
 
     model: Annotated[str, Field(min_length=1, max_length=200)]
-    prompt: str | tuple[Annotated[int, Field(ge=0)], ...] | None = Field(None, description="text, or token ids")
+    prompt: Text | tuple[Annotated[int, Field(ge=0)], ...] | None = Field(None, description="text, or token ids")
     messages: tuple[ChatMessage, ...] | None = None
     sampling: SamplingParams = SamplingParams()
     priority: int = Field(5, ge=0, le=9, description="0 is served first")
@@ -73,7 +110,7 @@ class JobRequest(Requested):
     deadline_seconds: float | None = Field(
         None, gt=0, le=MAX_DEADLINE_SECONDS, description="from submit; past it the job ends as expired"
     )
-    metadata: dict[str, str] = Field(default_factory=dict, max_length=16, description="returned as given")
+    metadata: dict[Text, Text] = Field(default_factory=dict, max_length=16, description="returned as given")
 
     @model_validator(mode="after")
     def one_input(self) -> Self:
