@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable
 
 from woolly_api.telemetry import log
-from woolly_worker.contract.errors import WoollyError
+from woolly_worker.contract.errors import LedgerUnavailable
 from woolly_worker.ledger.ledger import REAP_BATCH, Ledger
 from woolly_worker.ledger.records import Bell
 
@@ -37,7 +37,7 @@ class Reaper:
         while not self._stop.wait(self._turn_seconds):
             try:
                 self.turn()
-            except WoollyError as error:
+            except LedgerUnavailable as error:
                 if not away:  # one line per absence of Redis, not one per second
                     log.warning("reaper waits", code=error.code, reason=error.message)
                 away = True
@@ -52,10 +52,12 @@ class Reaper:
             return
         while not self._stop.is_set():
             reaped = self._ledger.reap()
+            for job in reaped.broken:
+                log.error("the reaper cannot look at a job", job_id=job.job_id, reason=job.reason)
             for bell in reaped.bells:
                 log.info("bell rung again", job_id=bell.job_id, number=bell.number)
                 self._ring(bell)
             for job_id in reaped.closed:
                 log.info("job closed by the reaper", job_id=job_id)
-            if len(reaped.bells) + len(reaped.closed) < REAP_BATCH:
+            if reaped.n_jobs < REAP_BATCH:
                 return

@@ -19,6 +19,7 @@ from woolly_worker.contract.errors import (
     InternalError,
     JobCancelled,
     JobNotFound,
+    LedgerUnavailable,
     PoisonJob,
     QueueFull,
     WoollyError,
@@ -30,6 +31,7 @@ from woolly_worker.ledger import keys, timings, views
 from woolly_worker.ledger.connection import load_scripts, translated_errors
 from woolly_worker.ledger.records import (
     Bell,
+    BrokenJob,
     Claim,
     ClaimOutcome,
     Emission,
@@ -47,6 +49,7 @@ DEFAULT_RETENTION_SECONDS = 3600.0
 DEFAULT_BELL_SECONDS = 5.0
 DEFAULT_MAX_CRASHES = 3
 REAP_BATCH = 100
+BROKEN_MS = 60_000  # until the reaper looks again at a job that it could not look at
 NEWEST_BELLS = 100  # to look through for the one that was just rung
 
 # How a job that nobody owns ends, by the verdict of claim.lua and look.lua.
@@ -197,29 +200,30 @@ class Ledger:
         return JobState.QUEUED
 
     def reap(self, *, limit: int = REAP_BATCH) -> Reaped:
-        """Looks at the jobs that are due. Closes what must not run any more and returns the bells to ring."""
+        """Looks at the jobs that are due. Closes what must not run any more and returns the bells to ring. A job that
+        cannot be looked at is named and put off; the others do not wait for it."""
         now_ms = self._now_ms()
         with translated_errors():
             due = self.client.zrange(keys.OPEN_JOBS, "-inf", str(now_ms), byscore=True, offset=0, num=limit)
         rung: list[Bell] = []
         closed: list[str] = []
+        broken: list[BrokenJob] = []
         for job_id in map(str, due):
-            model, lane, priority = self._fields(job_id, ["model", "lane", "priority"])
-            if model is None or lane is None or priority is None:
+            try:
+                found = self._look(job_id)
+            except LedgerUnavailable:
+                raise
+            except Exception as error:
                 with translated_errors():
-                    self.client.zrem(keys.OPEN_JOBS, job_id)
+                    self.client.zadd(keys.OPEN_JOBS, {job_id: now_ms + BROKEN_MS}, xx=True)
+                said = f": {error.message}" if isinstance(error, WoollyError) else ""
+                broken.append(BrokenJob(job_id, type(error).__name__ + said))
                 continue
-            bells = keys.bells(model, int(lane), int(priority))
-            verdict, fence, number = self._call(
-                "look",
-                [keys.job(job_id), keys.OPEN_JOBS, keys.lanes(model), bells],
-                [job_id, self._bell_ms, self._max_crashes],
-            )
-            if verdict in ("ring", "resume"):
-                rung.append(Bell(job_id, model, int(lane), int(priority), number, front=verdict == "resume"))
-            elif verdict in _CLOSING_STATES and self._close(job_id, fence, verdict):
+            if isinstance(found, Bell):
+                rung.append(found)
+            elif found:
                 closed.append(job_id)
-        return Reaped(tuple(rung), tuple(closed))
+        return Reaped(tuple(rung), tuple(closed), tuple(broken))
 
     def reaper_turn(self, owner: str, *, seconds: float) -> bool:
         """Whether `owner` may reap now. One reaper at a time, over all processes."""
@@ -236,14 +240,32 @@ class Ledger:
 
     # -- below: what several transitions share --
 
+    def _look(self, job_id: str) -> Bell | bool:
+        """The bell to ring for an open job that is due, or whether it was closed."""
+        model, lane, priority = self._fields(job_id, ["model", "lane", "priority"])
+        if model is None or lane is None or priority is None:
+            with translated_errors():
+                self.client.zrem(keys.OPEN_JOBS, job_id)
+            return False
+        bells = keys.bells(model, int(lane), int(priority))
+        verdict, fence, number = self._call(
+            "look",
+            [keys.job(job_id), keys.OPEN_JOBS, keys.lanes(model), bells],
+            [job_id, self._bell_ms, self._max_crashes],
+        )
+        if verdict in ("ring", "resume"):
+            return Bell(job_id, model, int(lane), int(priority), number, front=verdict == "resume")
+        return verdict in _CLOSING_STATES and self._close(job_id, fence, verdict)
+
     def _close(self, job_id: str, fence: int, verdict: str) -> bool:
-        """Ends a queued job that nobody owns. False if it has been claimed or closed since `fence` was read."""
+        """Ends a queued job that nobody owns. False if it has been claimed or closed since `fence` was read. The result
+        has the tokens that are there: a job whose stream was lost must end, too."""
         model, seq, history = self._fields(job_id, ["model", "seq", "history"])
         if model is None or seq is None:
             return False
-        tokens = self._tokens(job_id, int(seq))
+        tokens = self._stored_tokens(job_id, int(seq))
         event = FailedEvent(
-            seq=len(tokens) + 1,
+            seq=int(seq) + 1,
             state=_CLOSING_STATES[verdict],
             error=ErrorInfo.of(_closing_error(verdict, history)),
             usage=Usage(completion_tokens=len(tokens), total_tokens=len(tokens)),
@@ -280,16 +302,20 @@ class Ledger:
         return Reply(self._call(script, names, args))
 
     def _tokens(self, job_id: str, last_seq: int) -> list[TokenEvent]:
-        """The job's tokens so far. The caller knows that nobody writes now, or checks it afterwards by the fence."""
+        """The job's tokens so far. The caller knows that nobody writes now."""
+        found = self._stored_tokens(job_id, last_seq)
+        if len(found) != last_seq:
+            raise InternalError(f"the record says {last_seq} tokens, the stream holds {len(found)}")
+        return found
+
+    def _stored_tokens(self, job_id: str, last_seq: int) -> list[TokenEvent]:
+        """What the stream holds of them. Whoever does not know that nobody writes now checks it by the fence."""
         if last_seq == 0:
             return []
         with translated_errors():
             entries: Any = self.client.xrange(keys.events(job_id), "1-0", f"{last_seq}-0")
         tokens = [job_event_adapter.validate_json(fields["e"]) for _, fields in entries]
-        found = [token for token in tokens if isinstance(token, TokenEvent)]
-        if len(found) != last_seq:
-            raise InternalError(f"the record says {last_seq} tokens, the stream holds {len(found)}")
-        return found
+        return [token for token in tokens if isinstance(token, TokenEvent)]
 
     def _merged_metrics(self, job_id: str, metrics: JobMetrics) -> JobMetrics:
         with translated_errors():

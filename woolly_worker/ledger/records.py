@@ -133,11 +133,24 @@ class Submitted:
 
 
 @dataclass(frozen=True, slots=True)
+class BrokenJob:
+    """A job that the reaper could not look at: its record is damaged, or it hit a bug of ours."""
+
+    job_id: str
+    reason: str  # never what the record says
+
+
+@dataclass(frozen=True, slots=True)
 class Reaped:
-    """What one turn of the reaper found. Bells are for the caller to ring; everything else is done."""
+    """What one turn of the reaper found. Bells are for the caller to ring, broken jobs to log; the rest is done."""
 
     bells: tuple[Bell, ...]
     closed: tuple[str, ...]
+    broken: tuple[BrokenJob, ...] = ()
+
+    @property
+    def n_jobs(self) -> int:
+        return len(self.bells) + len(self.closed) + len(self.broken)
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,12 +39,14 @@ class Reaper:
             return
         while not self._stop.is_set():
             reaped = self._ledger.reap()
+            for job in reaped.broken:
+                log.error("the reaper cannot look at a job", job_id=job.job_id, reason=job.reason)
             for job_id in reaped.closed:
                 log.info("job closed by the reaper", job_id=job_id)
             for bell in reaped.bells:
                 log.info("bell rung again", job_id=bell.job_id, number=bell.number)
                 self._ring(bell)
-            if len(reaped.bells) + len(reaped.closed) < REAP_BATCH:
+            if reaped.n_jobs < REAP_BATCH:
                 return
 
     def _run(self) -> None:

@@ -483,3 +483,35 @@ def test_a_record_and_a_stream_that_disagree_are_our_bug(ledger: Ledger) -> None
     ledger.client.hset(keys.job(job_id), "seq", 3)
     with pytest.raises(InternalError, match="3 tokens, the stream holds 0"):
         ledger.claim(job_id, "w1", lease_seconds=LEASE)
+
+
+@pytest.mark.parametrize("left", [[], [1], [1, 2]])
+def test_a_job_whose_stream_was_lost_still_ends(ledger: Ledger, left: list[int]) -> None:
+    job_id = submit(ledger)
+    claim(ledger, job_id)
+    emit(ledger, *(token(job_id, 1, seq) for seq in (1, 2, 3)))
+    ledger.client.xdel(keys.events(job_id), *(f"{seq}-0" for seq in (1, 2, 3) if seq not in left))
+    expire_lease(ledger, job_id)
+    ledger.client.hset(keys.job(job_id), "crashes", 3)
+    assert ledger.reap().closed == (job_id,)
+    view = ledger.view(job_id)
+    assert view.state is JobState.FAILED
+    assert view.result is not None
+    assert view.result.token_ids == tuple(100 + seq for seq in left)
+    assert job_event_adapter.validate_json(stream(ledger, job_id)[-1]).type == "failed"
+    assert ledger.client.zscore(keys.OPEN_JOBS, job_id) is None
+
+
+def test_a_record_that_cannot_be_looked_at_stops_nobody_else(ledger: Ledger) -> None:
+    broken, late, lost = submit(ledger), submit(ledger), submit(ledger)
+    ledger.client.hset(keys.job(broken), "lane", "not a number")
+    ledger.client.hset(keys.job(late), "deadline_ms", 1)
+    for job_id in (broken, late, lost):
+        look_now(ledger, job_id)
+    reaped = ledger.reap()
+    assert [(job.job_id, job.reason) for job in reaped.broken] == [(broken, "ValueError")]
+    assert reaped.closed == (late,)
+    assert [bell.job_id for bell in reaped.bells] == [lost]
+    assert reaped.n_jobs == 3
+    assert ledger.reap().n_jobs == 0  # put off
+    assert ledger.client.zscore(keys.OPEN_JOBS, broken) is not None

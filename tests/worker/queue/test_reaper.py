@@ -6,6 +6,7 @@ import time
 from contextlib import closing
 from pathlib import Path
 
+import pytest
 from scripted import eventually, request
 
 from woolly_worker.ledger import keys
@@ -14,6 +15,7 @@ from woolly_worker.ledger.ledger import Ledger
 from woolly_worker.ledger.records import Bell
 from woolly_worker.ledger.server import EmbeddedServer
 from woolly_worker.queue.reaper import Reaper
+from woolly_worker.telemetry import configure_logging
 
 
 def test_lost_bells_and_lost_workers_are_rung_for(redis_url: str) -> None:
@@ -61,3 +63,14 @@ def test_it_outlives_an_absence_of_redis(tmp_path: Path) -> None:
         ledger.client.zadd(keys.OPEN_JOBS, {ledger.submit(request()).job_id: 1})
         eventually(lambda: rung)
         reaper.stop()
+
+
+def test_a_broken_record_is_named_in_the_log(
+    ledger: Ledger, capfd: pytest.CaptureFixture[str], restored_logging: None
+) -> None:
+    configure_logging("info", "json")
+    broken = ledger.submit(request()).job_id
+    ledger.client.hset(keys.job(broken), "lane", "not a number")
+    ledger.client.zadd(keys.OPEN_JOBS, {broken: 1})
+    Reaper(ledger, lambda bell: None, "me").turn()
+    assert broken in capfd.readouterr().err
