@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -242,6 +243,14 @@ def test_what_is_hardly_meant_is_remarked_on(model: Path) -> None:
     assert about_threads.startswith(f"woolly: there are {n_threads} threads, but ")
     result = woolly(*words, "--ctx", "100", "--threads", "1")
     assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_a_reader_that_has_enough_ends_the_text_without_a_word(model: Path) -> None:
+    words = ["generate", "-m", str(model), "Hi", "--max-tokens", "90", "--ignore-eos"]
+    command = shlex.join([sys.executable, "-m", "woolly_api.cli", *words]) + " | head -c 5; exit ${PIPESTATUS[0]}"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, timeout=60)
+    assert (result.returncode, result.stderr) == (141, b"")
+    assert len(result.stdout) == 5
 
 
 @pytest.mark.parametrize("command", ["api", "flower"])

@@ -4,21 +4,40 @@ This file assembles the commands and turns every expected failure into one line 
 what it needs when it is called: `woolly --help` loads neither Numba nor a web framework.
 
 Exit codes: 0 done; 1 it failed (no server, a job that failed); 2 the caller can fix it (a wrong option, a missing or
-broken model file); 130 interrupted.
+broken model file); 130 interrupted; 141 nobody reads the text any more.
 """
 
+import os
 import sys
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from woolly_api.cli import cluster, generate, inspect, jobs, serve
 from woolly_api.cli.common import Failure, say
 from woolly_worker.contract.errors import ModelFileError, RequestError, WoollyError
 
+EXIT_NOBODY_READS = 141  # as a shell says of a program that SIGPIPE ended
+
+
+class Commands(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        """`woolly ... | head` is a quiet end."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError as error:
+            # What is still buffered goes nowhere, or Python would complain of it at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(EXIT_NOBODY_READS) from error
+        return result
+
+
 app = typer.Typer(
     name="woolly",
+    cls=Commands,
     help="Run GGUF language models on CPUs, as a queue of jobs.",
     epilog="Start with: woolly demo",
     no_args_is_help=True,

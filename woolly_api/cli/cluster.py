@@ -185,7 +185,7 @@ class DemoJob(threading.Thread):
     def run(self) -> None:
         try:
             self._run()
-        except (Failure, WoollyError) as error:
+        except (Failure, WoollyError, BrokenPipeError) as error:
             self.failure = error
 
     def _run(self) -> None:

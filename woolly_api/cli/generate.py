@@ -104,6 +104,7 @@ class Printer:
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._endings: list[SequenceDone | SequenceFailed] = []
+        self.broken: BrokenPipeError | None = None  # whoever read the text has enough of it
 
     @property
     def ending(self) -> "SequenceDone | SequenceFailed | None":
@@ -124,10 +125,19 @@ class Printer:
                 continue
             if isinstance(event, TokenOut | SequenceDone):
                 self._progress.done()
-                sys.stdout.write(event.text)
-                sys.stdout.flush()
+                self._print(event.text)
             if isinstance(event, SequenceDone | SequenceFailed):
                 self._endings.append(event)
+
+    def _print(self, text: str) -> None:
+        """The engine takes no exception from here: it would make up for the event instead of ending."""
+        if self.broken is not None:
+            return
+        try:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        except BrokenPipeError as error:
+            self.broken = error
 
 
 def _run(loaded: "LoadedModel", request: JobRequest, printer: Printer) -> None:
@@ -138,9 +148,10 @@ def _run(loaded: "LoadedModel", request: JobRequest, printer: Printer) -> None:
     ids = prompt_ids(request, loaded.tokenizer, loaded.chat, created_at=time.time())
     sampling = request.sampling.model_copy(update={"seed": seed})
     loaded.engine.submit(EngineRequest(job_id="generate", fence=1, prompt_ids=ids, sampling=sampling))
-    while printer.ending is None:
+    while (ending := printer.ending) is None:
         loaded.engine.step()
-    ending = printer.ending
+        if printer.broken is not None:
+            raise printer.broken
     if sys.stdout.isatty():
         print()
     if isinstance(ending, SequenceFailed):
