@@ -14,7 +14,7 @@ from woolly_worker.contract.states import JobState
 
 
 class Event(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
 
 class TokenEvent(Event):
@@ -67,4 +67,6 @@ class FailedEvent(Event):
 TerminalEvent = DoneEvent | FailedEvent
 JobEvent = Annotated[TokenEvent | StateEvent | DoneEvent | FailedEvent, Field(discriminator="type")]
 
-job_event_adapter: TypeAdapter[TokenEvent | StateEvent | DoneEvent | FailedEvent] = TypeAdapter(JobEvent)
+job_event_adapter: TypeAdapter[TokenEvent | StateEvent | DoneEvent | FailedEvent] = TypeAdapter(
+    JobEvent, config=ConfigDict(hide_input_in_errors=True)
+)

@@ -50,7 +50,9 @@ Text = Annotated[str, AfterValidator(_encodable)]
 
 
 class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    """What does not validate is not quoted in the error's text: it may be a prompt."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class Requested(Frozen):
@@ -85,7 +87,7 @@ class SamplingParams(Requested):
 class ChatMessage(BaseModel):
     """One turn. Extra fields (`name`, `tool_call_id`, ...) are handed to the model's own template."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True)
 
     role: Annotated[str, Field(min_length=1, max_length=64)]
     content: Text

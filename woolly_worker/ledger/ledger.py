@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, cast
 
 import redis
+from pydantic import ValidationError
 
 from woolly_worker.contract.errors import (
     DeadlineExceeded,
@@ -113,7 +114,7 @@ class Ledger:
 
     def claim(self, job_id: str, owner: str, *, lease_seconds: float, claim_id: str | None = None) -> Claim | Refusal:
         """Takes the job for `owner` (a worker id). Call it again with the same `claim_id` if the reply was lost.
-        A job that turns out to be cancelled, expired or poison is closed here."""
+        A job that turns out to be cancelled, expired, poison or unreadable is closed here."""
         (model,) = self._fields(job_id, ["model"])
         if model is None:
             return Refusal(job_id, ClaimOutcome.GONE)
@@ -131,10 +132,15 @@ class Ledger:
         if request is None or created_ms is None or queued_ms is None or claimed_ms is None:
             return Refusal(job_id, ClaimOutcome.GONE)
         tokens = self._tokens(job_id, seq)
+        try:
+            wanted = JobRequest.model_validate_json(request)
+        except ValidationError:
+            self._end_unreadable(job_id, fence, model, tokens)
+            return Refusal(job_id, ClaimOutcome.UNREADABLE)
         return Claim(
             job_id=job_id,
             fence=fence,
-            request=JobRequest.model_validate_json(request),
+            request=wanted,
             attempt=attempt,
             crashes=crashes,
             token_ids=tuple(token.token_id for token in tokens),
@@ -279,6 +285,18 @@ class Ledger:
             error=event.error,
         )
         return self._write_terminal("close", job_id, fence, model, event, result) is Reply.OK
+
+    def _end_unreadable(self, job_id: str, fence: int, model: str, tokens: list[TokenEvent]) -> None:
+        """Fails a job that was just claimed: no other worker of this version could read its request either."""
+        error = InternalError("the recorded request is not one that this version of Woolly can read")
+        event = FailedEvent(
+            seq=len(tokens) + 1,
+            state=JobState.FAILED,
+            error=ErrorInfo.of(error),
+            usage=Usage(completion_tokens=len(tokens), total_tokens=len(tokens)),
+        )
+        ids, text = tuple(token.token_id for token in tokens), "".join(token.text for token in tokens)
+        self.finish(Finish(job_id, fence, model, event, ids, text))
 
     def _write_terminal(
         self, script: str, job_id: str, fence: int, model: str, event: DoneEvent | FailedEvent, result: JobResult

@@ -17,6 +17,7 @@ class ClaimOutcome(StrEnum):
     CANCELLED = "cancelled"  # these three must not run; the ledger has closed them by the time you see this
     EXPIRED = "expired"
     POISON = "poison"
+    UNREADABLE = "unreadable"  # claimed, but its request is none that this version knows; the ledger has ended it
 
 
 @dataclass(frozen=True, slots=True)

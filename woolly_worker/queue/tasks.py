@@ -48,6 +48,9 @@ def run_job(runtime: Runtime, job_id: str, task_id: str) -> dict[str, Any]:
             outcome = _run_claimed(runtime, claim)
     except GivenUp:
         return {"outcome": OutcomeKind.ABANDONED.value}  # the lease, or the reaper's look at its bell, decides
+    except Exception as error:  # Celery would log its message, which may quote a prompt
+        log_bug("an attempt at a job failed", error, job_id=job_id)
+        return {"outcome": OutcomeKind.ABANDONED.value}
     if outcome.bell is not None:
         runtime.ring(outcome.bell)
     return _report(job_id, outcome)

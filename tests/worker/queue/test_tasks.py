@@ -1,5 +1,6 @@
 """One attempt at a job, from its bell to its report, without Celery: real server, scripted engine."""
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from scripted import PROMPT, Scripted, ScriptedEngine, cancelled, done, eventual
 
 from woolly_worker.contract.errors import ContextOverflow
 from woolly_worker.contract.states import JobState
+from woolly_worker.ledger import keys
 from woolly_worker.ledger.ledger import Ledger
 from woolly_worker.ledger.records import Bell
 from woolly_worker.queue.runtime import Runtime
@@ -102,6 +104,43 @@ def test_a_bug_reaches_neither_the_client_nor_the_log_in_its_own_words(
     assert "ZeroDivisionError" in logged
     assert "scripted.py" in logged
     assert PROMPT not in logged + result.model_dump_json()
+
+
+def test_a_record_whose_request_cannot_be_read_fails_and_is_not_quoted(
+    ledger: Ledger, redis_url: str, capfd: pytest.CaptureFixture[str], restored_logging: None
+) -> None:
+    configure_logging("debug", "json")
+    with working(redis_url, ScriptedEngine()) as (runtime, _):
+        ledger.submit(request(), job_id="j")
+        stored = json.loads(ledger.client.hget(keys.job("j"), "request") or "")
+        ledger.client.hset(keys.job("j"), "request", json.dumps({**stored, "prompt": {"text": PROMPT}}))
+        report = run_job(runtime, "j", "j.1")
+    assert report == {"outcome": "unreadable"}
+    view = ledger.view("j")
+    assert (view.state, view.attempts, view.crashes) == (JobState.FAILED, 1, 0)
+    assert view.result is not None
+    assert view.result.error is not None
+    assert view.result.error.code == "internal_error"
+    assert PROMPT not in capfd.readouterr().err + view.model_dump_json()
+
+
+def test_a_bug_of_the_claim_is_logged_without_its_words(
+    ledger: Ledger,
+    redis_url: str,
+    capfd: pytest.CaptureFixture[str],
+    restored_logging: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def claim(*args: Any, **kwargs: Any) -> Any:
+        raise ValueError(PROMPT)
+
+    configure_logging("debug", "json")
+    with working(redis_url, ScriptedEngine()) as (runtime, _):
+        monkeypatch.setattr(runtime.ledger, "claim", claim)
+        assert run_job(runtime, "j", "j.1") == {"outcome": "abandoned"}
+    logged = capfd.readouterr().err
+    assert "ValueError" in logged
+    assert PROMPT not in logged
 
 
 def test_celery_terminates_a_task(ledger: Ledger, redis_url: str) -> None:
