@@ -15,7 +15,7 @@ import httpx
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from woolly_api.error_info import error_from_info
-from woolly_worker.contract.errors import CapacityError, InternalError, LedgerUnavailable, WoollyError
+from woolly_worker.contract.errors import CapacityError, InternalError, InvalidRequest, LedgerUnavailable, WoollyError
 from woolly_worker.contract.events import DoneEvent, FailedEvent, StateEvent, TokenEvent, job_event_adapter
 from woolly_worker.contract.jobs import ErrorInfo, JobRequest, JobView
 from woolly_worker.contract.states import TERMINAL_STATES, JobState
@@ -160,7 +160,7 @@ class WoollyClient:
                 raise _NothingFollows
             kind = ""
             # Our server writes each event's data on one line.
-            for line in response.iter_lines():
+            for line in _lines(response.iter_text()):
                 if line.startswith("event: "):
                     kind = line.removeprefix("event: ")
                 elif line.startswith("data: "):
@@ -173,10 +173,24 @@ class WoollyClient:
     def _translated(self) -> Iterator[None]:
         try:
             yield
+        except UnicodeEncodeError as error:
+            raise InvalidRequest("the request holds a lone surrogate, which is no text") from error
         except httpx.TimeoutException as error:
             raise ApiUnavailable(f"{self.base_url} does not answer in time") from error
         except httpx.TransportError as error:
             raise ApiUnavailable(f"no Woolly API answers at {self.base_url}: {error}") from error
+
+
+def _lines(pieces: Iterator[str]) -> Iterator[str]:
+    """Lines as server-sent events have them. httpx's own also end at U+2028 and its like, which JSON leaves as they
+    are in a text."""
+    begun: list[str] = []
+    for piece in pieces:
+        *ended, rest = piece.split("\n")
+        for line in ended:
+            yield "".join([*begun, line])
+            begun.clear()
+        begun.append(rest)
 
 
 def _is_loopback(url: str) -> bool:

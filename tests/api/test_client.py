@@ -50,6 +50,19 @@ def test_events(client: WoollyClient, worker: ScriptedWorker) -> None:
     assert list(client.events(job_id, after_seq=5)) == []
 
 
+def test_events_with_characters_that_end_lines_elsewhere(client: WoollyClient, worker: ScriptedWorker) -> None:
+    script = worker.serve(Script(pieces=("a\u2028b", "\u2029", "c\x85", "\x0b\x0c\x1c", "\r", "\r\n", "\n\n", "d")))
+    events = client.events(client.submit(REQUEST).id)
+    assert "".join(event.text for event in events if isinstance(event, TokenEvent)) == script.text
+
+
+def test_what_no_encoding_carries_is_refused(client: WoollyClient, worker: ScriptedWorker) -> None:
+    with pytest.raises(InvalidRequest, match="surrogate"):
+        client.submit(REQUEST.model_copy(update={"prompt": "\ud800"}))
+    with pytest.raises(InvalidRequest, match="surrogate"):
+        client.get("\ud800")
+
+
 def test_cancel(client: WoollyClient, worker: ScriptedWorker) -> None:
     job = client.submit(REQUEST)
     assert client.cancel(job.id).state is JobState.CANCELLED
