@@ -5,13 +5,13 @@ Refuses to hold anything about models or workers: a worker announces what it ser
 
 from typing import Literal
 
-from pydantic import AliasChoices, ByteSize, Field, PositiveFloat, PositiveInt
+from pydantic import ByteSize, Field, PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
-def _shared(name: str) -> AliasChoices:
+def _shared(name: str) -> str:
     """A setting that all parts of a cluster have to agree on, and so read from one variable."""
-    return AliasChoices(f"WOOLLY_{name.upper()}", name)
+    return f"WOOLLY_{name.upper()}"
 
 
 class ApiSettings(BaseSettings):

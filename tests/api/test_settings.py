@@ -20,6 +20,17 @@ def test_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.cors_origins == ("https://ole.example",)
 
 
+@pytest.mark.parametrize("prefix", ["", "API_"])
+def test_shared_settings_have_one_name(monkeypatch: pytest.MonkeyPatch, prefix: str) -> None:
+    """REDIS_URL and its like belong to other programs."""
+    monkeypatch.setenv(f"{prefix}REDIS_URL", "redis://elsewhere:1/2")
+    for name in ("RETENTION_SECONDS", "BELL_SECONDS", "MAX_CRASHES"):
+        monkeypatch.setenv(f"{prefix}{name}", "99")
+    settings = ApiSettings()
+    assert settings.redis_url == "redis://127.0.0.1:6379/0"
+    assert (settings.retention_seconds, settings.bell_seconds, settings.max_crashes) == (3600, 5, 3)
+
+
 def test_given_values_come_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WOOLLY_REDIS_URL", "redis://elsewhere:1/2")
     assert ApiSettings(redis_url="redis://here:1/0").redis_url == "redis://here:1/0"
