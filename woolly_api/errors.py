@@ -150,6 +150,8 @@ _UNION_BRANCHES = {"str", "int", "float", "bool", "dict", "list", "tuple", "cons
 
 def _param(item: dict[str, Any]) -> str:
     """`('body', 'sampling', 'top_p')` -> `sampling.top_p`; the names of a union's branches are not fields."""
+    if item["type"] == "json_invalid":
+        return ""  # what stands in `loc` is where the parser stopped
     parts = [str(part) for part in item["loc"]]
     if parts and parts[0] in ("body", "query", "path", "header"):
         parts = parts[1:]
@@ -164,7 +166,7 @@ def _message(item: dict[str, Any]) -> str:
         return "unknown parameter"
     if kind == "json_invalid":
         return f"the body is not JSON: {context.get('error', 'syntax error')}"
-    if kind in ("model_attributes_type", "dict_type") and len(item["loc"]) <= 1:
+    if kind in ("model_attributes_type", "dict_type", "missing") and item["loc"] in ((), ("body",)):
         return "the body must be a JSON object, sent with Content-Type: application/json"
     message = str(item["msg"])
     if kind in _NAMED:

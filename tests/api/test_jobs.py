@@ -152,10 +152,28 @@ def test_an_unknown_model_is_told_apart_from_a_sleeping_one(http: httpx.Client, 
         ({"sampling": {"top_p": 1.5}}, "sampling.top_p", ["1", "1.5"]),
         ({"sampling": {"max_tokens": 0}}, "sampling.max_tokens", ["1", "0"]),
         ({"priority": 10}, "priority", ["9", "10"]),
-        ({"prompt": ""}, None, ["'prompt' is empty"]),
-        ({"messages": [{"role": "user", "content": "x"}]}, None, ["exactly one of"]),
-        ({"prompt": None}, None, ["exactly one of"]),
-        ({"prompt": {"text": "x"}}, "prompt", ["prompt"]),
+        ({"prompt": ""}, "prompt", ["prompt: is empty"]),
+        ({"prompt": []}, "prompt", ["prompt: is empty"]),
+        ({"prompt": None, "messages": []}, "messages", ["messages: is empty"]),
+        ({"messages": [{"role": "user", "content": "x"}]}, "prompt", ["exactly one of 'prompt' and 'messages'"]),
+        ({"prompt": None}, "prompt", ["exactly one of"]),
+        ({"prompt": {"text": "x"}}, "prompt", ["prompt: must be text or a list of token ids"]),
+        ({"prompt": 5}, "prompt", ["prompt: must be text or a list of token ids", "5"]),
+        ({"prompt": [7, "x"]}, "prompt.1", ["integer"]),
+        ({"prompt": [7, -1]}, "prompt.1", ["-1"]),
+        # No type is taken for another.
+        ({"sampling": {"max_tokens": "5"}}, "sampling.max_tokens", ["integer"]),
+        ({"sampling": {"max_tokens": 5.0}}, "sampling.max_tokens", ["integer"]),
+        ({"sampling": {"temperature": "1"}}, "sampling.temperature", ["number"]),
+        ({"sampling": {"ignore_eos": "yes"}}, "sampling.ignore_eos", ["boolean"]),
+        ({"sampling": {"ignore_eos": 1}}, "sampling.ignore_eos", ["boolean"]),
+        ({"sampling": {"seed": True}}, "sampling.seed", ["integer"]),
+        ({"sampling": {"logit_bias": {"5": "1"}}}, "sampling.logit_bias.5", ["number"]),
+        ({"prompt": ["1", "2"]}, "prompt.0", ["integer"]),
+        ({"prompt": [True]}, "prompt.0", ["integer"]),
+        ({"priority": "3"}, "priority", ["integer"]),
+        ({"deadline_seconds": "3"}, "deadline_seconds", ["number"]),
+        ({"metadata": {"k": 1}}, "metadata.k", ["string"]),
         ({"deadline_seconds": -1}, "deadline_seconds", ["0", "-1"]),
         ({"deadline_seconds": 1e300}, "deadline_seconds", ["31536000", "1e+300"]),
     ],
@@ -173,12 +191,30 @@ def test_a_wrong_field_is_refused_by_name(
     assert PROMPT not in refused.text
 
 
+def test_whole_numbers_do_for_any_and_lists_for_all(http: httpx.Client, worker: ScriptedWorker) -> None:
+    worker.serve()
+    sampling = {"temperature": 0, "top_p": 1, "stop": ["x"], "logit_bias": {"5": 1, "6": -0.5}}
+    changes = {"prompt": [1, 2], "deadline_seconds": 60, "sampling": sampling}
+    job_id = http.post("/v1/jobs", json={**JOB, **changes}).json()["id"]
+    http.get(f"/v1/jobs/{job_id}", params={"wait": 10})
+    request = worker.claims[0].request
+    assert (request.prompt, request.deadline_seconds) == ((1, 2), 60)
+    assert request.sampling.logit_bias == {5: 1.0, 6: -0.5}
+    assert request.sampling.stop == ("x",)
+
+
 def test_a_body_that_is_no_json(http: httpx.Client) -> None:
     headers = {"Content-Type": "application/json"}
     refused = http.post("/v1/jobs", content=f'{{"prompt": "{PROMPT}",,}}', headers=headers)
     assert refused.status_code == 400
     assert "not JSON" in refused.json()["error"]["message"]
+    assert refused.json()["error"]["param"] is None
     assert PROMPT not in refused.text
+    for content in ("", "null", "[]", "5"):
+        refused = http.post("/v1/jobs", content=content, headers=headers)
+        assert refused.status_code == 400
+        assert refused.json()["error"]["param"] is None
+        assert "the body must be a JSON object" in refused.json()["error"]["message"]
     form = http.post(
         "/v1/jobs", content='{"model": "x"}', headers={"Content-Type": "application/x-www-form-urlencoded"}
     )

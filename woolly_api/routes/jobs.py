@@ -4,8 +4,9 @@ import asyncio
 import time
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query, Request, Response
-from pydantic import BaseModel, Field
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from woolly_api.services import Injected, Services
 from woolly_api.telemetry import note
@@ -65,12 +66,20 @@ EXAMPLES: dict[str, Any] = {
 }
 
 
+async def _job_requested(request: Request, job: JobRequest) -> JobRequest:
+    """FastAPI takes "5" for 5 where a model allows it, and cannot ask otherwise; so the JSON itself is looked at."""
+    try:
+        return JobRequest.model_validate_json(await request.body(), strict=True)
+    except ValidationError as error:
+        raise RequestValidationError(error.errors()) from error
+
+
 @router.post("", status_code=202, summary="Submit a job", response_model=JobAnswer)
 async def submit(
     request: Request,
     response: Response,
     services: Injected,
-    job: JobRequest,
+    job: Annotated[JobRequest, Depends(_job_requested)],
 ) -> JobAnswer:
     """Records the job and answers at once. It will be run, also if everything is restarted in between."""
     job_id = await services.submit(job)

@@ -6,7 +6,7 @@ model: whether a prompt fits into the context is the worker's business.
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from woolly_worker.contract.errors import WoollyError
@@ -100,12 +100,32 @@ class ChatMessage(BaseModel):
         return self
 
 
+def _prompt_kind(value: Any) -> str | None:
+    if isinstance(value, str):
+        return "str"
+    return "tuple" if isinstance(value, list | tuple) else None
+
+
+Prompt = Annotated[
+    Annotated[Text, Tag("str")] | Annotated[tuple[Annotated[int, Field(ge=0)], ...], Tag("tuple")],
+    Discriminator(
+        _prompt_kind, custom_error_type="prompt_kind", custom_error_message="must be text or a list of token ids"
+    ),
+]
+
+
+def _not_empty(value: Any) -> Any:
+    if not value:
+        raise ValueError("is empty")
+    return value
+
+
 class JobRequest(Requested):
     """A job as the ledger keeps it. Exactly one of `prompt` and `messages` is given."""
 
     model: Annotated[str, Field(min_length=1, max_length=200)]
-    prompt: Text | tuple[Annotated[int, Field(ge=0)], ...] | None = Field(None, description="text, or token ids")
-    messages: tuple[ChatMessage, ...] | None = None
+    prompt: Annotated[Prompt, AfterValidator(_not_empty)] | None = Field(None, description="text, or token ids")
+    messages: Annotated[tuple[ChatMessage, ...], AfterValidator(_not_empty)] | None = None
     sampling: SamplingParams = SamplingParams()
     priority: int = Field(5, ge=0, le=9, description="0 is served first")
     tenant: Annotated[str, Field(min_length=1, max_length=128)] = "default"
@@ -117,11 +137,9 @@ class JobRequest(Requested):
     @model_validator(mode="after")
     def one_input(self) -> Self:
         if (self.prompt is None) == (self.messages is None):
-            raise ValueError("exactly one of 'prompt' and 'messages' must be given")
-        if self.prompt is not None and len(self.prompt) == 0:
-            raise ValueError("'prompt' is empty")
-        if self.messages is not None and len(self.messages) == 0:
-            raise ValueError("'messages' is empty")
+            raise PydanticCustomError(
+                "of_field", "exactly one of 'prompt' and 'messages' must be given", {"name": "prompt"}
+            )
         return self
 
 
