@@ -103,6 +103,11 @@ def test_help_has_an_example_that_the_command_understands(command: str) -> None:
             assert re.search(rf" {option}\b", result.stdout.replace(example, "")), option
 
 
+@pytest.mark.parametrize("command", ["watch", "cancel"])
+def test_help_shows_an_id_as_ids_are(command: str) -> None:
+    assert re.search(rf"woolly {command} [0-9a-f]{{32}}\b", woolly(command, "--help").stdout)
+
+
 def test_no_command_at_all_is_help() -> None:
     assert "Usage: woolly" in woolly().stdout
 

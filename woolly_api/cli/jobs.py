@@ -132,7 +132,7 @@ def watch(
 ) -> None:
     """Stream a job's text from its beginning, whether it waits, runs, or has ended. Ctrl-C leaves the job alone.
 
-    [dim]woolly watch 0199f3a1[/dim]
+    [dim]woolly watch f4757544a109456fb4d18353bf1844ce[/dim]
     """
     with _client(api) as client:
         client.get(job_id)  # an unknown job, or no API: told at once
@@ -189,7 +189,7 @@ def jobs(
 def cancel(job_ids: Annotated[list[str], typer.Argument(metavar="ID...")], api: ApiUrl = DEFAULT_API_URL) -> None:
     """Cancel jobs. A waiting one ends at once, a running one within a step of its worker.
 
-    [dim]woolly cancel 0199f3a1[/dim]
+    [dim]woolly cancel f4757544a109456fb4d18353bf1844ce[/dim]
     """
     with _client(api) as client:
         for job_id in job_ids:
