@@ -336,6 +336,22 @@ def test_up_tells_what_a_part_said_before_it_failed(tmp_path: Path) -> None:
     assert "Traceback" not in result.stderr
 
 
+def test_the_log_of_a_cluster_leaves_out_what_the_server_says_everywhere(capsys: pytest.CaptureFixture[str]) -> None:
+    from woolly_api.cli.progress import Progress
+    from woolly_api.cli.running import ClusterLog
+
+    with Progress() as progress:
+        log = ClusterLog(progress)
+        log.line("server", "1:M 1 Jan 2026 00:00:00.000 # WARNING Memory overcommit must be enabled! Without it, ...")
+        log.line("server", "1:M 1 Jan 2026 00:00:00.000 # Write error")
+        log.line("worker", "overcommit")
+        log.close()
+    assert capsys.readouterr().err.splitlines() == [
+        "server | 1:M 1 Jan 2026 00:00:00.000 # Write error",
+        "worker | overcommit",
+    ]
+
+
 @pytest.mark.parametrize(
     ("n_bytes", "text"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (3 << 30, "3.0 GiB"), (2 << 40, "2.0 TiB")]
 )

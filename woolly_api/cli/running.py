@@ -22,6 +22,9 @@ SHOWN_ON_FAILURE = 15
 LOADING = re.compile(r"\bloading\b.*\bstage='?([^'=]+?)'?(?: \w+=|$)")
 PERCENT = re.compile(r"\bpercent=(\d+)")
 
+# Said at every start on most machines, over three lines of a terminal.
+USUAL_WARNING = re.compile(r"WARNING .*overcommit")
+
 
 class ClusterLog:
     """Where the children's lines go: to standard error with the child's name in front, or quietly into a file."""
@@ -33,6 +36,8 @@ class ClusterLog:
         self._file: IO[str] | None = None if path is None else path.open("a", encoding="utf-8")
 
     def line(self, name: str, line: str) -> None:
+        if name == "server" and USUAL_WARNING.search(line):
+            return
         with self._lock:
             if self.starting and self._file is not None and name == "worker" and (stage := LOADING.search(line)):
                 share = PERCENT.search(line)

@@ -22,6 +22,7 @@ from woolly_worker.ledger.connection import check_server, connect
 from woolly_worker.queue import tasks
 from woolly_worker.queue.app import create_worker_app
 from woolly_worker.queue.loading import Progress, load_model
+from woolly_worker.queue.pool import EXIT_FAILURE
 from woolly_worker.queue.runtime import Loader, Runtime
 from woolly_worker.settings import WorkerSettings
 from woolly_worker.telemetry import configure_logging, log
@@ -45,7 +46,7 @@ def make_worker(settings: WorkerSettings, load: Loader) -> Any:
     app = create_worker_app(settings)
     app.settings = settings
     app.startup_error = None
-    app.runtime = Runtime(settings, load, send=lambda bell: app.send_task(**bell.send_task_options()))
+    app.runtime = Runtime(settings, load, send=lambda bell: app.send_task(**bell.send_task_options()), end=_end)
     tasks.register(app)
     return EngineWorker(
         app=app,
@@ -58,6 +59,11 @@ def make_worker(settings: WorkerSettings, load: Loader) -> Any:
         without_gossip=True,
         quiet=True,
     )
+
+
+def _end() -> None:
+    """From any thread: Celery's loop looks at this about once a second, and drains."""
+    celery_state.should_stop = EXIT_FAILURE
 
 
 def run(settings: WorkerSettings, load: Loader | None = None) -> int:
@@ -73,10 +79,12 @@ def run(settings: WorkerSettings, load: Loader | None = None) -> int:
     worker.start()
     if getattr(worker.pool, "stuck", False):
         sys.stderr.flush()
-        os._exit(1)  # an ordinary exit would wait for the thread; the leases hand its job on
+        os._exit(EXIT_FAILURE)  # an ordinary exit would wait for the thread; the leases hand its job on
     error: WoollyError | None = worker.app.startup_error
     if error is not None:
         raise error
+    if worker.app.runtime.engine_died:
+        return EXIT_FAILURE
     # Celery calls Ctrl-C a failure. Asked to stop and stopped is a success, whoever asked.
     asked = any(flag not in (None, False) for flag in (celery_state.should_stop, celery_state.should_terminate))
     return 0 if asked else int(worker.exitcode or 0)
@@ -94,7 +102,8 @@ def _progress_lines() -> Progress:
         quarter = int((share or 0.0) * 4)
         if told.get(stage, -1) < quarter:
             told[stage] = quarter
-            log.info("loading", stage=stage, percent=None if share is None else round(share * 100))
+            percent = {} if share is None else {"percent": round(share * 100)}
+            log.info("loading", stage=stage, **percent)
 
     return tell
 
