@@ -146,6 +146,9 @@ def demo(
         log = ClusterLog(progress, Path(folder) / "woolly.log")
         try:
             with running(cluster, log, progress) as supervisor:
+                addresses = f"\nAPI     {cluster.api_url}/docs\nFlower  {cluster.flower_url}"
+                if once:  # afterwards they lead nowhere
+                    print(addresses, flush=True)
                 # The job has a thread of its own, because the children must be watched by this one.
                 job = DemoJob(cluster, prompt, max_tokens, temperature)
                 job.start()
@@ -154,8 +157,8 @@ def demo(
                     raise typer.Exit(130)
                 if job.failure is not None:
                     raise job.failure
-                print(f"\nAPI     {cluster.api_url}/docs\nFlower  {cluster.flower_url}", flush=True)
                 if not once:
+                    print(addresses)
                     print("\nCtrl-C stops. Until then, for example: " + another_job(cluster), flush=True)
                     supervisor.run()
         finally:
