@@ -108,6 +108,28 @@ def test_help_shows_an_id_as_ids_are(command: str) -> None:
     assert re.search(rf"woolly {command} [0-9a-f]{{32}}\b", woolly(command, "--help").stdout)
 
 
+@pytest.mark.parametrize("command", ["submit", "generate", "demo"])
+def test_a_prompt_that_is_not_text_is_one_line(command: str, model: Path) -> None:
+    options = ["-m", str(model)] if command == "generate" else []
+    result = woolly(command, *options, "a\udcff")  # the byte FF, as a shell may give it
+    assert result.returncode == 2
+    assert one_line(result) == "woolly: the prompt is not valid UTF-8"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8:strict", "utf-8:surrogateescape"])
+def test_a_piped_prompt_that_is_not_text_is_one_line(encoding: str) -> None:
+    words = [sys.executable, "-m", "woolly_api.cli", "submit", "-"]
+    env = {**os.environ, "PYTHONIOENCODING": encoding}
+    result = subprocess.run(words, input=b"a\xff", env=env, capture_output=True, timeout=60)
+    assert (result.returncode, result.stdout, result.stderr) == (2, b"", b"woolly: the prompt is not valid UTF-8\n")
+
+
+def test_a_system_message_that_is_not_text_is_one_line() -> None:
+    result = woolly("submit", "--chat", "Hi", "--system", "a\udcff")
+    assert result.returncode == 2
+    assert one_line(result) == "woolly: the system message is not valid UTF-8"
+
+
 def test_no_command_at_all_is_help() -> None:
     assert "Usage: woolly" in woolly().stdout
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from woolly_api.cli.common import CLUSTER_PANEL, Failure, say
+from woolly_api.cli.common import CLUSTER_PANEL, Failure, check_text, say
 from woolly_api.cli.options import (
     ModelFile,
     ModelName,
@@ -130,6 +130,7 @@ def demo(
     from woolly_api.programs import Cluster, choose_port
 
     path = model_path(model)
+    check_text(prompt, "the prompt")
     drain_seconds, api_grace_seconds = grace_seconds(path)
     with tempfile.TemporaryDirectory(prefix="woolly-demo-") as folder, Progress() as progress:
         cluster = Cluster(

@@ -35,10 +35,23 @@ def human_bytes(n_bytes: float) -> str:
 
 
 def read_prompt(prompt: str) -> str:
-    text = sys.stdin.read() if prompt == "-" else prompt
+    """The prompt of the command line, or with - that of standard input. Raises Failure if it is none."""
+    try:
+        text = sys.stdin.read() if prompt == "-" else prompt
+    except UnicodeDecodeError as error:
+        raise Failure("the prompt is not valid UTF-8", 2) from error
     if not text:
         raise Failure("the prompt is empty", 2)
+    check_text(text, "the prompt")
     return text
+
+
+def check_text(text: str, what: str) -> None:
+    """Python hands on bytes that are not UTF-8 as lone surrogates, which no model and no JSON takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise Failure(f"{what} is not valid UTF-8", 2) from error
 
 
 def messages_of(prompt: str, system: str | None) -> list[dict[str, str]]:
@@ -49,3 +62,4 @@ def messages_of(prompt: str, system: str | None) -> list[dict[str, str]]:
 def check_chat_options(chat: bool, system: str | None) -> None:
     if system is not None and not chat:
         raise Failure("--system needs --chat", 2)
+    check_text(system or "", "the system message")
