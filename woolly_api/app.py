@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -16,6 +16,7 @@ from woolly_api import errors
 from woolly_api.documentation import DESCRIPTION, RESPONSES, TAGS, document
 from woolly_api.doorbell import Doorbell
 from woolly_api.limits import BodyLimit
+from woolly_api.query import no_unknown_parameters
 from woolly_api.reaper import Reaper
 from woolly_api.routes import health, jobs, models, openai, performance, stream
 from woolly_api.services import Services
@@ -73,7 +74,7 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
         lifespan=lifespan,
     )
     for router in (jobs.router, stream.router, openai.router, models.router, performance.router, openai.optimized):
-        app.include_router(router, responses=RESPONSES)
+        app.include_router(router, responses=RESPONSES, dependencies=[Depends(no_unknown_parameters)])
     app.include_router(health.router)
     document(app)
     app.add_exception_handler(WoollyError, errors.on_woolly_error)

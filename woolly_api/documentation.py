@@ -1,11 +1,12 @@
 """The texts of /docs, and an OpenAPI page that says what this API does rather than what FastAPI would.
 
-Nothing here runs for a request other than /openapi.json.
+Nothing here runs for a request other than / and /openapi.json.
 """
 
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, Field
 
 DESCRIPTION = """
@@ -53,7 +54,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 
 
 def document(app: FastAPI) -> None:
-    """Take FastAPI's own 422 out of the page: a wrong request is answered with 400 here."""
+    """Take FastAPI's own 422 out of the page: a wrong request is answered with 400 here. / leads to the page."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -68,3 +69,7 @@ def document(app: FastAPI) -> None:
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+    @app.get("/", include_in_schema=False)
+    async def root() -> RedirectResponse:
+        return RedirectResponse("docs")

@@ -73,6 +73,43 @@ def test_routes_that_are_none(http: httpx.Client) -> None:
     assert "GET" in wrong.headers["Allow"] or "POST" in wrong.headers["Allow"]
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "name"),
+    [
+        ("GET", "/v1/jobs?limt=1", "limt"),
+        ("GET", "/v1/jobs?limit=1&state=queued&modell=x", "modell"),
+        ("POST", "/v1/jobs?wait=1", "wait"),
+        ("GET", "/v1/jobs/abc?waits=1", "waits"),
+        ("GET", "/v1/jobs/abc/events?last_event_id=1", "last_event_id"),
+        ("POST", "/v1/jobs/abc/cancel?now=1", "now"),
+        ("POST", "/v1/completions?foo=1", "foo"),
+        ("POST", "/v1/chat/completions?foo=", "foo"),
+        ("POST", "/api/v1/optimized/chat/completions?foo=1", "foo"),
+        ("GET", "/v1/models?page=2", "page"),
+        ("GET", "/v1/models/org/name?page=2", "page"),
+        ("GET", "/api/v1/performance/stats?%ED%A0%80=1", "\ufffd\ufffd\ufffd"),
+    ],
+)
+def test_an_unknown_query_parameter_is_refused_by_name(http: httpx.Client, method: str, path: str, name: str) -> None:
+    refused = http.request(method, path, json={"model": "tiny", "prompt": "x"} if method == "POST" else None)
+    assert refused.status_code == 400
+    error = refused.json()["error"]
+    assert (error["code"], error["param"]) == ("invalid_request", name)
+    assert f"{name}: unknown query parameter" in error["message"]
+
+
+def test_known_query_parameters_are_taken(http: httpx.Client) -> None:
+    assert http.get("/v1/jobs?limit=1&state=queued&model=x").status_code == 200
+    assert http.get("/v1/jobs/nope?wait=0").status_code == 404
+    assert http.get("/v1/jobs/nope/events?after=0").status_code == 404
+
+
+def test_the_root_leads_to_the_documentation(http: httpx.Client) -> None:
+    answer = http.get("/", follow_redirects=True)
+    assert (answer.status_code, answer.url.path) == (200, "/docs")
+    assert "/" not in http.get("/openapi.json").json()["paths"]
+
+
 @pytest.mark.parametrize("chunked", [False, True])
 def test_a_body_above_the_limit(http: httpx.Client, chunked: bool) -> None:
     body = b'{"prompt": "' + b"x" * (11 * 1024 * 1024) + b'"}'
