@@ -17,11 +17,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from woolly_worker.contract.errors import DeadlineExceeded, InvalidRequest, JobCancelled, PoolExhausted
+from woolly_worker.contract.errors import DeadlineExceeded, InvalidRequest, JobCancelled
 from woolly_worker.contract.jobs import TokenLogprob
 from woolly_worker.contract.states import JobState
 from woolly_worker.engine.admission import Limits, check_sampling
-from woolly_worker.engine.events import EngineEvent, EngineRequest
+from woolly_worker.engine.events import EngineEvent, EngineRequest, EngineStopped
 from woolly_worker.engine.interfaces import EngineTokenizer, ForwardPass
 from woolly_worker.engine.metrics import EngineMeter, EngineStats
 from woolly_worker.engine.outbox import Outbox, SequenceKey, log_bug
@@ -71,7 +71,7 @@ class Engine:
     def submit(self, request: EngineRequest) -> None:
         """Take a request. Raises at once what can never be served: InvalidRequest, ContextOverflow, PoolExhausted.
 
-        While the engine is draining, the answer is SequenceReleased.
+        While the engine is draining, the answer is SequenceReleased. An engine that has ended raises EngineStopped.
         """
         max_ids = self.limits.max_ids(request)
         self.limits.check_ids(request)
@@ -79,7 +79,7 @@ class Engine:
         sequence = Sequence(request, max_ids=max_ids, tokenizer=self._tokenizer, now=time.monotonic())
         with self._changed:
             if self._stopped:
-                raise PoolExhausted("the engine has been stopped")
+                raise EngineStopped("the engine has been stopped")
             if sequence.key in self._live:
                 raise InvalidRequest(f"job {request.job_id} is already here with fence {request.fence}")
             self._live[sequence.key] = sequence
@@ -111,17 +111,18 @@ class Engine:
         with self._changed:
             return self._changed.wait_for(lambda: not self._live, timeout_seconds)
 
-    def start(self) -> None:
-        """Run steps in a thread of the engine's own, until `stop`."""
+    def start(self, on_death: Callable[[], None] = lambda: None) -> None:
+        """Run steps in a thread of the engine's own, until `stop`. If that thread ends for any other reason, it calls
+        `on_death`, and then releases every sequence: this engine takes no more."""
         if self._thread is not None or self._stopped:
             raise RuntimeError("an engine is started once")
-        self._thread = threading.Thread(target=self._run, name="woolly-engine", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(on_death,), name="woolly-engine", daemon=True)
         self._thread.start()
 
     def stop(self, timeout_seconds: float = 10.0) -> None:
         """No further step. What still runs is released, and all blocks are free afterwards."""
         with self._changed:
-            if self._stopped:
+            if self._stopped and self._thread is None:
                 return
             self._stopped = True
             self._changed.notify_all()
@@ -316,7 +317,7 @@ class Engine:
         scheduler = self._scheduler
         return bool(scheduler.running or scheduler.waiting or self._orders or not self._outbox.is_empty)
 
-    def _run(self) -> None:
+    def _run(self, on_death: Callable[[], None]) -> None:
         try:
             while self._wait_for_work():
                 self.step()
@@ -324,9 +325,11 @@ class Engine:
             log_bug("the engine's thread ends", error)
             with self._changed:
                 self._stopped = True
-            raise
-        finally:
+            on_death()
+        try:
             self._close()
+        except Exception as error:  # not to threading's hook, which would print the message
+            log_bug("the engine's sequences could not be released", error)
 
     def _wait_for_work(self) -> bool:
         """Whether there is to be another step."""

@@ -7,7 +7,7 @@ more. Progress may come at any time before the ending: for long prefills, and as
 
 from dataclasses import dataclass
 
-from woolly_worker.contract.errors import WoollyError
+from woolly_worker.contract.errors import PoolExhausted, WoollyError
 from woolly_worker.contract.jobs import ErrorInfo, FinishReason, SamplingParams, TokenLogprob, Usage
 from woolly_worker.contract.states import JobState
 from woolly_worker.engine.metrics import EngineMetrics
@@ -23,6 +23,10 @@ class EngineRequest:
     sampling: SamplingParams
     resume_ids: tuple[int, ...] = ()  # tokens that an earlier owner has already emitted
     deadline_seconds: float | None = None
+
+
+class EngineStopped(PoolExhausted):
+    """This engine has ended: the request is fine, another engine may take it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ RELEASE_SECONDS = 5.0
 class ServedEngine(Protocol):
     """The engine, as far as the queue knows it."""
 
-    def start(self) -> None: ...
+    def start(self, on_death: Callable[[], None]) -> None: ...
     def stop(self) -> None: ...
     def submit(self, request: EngineRequest) -> None: ...
     def cancel(self, job_id: str, fence: int | None = None) -> None: ...
@@ -61,7 +61,14 @@ Loader = Callable[[WorkerSettings, Callable[[Sequence[EngineEvent]], None]], Ser
 
 
 class Runtime:
-    def __init__(self, settings: WorkerSettings, load: Loader, send: Callable[[Bell], None]) -> None:
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        load: Loader,
+        send: Callable[[Bell], None],
+        end: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`end` asks for the end of this process: without an engine it serves nothing."""
         self.settings = settings
         self.worker_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self.giving_up = threading.Event()  # nobody waits for Redis any more
@@ -72,6 +79,8 @@ class Runtime:
         self._heartbeat = Heartbeat(ModelRegistry(self._client), self.worker_id, settings)
         self._reaper = Reaper(self.ledger, self.ring, self.worker_id)
         self._send = send
+        self._end = end
+        self.engine_died = False
         self._load = load
         self._served: Served | None = None
         self._held: dict[str, Claim] = {}  # by Celery's task id
@@ -106,7 +115,7 @@ class Runtime:
             raise
         served, card = self._served, self._served.card()
         self.publisher.start(served.engine)
-        served.engine.start()
+        served.engine.start(self._on_death)
         self._reaper.start()
         self._heartbeat.ready(served.engine, card, served.optimizations)
         log.info(
@@ -118,6 +127,13 @@ class Runtime:
             n_ctx=card.n_ctx,
             seconds=round(time.monotonic() - started, 2),
         )
+
+    def _on_death(self) -> None:
+        """In the engine's thread, which is ending."""
+        log.error("the engine died, this worker ends; its jobs go back to the queue", worker_id=self.worker_id)
+        self.engine_died = True
+        self.begin_drain()
+        self._end()
 
     def prompt_ids(self, claim: Claim) -> tuple[int, ...]:
         assert self._served is not None, "start() loads the model"
@@ -165,7 +181,7 @@ class Runtime:
         if self._held:
             log.info("draining", jobs=len(self._held), seconds=grace_seconds)
         # The engine ends early when its last sequence does. A task between its claim and the engine gets its job back.
-        self.engine.drain(grace_seconds)
+        self.engine.drain(0.0 if self.engine_died else grace_seconds)
         deadline = time.monotonic() + RELEASE_SECONDS
         while self._held and time.monotonic() < deadline:
             time.sleep(0.02)

@@ -10,7 +10,7 @@ from woolly_worker.contract.errors import InternalError, WoollyError
 from woolly_worker.contract.events import FailedEvent
 from woolly_worker.contract.jobs import ErrorInfo, JobResult, Usage
 from woolly_worker.contract.states import JobState
-from woolly_worker.engine.events import EngineRequest
+from woolly_worker.engine.events import EngineRequest, EngineStopped
 from woolly_worker.ledger import keys
 from woolly_worker.ledger.records import Claim, Finish, Refusal, Reply
 from woolly_worker.queue.publisher import Outcome, OutcomeKind
@@ -32,6 +32,8 @@ def register(app: Any) -> None:
 def run_job(runtime: Runtime, job_id: str, task_id: str) -> dict[str, Any]:
     """One attempt at a job. Its message is acknowledged in any case: a job that is not done is in the ledger, and
     whoever puts it back rings anew."""
+    if runtime.engine_died:  # the reaper of another process rings again
+        return {"outcome": OutcomeKind.ABANDONED.value}
     claim_id = uuid.uuid4().hex
     try:
         claim = until_answered(
@@ -72,12 +74,27 @@ def _run_claimed(runtime: Runtime, claim: Claim) -> Outcome:
         except BaseException:
             runtime.publisher.untrack(claim)
             raise
+    except EngineStopped:
+        return _give_back(runtime, claim)
     except WoollyError as error:
         return _refuse(runtime, claim, error)
     except Exception as error:
         log_bug("a job could not be started", error, job_id=claim.job_id)
         return _refuse(runtime, claim, InternalError("the worker could not start this job"))
     return waiter.result()
+
+
+def _give_back(runtime: Runtime, claim: Claim) -> Outcome:
+    """The engine ended between the claim and now: no fault of the job."""
+    released = until_answered(
+        "release",
+        lambda: runtime.ledger.release(claim.job_id, claim.fence, claim.request.model),
+        runtime.giving_up,
+    )
+    return Outcome(
+        OutcomeKind.RELEASED if released.reply is Reply.OK else OutcomeKind.FENCED,
+        bell=released.bell,
+    )
 
 
 def _refuse(runtime: Runtime, claim: Claim, error: WoollyError) -> Outcome:

@@ -1,5 +1,6 @@
 """The engine over a fake transformer: what a request gets, and how it can end."""
 
+import contextlib
 import threading
 import time
 from typing import Any
@@ -10,7 +11,7 @@ from fakes import EOG, N_VOCAB, Collector, greedy_reference, logits_after, make_
 from woolly_worker.contract.errors import ContextOverflow, InvalidRequest, PoolExhausted
 from woolly_worker.contract.jobs import JobMetrics
 from woolly_worker.contract.states import JobState
-from woolly_worker.engine.events import EngineEvent, SequenceDone, SequenceFailed, SequenceReleased
+from woolly_worker.engine.events import EngineEvent, EngineStopped, SequenceDone, SequenceFailed, SequenceReleased
 from woolly_worker.engine.sampler import Sampler
 from woolly_worker.engine.scheduler import Pace
 from woolly_worker.engine.settings import EngineSettings
@@ -375,6 +376,36 @@ def test_stop_releases_whatever_is_left(threaded: bool) -> None:
     rig.engine.stop()
     assert {rig.outcome(job_id).reason for job_id in ("a", "b")} <= {"released", "length"}
     rig.check_idle()
+
+
+def test_a_thread_that_dies_says_so_and_releases_everybody(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def die() -> None:
+        raise SystemExit("a prompt might be quoted here")
+
+    rig, died = make_rig(n_slots=1), threading.Event()
+    monkeypatch.setattr(rig.transformer, "step", die)
+    rig.engine.start(died.set)
+    for job_id in ("a", "b"):
+        with contextlib.suppress(EngineStopped):
+            rig.submit(make_request(job_id=job_id, max_tokens=None))
+    assert died.wait(10)
+    assert rig.engine.wait_idle(10)
+    assert rig.outcome("a").reason == "released"
+    with pytest.raises(EngineStopped):
+        rig.submit(make_request(job_id="c"))
+    rig.engine.stop()
+    rig.check_idle()
+    assert "the engine's thread ends: SystemExit" in caplog.text
+    assert "quoted" not in caplog.text + capfd.readouterr().err
+
+
+def test_an_engine_that_is_stopped_has_not_died() -> None:
+    rig, died = make_rig(), threading.Event()
+    rig.engine.start(died.set)
+    rig.engine.stop()
+    assert not died.is_set()
 
 
 def test_a_callback_that_blocks_holds_the_engine_back() -> None:

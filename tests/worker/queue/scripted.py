@@ -50,8 +50,10 @@ class ScriptedEngine:
     on_submit: Callable[[EngineRequest], Sequence[EngineEvent]] = lambda request: ()
     requests: list[EngineRequest] = field(default_factory=list)
     orders: list[tuple[Any, ...]] = field(default_factory=list)
+    die: Callable[[], None] = lambda: None
 
-    def start(self) -> None:
+    def start(self, on_death: Callable[[], None]) -> None:
+        self.die = on_death
         self.orders.append(("start",))
 
     def stop(self) -> None:

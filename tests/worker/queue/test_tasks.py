@@ -12,6 +12,7 @@ from scripted import PROMPT, Scripted, ScriptedEngine, cancelled, done, eventual
 
 from woolly_worker.contract.errors import ContextOverflow
 from woolly_worker.contract.states import JobState
+from woolly_worker.engine.events import EngineStopped
 from woolly_worker.ledger import keys
 from woolly_worker.ledger.ledger import Ledger
 from woolly_worker.ledger.records import Bell
@@ -173,6 +174,19 @@ def test_a_drain_gives_the_jobs_back_and_rings_for_them(ledger: Ledger, redis_ur
     assert [(bell.job_id, bell.front, bell.number) for bell in rung] == [("j", True, 2)]
     view = ledger.view("j")
     assert (view.state, view.last_seq, view.crashes) == (JobState.QUEUED, 1, 0)
+
+
+def test_a_job_claimed_when_the_engine_dies_goes_back(ledger: Ledger, redis_url: str) -> None:
+    engine = ScriptedEngine(refuse=EngineStopped("the engine has been stopped"))
+    with working(redis_url, engine) as (runtime, rung):
+        ledger.submit(request(), job_id="j")
+        assert run_job(runtime, "j", "j.1") == {"outcome": "released"}
+        engine.die()
+        assert runtime.draining
+        assert run_job(runtime, "j", "j.2") == {"outcome": "abandoned"}
+    assert [bell.task_id for bell in rung] == ["j.2"]
+    view = ledger.view("j")
+    assert (view.state, view.attempts, view.crashes) == (JobState.QUEUED, 1, 0)
 
 
 def test_the_worker_announces_itself_and_leaves(ledger: Ledger, redis_url: str) -> None:

@@ -20,7 +20,9 @@ from woolly_worker.contract.jobs import JobRequest, JobResult
 from woolly_worker.contract.states import JobState
 from woolly_worker.demo import DEMO_MODEL
 from woolly_worker.ledger import keys
+from woolly_worker.ledger.ledger import Ledger
 from woolly_worker.ledger.server import EmbeddedServer
+from woolly_worker.queue.app import create_app
 from woolly_worker.queue.worker import run
 from woolly_worker.settings import WorkerSettings
 
@@ -180,6 +182,41 @@ def test_a_short_job_may_end_during_the_drain(workers: Workers) -> None:
     assert workers.end(process, signal.SIGINT) == 0
     assert workers.ledger.view(short).state is JobState.SUCCEEDED
     assert workers.ledger.view(long).state is JobState.QUEUED
+
+
+def test_a_worker_whose_engine_dies_ends_and_gives_its_jobs_back(
+    tmp_path: Path, ledger: Ledger, redis_url: str
+) -> None:
+    program = (
+        "import sys; from woolly_worker.queue.loading import load_model\n"
+        "from woolly_worker.queue.worker import run; from woolly_worker.settings import WorkerSettings\n"
+        "def load(settings, on_events):\n"
+        "    loaded = load_model(settings, on_events)\n"
+        "    loaded.transformer.step = lambda: sys.exit('as if by a bug')\n"
+        "    return loaded\n"
+        "sys.exit(run(WorkerSettings(), load))"
+    )
+    env = {
+        **os.environ,
+        "WOOLLY_MODEL": str(DEMO_MODEL),
+        "WOOLLY_MODEL_NAME": "tiny",
+        "WOOLLY_REDIS_URL": redis_url,
+        "WOOLLY_THREADS": "1",
+        "WOOLLY_DRAIN_SECONDS": "20",
+        "WOOLLY_LOG_FORMAT": "json",
+    }
+    submitted = ledger.submit(JobRequest(model="tiny", prompt=PROMPT))
+    assert submitted.bell is not None
+    app = create_app(redis_url)
+    app.send_task(**submitted.bell.send_task_options())
+    app.close()
+    ended = subprocess.run(
+        [sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.count("the engine died, this worker ends") == 1
+    view = ledger.view(submitted.job_id)
+    assert (view.state, view.attempts, view.crashes) == (JobState.QUEUED, 1, 0)
 
 
 def test_a_signal_while_the_model_loads_ends_it_at_once(tmp_path: Path, redis_url: str) -> None:
