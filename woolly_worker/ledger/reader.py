@@ -60,10 +60,11 @@ class LedgerReader:
         return None if result is None else JobResult.model_validate_json(result)
 
     async def jobs(self, *, limit: int = 100) -> list[JobView]:
-        """The newest first, open ones and those whose record is still kept."""
+        """The newest first, open ones and those whose record is still kept. The server sorts the open ones, so that a
+        long backlog is not read to show its end."""
         with translated_errors():
             pipe = self.client.pipeline(transaction=False)
-            pipe.zrange(keys.OPEN_JOBS, 0, -1)
+            pipe.sort(keys.OPEN_JOBS, start=0, num=limit, by=f"{keys.job('*')}->created_ms", desc=True)
             pipe.zrange(keys.FINISHED_JOBS, 0, limit - 1, desc=True)
             open_ids, finished_ids = await pipe.execute()
             ids = list(dict.fromkeys([*open_ids, *finished_ids]))

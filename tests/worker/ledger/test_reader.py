@@ -206,6 +206,24 @@ def test_jobs_are_listed_newest_first(ledger: Ledger, redis_url: str) -> None:
     run(test)
 
 
+def test_a_long_backlog_is_not_read_to_list_a_few(ledger: Ledger, redis_url: str) -> None:
+    with ledger.client.pipeline() as pipe:
+        for i in range(3000):
+            pipe.hset(keys.job(f"j{i}"), mapping={"state": "queued", "model": "tiny", "tenant": "t", "created_ms": i})
+            pipe.zadd(keys.OPEN_JOBS, {f"j{i}": -i})
+        pipe.execute()
+    ledger.client.zadd(keys.OPEN_JOBS, {"vanished": 1})
+    ledger.client.config_resetstat()
+
+    async def test() -> None:
+        async with reading(redis_url) as reader:
+            assert [view.id for view in await reader.jobs(limit=3)] == ["j2999", "j2998", "j2997"]
+
+    run(test)
+    calls = ledger.client.info("commandstats")
+    assert calls["cmdstat_hmget"]["calls"] == 3
+
+
 def test_models_and_their_workers(redis_url: str) -> None:
     card = ModelCard(name="tiny", architecture="llama", n_ctx=512)
     beat = WorkerBeat(worker_id="w1", model="tiny", hostname="h", pid=1)
