@@ -6,6 +6,7 @@ It decides nothing about HTTP. Calls of the synchronous ledger run in threads; n
 import asyncio
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any, ParamSpec, TypeVar
@@ -23,12 +24,14 @@ from woolly_worker.contract.states import JobState
 from woolly_worker.ledger import keys
 from woolly_worker.ledger.ledger import Ledger
 from woolly_worker.ledger.reader import LedgerReader
-from woolly_worker.ledger.records import Bell
+from woolly_worker.ledger.records import Bell, Submitted
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 ABANDON_ATTEMPTS = 5
+# A thread that writes a record and was given up has ended after so long, or never will.
+RECORD_SECONDS = 60.0
 
 
 @dataclass(slots=True)
@@ -52,14 +55,21 @@ class Services:
                 details={"available_models": known},
             )
         job_id = uuid.uuid4().hex
+        loop, over = asyncio.get_running_loop(), asyncio.Event()
+
+        def record() -> Submitted:
+            try:
+                return self.ledger.submit(request, job_id=job_id, max_queued=self.settings.max_queued_jobs)
+            finally:
+                with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                    loop.call_soon_threadsafe(over.set)
+
         try:
-            submitted = await self._in_thread(
-                self.ledger.submit, request, job_id=job_id, max_queued=self.settings.max_queued_jobs
-            )
+            submitted = await self._in_thread(record)
         except LedgerUnavailable:
             # The caller is told that it did not work and will ask again. If the record was written and only the
-            # reply was lost, it must not run as well.
-            self._cancel_in_background(job_id)
+            # reply was lost, or the record is still on its way, it must not run as well.
+            self._cancel_in_background(job_id, over)
             raise
         # The id is new, so "submitted before" means that the first reply was lost on its way: nobody rang yet.
         bell = submitted.bell or Bell(job_id, request.model, keys.lane_of(request.tenant), request.priority, 1)
@@ -75,17 +85,22 @@ class Services:
         self.metrics.abandoned.inc()
         self._cancel_in_background(job_id)
 
-    def _cancel_in_background(self, job_id: str) -> None:
-        task = asyncio.get_running_loop().create_task(self._cancel_patiently(job_id))
+    def _cancel_in_background(self, job_id: str, recorded: asyncio.Event | None = None) -> None:
+        task = asyncio.get_running_loop().create_task(self._cancel_patiently(job_id, recorded))
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    async def _cancel_patiently(self, job_id: str) -> None:
+    async def _cancel_patiently(self, job_id: str, recorded: asyncio.Event | None) -> None:
+        """`recorded`: set once the thread that writes the record has ended; until then there may be no job yet."""
         for attempt in range(ABANDON_ATTEMPTS):
+            is_final = recorded is None or recorded.is_set()
             try:
                 state = await self.cancel(job_id)
             except JobNotFound:
-                return
+                if recorded is None or is_final:
+                    return
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(recorded.wait(), RECORD_SECONDS)
             except LedgerUnavailable:
                 await asyncio.sleep(2**attempt)
             else:

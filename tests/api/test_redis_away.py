@@ -156,6 +156,38 @@ def test_a_record_whose_reply_was_lost_does_not_run_beside_its_repetition(
     wait_for(lambda: worker.ledger.view(recorded[0]).state == "cancelled")
 
 
+def test_a_record_written_after_the_caller_was_refused_does_not_run(
+    redis_url: str, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread was given up, but goes on: at first there is no job to cancel."""
+    looked_for = threading.Event()
+    recorded: list[str] = []
+    with (
+        running_api(redis_url, redis_timeout_seconds=0.1) as api,
+        httpx.Client(base_url=api.url, timeout=20) as http,
+    ):
+        ledger = api.services.ledger
+        submit, cancel = ledger.submit, ledger.cancel
+
+        def late(*args: Any, **options: Any) -> Any:
+            assert looked_for.wait(10)
+            submitted = submit(*args, **options)
+            recorded.append(submitted.job_id)
+            return submitted
+
+        def look(job_id: str) -> Any:
+            try:
+                return cancel(job_id)
+            finally:
+                looked_for.set()
+
+        monkeypatch.setattr(ledger, "submit", late)
+        monkeypatch.setattr(ledger, "cancel", look)
+        assert http.post("/v1/jobs", json={"model": MODEL, "prompt": "x"}).status_code == 503
+        wait_for(lambda: recorded)
+        wait_for(lambda: worker.ledger.view(recorded[0]).state == "cancelled")
+
+
 def test_a_bell_that_could_not_be_rung_is_rung_by_the_reaper(redis_url: str) -> None:
     """The record is written and the bell is lost; nobody but the API is there to notice."""
     with closing(connect(redis_url)) as client, running_api(redis_url, reaper=True) as api:
