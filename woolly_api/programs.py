@@ -26,7 +26,7 @@ LOOPBACK = "127.0.0.1"
 # A worker that compiles all kernels on a slow machine, or reads a large file from a slow disk, is still starting.
 WORKER_READY_SECONDS = 1800.0
 # What ending takes beyond the grace time: last words to Redis, and the threads of the engine or of the server.
-WORKER_STOP_MARGIN_SECONDS = 20.0
+WORKER_STOP_MARGIN_SECONDS = 25.0
 API_STOP_MARGIN_SECONDS = 10.0
 
 
