@@ -2,18 +2,21 @@
 
 import json
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import httpx
 import openai
 import pytest
-from harness import RunningApi, wait_for
+from harness import RunningApi, running_api, wait_for
 from openai.types import Completion
 from openai.types.chat import ChatCompletionChunk
 from scripted_worker import MODEL, Script, ScriptedWorker
 
 from woolly_worker.contract.errors import ContextOverflow, InternalError
 from woolly_worker.contract.jobs import ErrorInfo
+from woolly_worker.ledger import keys
 
 USER = [{"role": "user", "content": "hello"}]
 
@@ -394,3 +397,90 @@ def test_models(ai1: openai.OpenAI, worker: ScriptedWorker) -> None:
     with pytest.raises(openai.NotFoundError) as caught:
         ai1.models.retrieve("none")
     assert caught.value.code == "model_not_found"
+
+
+def stop_under_a_stream(
+    api: RunningApi, worker: ScriptedWorker, between: Callable[[], object] = lambda: None
+) -> tuple[list[str], dict[str, Any]]:
+    """The texts that came, and the error that ended the stream of a server that stops after the first token."""
+    body = {"model": MODEL, "prompt": "x", "stream": True}
+    datas: list[dict[str, Any]] = []
+    with (
+        httpx.Client(base_url=api.url, timeout=20) as http,
+        http.stream("POST", "/v1/completions", json=body) as response,
+    ):
+        for line in response.iter_lines():
+            if line.startswith("data: "):
+                datas.append(json.loads(line.removeprefix("data: ")))
+                if len(datas) == 1:
+                    api.server.should_exit = True
+                    wait_for(api.services.stopping.is_set)
+                    between()
+    return [data["choices"][0]["text"] for data in datas[:-1]], datas[-1]["error"]
+
+
+def test_a_server_that_stops_ends_the_stream_of_a_job_that_went_back_to_the_queue(
+    redis_url: str, worker: ScriptedWorker
+) -> None:
+    worker.serve(Script(permits=threading.Semaphore(1)))
+
+    def give_back() -> None:
+        """As a worker does that is drained."""
+        claim = worker.claims[0]
+        worker.ledger.release(claim.job_id, claim.fence, MODEL)
+
+    started = time.monotonic()
+    with running_api(redis_url, shutdown_grace_seconds=60) as api:
+        texts, error = stop_under_a_stream(api, worker, give_back)
+    assert time.monotonic() - started < 20
+    assert texts == [" Once"]
+    assert (error["status"], error["code"]) == (503, "overloaded")
+    wait_for(lambda: worker.ledger.view(worker.claims[0].job_id).state == "cancelled")
+
+
+def test_a_server_that_stops_ends_what_is_left_after_the_grace_time(redis_url: str, worker: ScriptedWorker) -> None:
+    worker.serve(Script(permits=threading.Semaphore(1)))
+    with running_api(redis_url, shutdown_grace_seconds=2) as api:
+        texts, error = stop_under_a_stream(api, worker)
+    assert texts == [" Once"]
+    assert (error["status"], error["code"]) == (503, "overloaded")
+    wait_for(lambda: worker.cancelled)
+
+
+def test_a_server_that_stops_lets_running_completions_finish(redis_url: str, worker: ScriptedWorker) -> None:
+    script = worker.serve(Script(permits=threading.Semaphore(1)))
+    assert script.permits is not None
+    with (
+        running_api(redis_url, shutdown_grace_seconds=30) as api,
+        openai.OpenAI(base_url=api.url + "/v1", api_key="none", max_retries=0, timeout=20) as ai,
+    ):
+        texts = []
+        for chunk in ai.completions.create(model=MODEL, prompt="x", stream=True):
+            texts.append(chunk.choices[0].text)
+            if len(texts) == 1:
+                api.server.should_exit = True
+                wait_for(api.services.stopping.is_set)
+                script.permits.release(10)
+    assert "".join(texts) == script.text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_server_that_stops_refuses_what_waits_before_its_first_byte(
+    redis_url: str, worker: ScriptedWorker, stream: bool
+) -> None:
+    answers: list[httpx.Response] = []
+    with (
+        running_api(redis_url, shutdown_grace_seconds=30, first_byte_seconds=30) as api,
+        httpx.Client(base_url=api.url, timeout=20) as http,
+    ):
+        body = {"model": MODEL, "prompt": "x", "stream": stream}
+        asking = threading.Thread(target=lambda: answers.append(http.post("/v1/completions", json=body)))
+        asking.start()
+        wait_for(lambda: worker.ledger.client.pubsub_channels())
+        time.sleep(0.2)  # the state it starts with is read behind the subscription
+        api.server.should_exit = True
+        asking.join(10)
+    (answer,) = answers
+    assert answer.status_code == 503
+    assert answer.headers["Retry-After"]
+    wait_for(lambda: worker.ledger.client.zrange(keys.OPEN_JOBS, 0, -1) == [])  # it does not run for nobody

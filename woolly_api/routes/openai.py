@@ -1,7 +1,8 @@
 """/v1/completions and /v1/chat/completions, plain and streamed, as OpenAI's clients expect them.
 
 Both submit a job and follow it; a client that leaves before the end cancels it. What goes wrong before the first byte
-is an HTTP error, later it is an error event in the stream, without a [DONE].
+is an HTTP error, later it is an error event in the stream, without a [DONE]. While the server stops, running jobs may
+finish within its grace time; those that wait for a worker, and what is left then, end with a 503 that may be retried.
 """
 
 import asyncio
@@ -19,9 +20,10 @@ from woolly_api.routes.openai_shapes import ChatCompletion, ChatCompletionChunk,
 from woolly_api.services import Injected, Services
 from woolly_api.telemetry import note, request_id_of
 from woolly_api.watching import AnyEvent, ClientGone, steady_events, while_connected
-from woolly_worker.contract.errors import WoollyError
+from woolly_worker.contract.errors import CapacityError, WoollyError
 from woolly_worker.contract.events import DoneEvent, FailedEvent, StateEvent, TokenEvent
 from woolly_worker.contract.jobs import JobRequest
+from woolly_worker.contract.states import JobState
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
 optimized = APIRouter(prefix="/api/v1/optimized", tags=["Performance"])
@@ -110,6 +112,8 @@ class _Run:
         self._feed = feed
         self._answer = answer
         self._ended = False
+        self._queued = False  # waits for a worker, as far as is known
+        self._stop_at: float | None = None
 
     async def close(self) -> None:
         if not self._ended:
@@ -164,14 +168,34 @@ class _Run:
             yield sse.frame(sse.json_line(body))
 
     async def _next(self, timeout_seconds: float) -> TokenEvent | StateEvent | DoneEvent | None:
-        """The next event; a job that did not succeed raises its error."""
-        event = await self._feed.get(timeout_seconds)
+        """The next event; a job that did not succeed raises its error. So does one that will not end before this
+        server does: its client may ask another server, and `close` cancels it here."""
+        stopping = self._services.stopping
+        if not stopping.is_set():
+            event = await self._feed.get(timeout_seconds, unless=stopping)
+        else:
+            left = self._time_left()
+            if self._queued or left <= 0:
+                raise CapacityError("this server is stopping and the answer is not complete; ask again")
+            event = await self._feed.get(min(timeout_seconds, left))
+        if isinstance(event, StateEvent):
+            self._queued = event.state is JobState.QUEUED
+        elif event is not None:
+            self._queued = False
         if isinstance(event, DoneEvent):
             self._ended = True
         if isinstance(event, FailedEvent):
             self._ended = True
             raise error_from_info(event.error)
         return event
+
+    def _time_left(self) -> float:
+        """Until shortly before a server that stops closes its connections."""
+        now = asyncio.get_running_loop().time()
+        if self._stop_at is None:
+            grace = self._services.settings.shutdown_grace_seconds
+            self._stop_at = now + grace - min(1.0, grace / 4)
+        return self._stop_at - now
 
     def headers(self) -> dict[str, str]:
         return {"X-Woolly-Job-Id": self._job_id}
