@@ -174,6 +174,25 @@ def test_a_drained_worker_gives_its_jobs_to_the_next(workers: Workers, uninterru
         check_stream(workers, job_id, result)
 
 
+def test_a_worker_that_claims_its_own_lost_job_again(workers: Workers, uninterrupted: JobResult) -> None:
+    workers.have(1)
+    (process,) = workers.processes
+    job_id = workers.submit()
+    workers.streaming(job_id)
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(1.3)  # the lease is a second
+    for bell in workers.ledger.reap().bells:
+        workers.app.send_task(**bell.send_task_options())
+    process.send_signal(signal.SIGCONT)
+    result = workers.result(job_id)
+    assert result.text == uninterrupted.text
+    assert (result.metrics.attempts, result.metrics.crashes) == (2, 1)
+    check_stream(workers, job_id, result)
+    assert workers.end(process) == 0  # no task of the first attempt still waits
+    assert "tasks did not return" not in workers.log_text()
+    assert "jobs left to their leases" not in workers.log_text()
+
+
 def test_a_short_job_may_end_during_the_drain(workers: Workers) -> None:
     workers.have(1)
     long, short = workers.submit(), workers.submit(max_tokens=20)
