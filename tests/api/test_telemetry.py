@@ -20,6 +20,7 @@ def test_one_line_per_request_and_no_prompt(
     caplog.set_level(logging.DEBUG)
     worker.serve()
     headers = {"X-Request-Id": "trace-1"}
+    http.post("/v1/completions", json={"model": MODEL, "prompt": PROMPT}, headers=headers)
     http.post("/v1/completions?q=" + PROMPT, json={"model": MODEL, "prompt": PROMPT}, headers=headers)
     http.post("/v1/completions", json={"model": MODEL, "prompt": PROMPT, "oops": PROMPT}, headers=headers)
     http.post("/v1/chat/completions", json={"model": MODEL, "messages": PROMPT}, headers=headers)
@@ -27,13 +28,14 @@ def test_one_line_per_request_and_no_prompt(
         "POST", "/v1/completions", json={"model": MODEL, "prompt": PROMPT, "stream": True}, headers=headers
     ) as response:
         response.read()
-    wait_for(lambda: len(lines(caplog)) == 4)
-    served, unknown, wrong, streamed = lines(caplog)
-    for line in (served, unknown, wrong, streamed):
+    wait_for(lambda: len(lines(caplog)) == 5)
+    served, queried, unknown, wrong, streamed = lines(caplog)
+    for line in (served, queried, unknown, wrong, streamed):
         assert "request_id='trace-1'" in line
         assert "method='POST'" in line
     assert "status=200" in served
     assert f"job_id='{worker.claims[0].job_id}'" in served
+    assert "status=400" in queried
     assert "status=400" in unknown
     assert "status=400" in wrong
     assert "stream=True" in streamed
