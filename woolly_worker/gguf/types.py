@@ -137,6 +137,9 @@ SUPPORTED_TYPES: frozenset[GGMLType] = frozenset(
         GGMLType.BF16,
         GGMLType.Q8_0,
         GGMLType.Q4_0,
+        GGMLType.Q4_1,
+        GGMLType.Q5_0,
+        GGMLType.Q5_1,
         GGMLType.Q4_K,
         GGMLType.Q6_K,
     }

@@ -6,10 +6,11 @@
             256..260   f32    d
             272..288   i16 x 8   sums of 32 values each
             288..320   i16 x 16  sums of 16 values each
-    Q8    for the older formats: one record for each 32 values
-              0.. 32   i8     values
-             32.. 36   f32    d
-             36.. 40   i32    sum of the values
+    Q8    for the formats of 32 weights: one record for each 512 values, sixteen runs of 32; the last one of a row is
+          filled up with zeros
+              0..512   i8        values, x ~ d * q
+            512..576   f32 x 16  d of every run
+            576..640   i32 x 16  128 times the sum of every run: what weights that are kept 128 too large add
 
 The scale is kept as f32 where ggml rounds it to f16 for Q8_0, so results are a little closer to exact than ggml's.
 """
@@ -22,10 +23,11 @@ Q8K_SUMS32 = 272
 Q8K_SUMS16 = 288
 Q8K_BYTES = 320
 
-Q8_VALUES = 32
-Q8_SCALE = 32
-Q8_SUM = 36
-Q8_BYTES = 40
+Q8_VALUES = 512
+Q8_RUN = 32  # values that share a scale
+Q8_SCALES = 512
+Q8_SUMS = 576
+Q8_BYTES = 640
 
 LANES = 16
 

@@ -89,6 +89,11 @@ def inline(function: Any) -> Any:
     return numba.njit(**_PART_OPTIONS)(function)
 
 
+def subroutine(function: Any) -> Any:
+    """A part that is called rather than copied: for what is large and used in several places of one operation."""
+    return numba.njit(**_OPTIONS | {"cache": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True})(function)
+
+
 OP_SIGNATURE = numba.types.void(numba.types.intp, numba.types.intp, numba.types.intp, numba.types.intp)
 
 

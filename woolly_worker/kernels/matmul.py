@@ -3,17 +3,23 @@
     out[t, r] = sum over k of W[r, k] * x[t, k]          (or added to what `out` holds: the residual connection)
 
 One token: each row's bytes are read once, in place, by the format's `row_dot`; this runs at memory bandwidth.
-More tokens: sixteen rows are unpacked into a panel that stays in L1/L2 and multiplied by tiles of 8, 4, 2 and 1 tokens,
-the first of them while the panel is made. Both ways do the same float operations in the same order for every (row,
-token), so the bits are equal; the rows left over when n_rows is no multiple of sixteen go through `row_dot` for every
-token.
+More tokens: sixteen rows are unpacked into a panel, and tiles of 8, 4, 2 and 1 tokens are multiplied by it.
+
+    few tokens    one block at a time: its panel never leaves L1, and all tokens use it before the next one is made. The
+                  weights are read from memory exactly as fast as they are used.
+    many tokens   all blocks of sixteen rows first: the panel stays in L2 while tile after tile passes over it.
+
+The blocks of a row are dealt in turn to `parts` partial sums, which are added up in order at the end; that is what lets
+`row_dot` treat several blocks as the lanes of one vector. All three ways do the same float operations in the same order
+for every (row, token), so the bits are equal. Rows left over when n_rows is no multiple of sixteen go through
+`row_dot` for every token.
 
 Work is handed out in runs of rows by the operation's counter: long ones first, because every run starts with a cold
 stream, short ones at the end, so that nobody waits long for the last.
 """
 
-from woolly_worker.kernels.jit import inline
-from woolly_worker.kernels.simd import load_f32, load_i64, store_f32
+from woolly_worker.kernels.jit import inline, subroutine
+from woolly_worker.kernels.simd import add, load_f32, load_f32x16, load_i64, store, store_f32, zero_f32x16
 from woolly_worker.kernels.simd.tiles import add_each, load_each, store_each, zeros_f32
 from woolly_worker.kernels.step import TOKEN_IDS, entry, fetch_add, field
 
@@ -27,14 +33,21 @@ X_STRIDE = 5  # bytes between tokens
 OUT = 6  # address of token 0's row of the result, f32
 OUT_STRIDE = 7  # bytes between tokens
 LEAST_TAKE = 8  # rows that a member takes at least, a multiple of 16
-PANEL = 9  # address of member 0's panel
-PANEL_STRIDE = 10  # bytes between the members' panels
+SCRATCH = 9  # address of member 0's scratch: partial sums, then the panel
+SCRATCH_STRIDE = 10  # bytes between the members' scratch
 ADD_TO_OUT = 11  # 1: out += W x
 COUNT_FIELD = 12  # which field of the step record counts the tokens
 SHARE = 13  # a member takes one part in so many of the rows that are left
 MATMUL_FIELDS = 14
 
 PANEL_ROWS = 16
+VECTOR_BYTES = 64  # sixteen rows' sums for one token
+FEW_TOKENS = 32  # up to here one block at a time; beyond, the sums of all tokens would crowd the panel out of L1
+
+
+def sums_bytes(parts: int) -> int:
+    """Scratch for the partial sums of as many tokens as are treated together."""
+    return parts * FEW_TOKENS * VECTOR_BYTES
 
 
 @inline
@@ -66,102 +79,152 @@ def _rows_one_by_one(args, first, last, n_tokens, row_dot):
 
 
 @inline
-def _store_tile(place, stride, add_to_out, tile):
-    if add_to_out:
-        store_each(place, stride, add_each(load_each(place, stride, tile), tile))
-    else:
-        store_each(place, stride, tile)
+def _multiply(sums, panel, panel_bytes, x, x_stride, first, step, n_blocks, multiply_block, tile):
+    acc = load_each(sums, VECTOR_BYTES, tile)
+    for i in range(first, n_blocks, step):
+        acc = multiply_block(panel + i * panel_bytes, x, i, x_stride, acc)
+    store_each(sums, VECTOR_BYTES, acc)
+
+
+@subroutine
+def multiply_tiles(n_tokens, sums, panel, panel_bytes, x, x_stride, first, step, n_blocks, multiply_block):
+    """sums[t] += panel . x[t] over the blocks first, first + step, ... below n_blocks, for t < n_tokens.
+
+    sums         (n_tokens, 16) f32: sixteen rows' sums of one part
+    panel_bytes  between the panels of neighbouring blocks; 0 where one panel holds the present block
+    """
+    t = 0
+    while t + 8 <= n_tokens:
+        s, y = sums + t * VECTOR_BYTES, x + t * x_stride
+        _multiply(s, panel, panel_bytes, y, x_stride, first, step, n_blocks, multiply_block, zeros_f32(8))
+        t += 8
+    if t + 4 <= n_tokens:
+        s, y = sums + t * VECTOR_BYTES, x + t * x_stride
+        _multiply(s, panel, panel_bytes, y, x_stride, first, step, n_blocks, multiply_block, zeros_f32(4))
+        t += 4
+    if t + 2 <= n_tokens:
+        s, y = sums + t * VECTOR_BYTES, x + t * x_stride
+        _multiply(s, panel, panel_bytes, y, x_stride, first, step, n_blocks, multiply_block, zeros_f32(2))
+        t += 2
+    if t < n_tokens:
+        s, y = sums + t * VECTOR_BYTES, x + t * x_stride
+        _multiply(s, panel, panel_bytes, y, x_stride, first, step, n_blocks, multiply_block, zeros_f32(1))
 
 
 @inline
-def _multiply(panel, n_blocks, x, x_stride, sizes, multiply_block, acc):
-    """The panel of sixteen rows times as many tokens as `acc` has vectors."""
-    for i in range(n_blocks):
-        acc = multiply_block(panel + i * sizes[1], x + i * sizes[2], x_stride, acc)
-    return acc
+def _clear(sums, n):
+    for k in range(n):
+        store(sums + k * VECTOR_BYTES, zero_f32x16())
 
 
 @inline
-def _unpack_and_multiply(rows, row_bytes, n_blocks, panel, x, x_stride, sizes, unpack_block, multiply_block, acc):
-    """The same, while the panel is made: every block is multiplied as long as it is in L1, and beside the unpacking of
-    the next one."""
-    ahead = rows + PANEL_ROWS * row_bytes
-    for i in range(n_blocks):
-        p = panel + i * sizes[1]
-        unpack_block(rows + i * sizes[0], row_bytes, ahead + i * PANEL_ROWS * sizes[0], p)
-        acc = multiply_block(p, x + i * sizes[2], x_stride, acc)
-    return acc
+def _add_up(sums, part_bytes, parts, n_tokens, place, stride, add_to_out):
+    """place[t] = the parts' sums of token t, in order; added to what is there when add_to_out is not 0."""
+    for t in range(n_tokens):
+        total = load_f32x16(sums + t * VECTOR_BYTES)
+        for part in range(1, parts):
+            total = add(total, load_f32x16(sums + part * part_bytes + t * VECTOR_BYTES))
+        if add_to_out:
+            total = add(load_f32x16(place + t * stride), total)
+        store(place + t * stride, total)
 
 
 @inline
-def _rows_by_panels(args, first, last, n_tokens, panel, block, sizes, unpack_block, multiply_block):
+def _rows_few_tokens(args, first, last, n_tokens, sums, panel, block, sizes, parts, unpack_block, multiply_block):
     w, row_bytes, n_blocks = field(args, WEIGHTS), field(args, ROW_BYTES), field(args, N_COLS) // block
     x, x_stride = field(args, X), field(args, X_STRIDE)
     out, out_stride = field(args, OUT), field(args, OUT_STRIDE)
-    add_to_out = field(args, ADD_TO_OUT)
+    part_bytes = n_tokens * VECTOR_BYTES
     for r in range(first, last, PANEL_ROWS):
-        rows, place = w + r * row_bytes, out + 4 * r
-        if n_tokens >= 8:
-            tile = _unpack_and_multiply(
-                rows, row_bytes, n_blocks, panel, x, x_stride, sizes, unpack_block, multiply_block, zeros_f32(8)
-            )
-            _store_tile(place, out_stride, add_to_out, tile)
-            t = 8
-        elif n_tokens >= 4:
-            tile4 = _unpack_and_multiply(
-                rows, row_bytes, n_blocks, panel, x, x_stride, sizes, unpack_block, multiply_block, zeros_f32(4)
-            )
-            _store_tile(place, out_stride, add_to_out, tile4)
-            t = 4
-        else:
-            tile2 = _unpack_and_multiply(
-                rows, row_bytes, n_blocks, panel, x, x_stride, sizes, unpack_block, multiply_block, zeros_f32(2)
-            )
-            _store_tile(place, out_stride, add_to_out, tile2)
-            t = 2
-        while t + 8 <= n_tokens:
-            tile = _multiply(panel, n_blocks, x + t * x_stride, x_stride, sizes, multiply_block, zeros_f32(8))
-            _store_tile(place + t * out_stride, out_stride, add_to_out, tile)
-            t += 8
-        if t + 4 <= n_tokens:
-            tile4 = _multiply(panel, n_blocks, x + t * x_stride, x_stride, sizes, multiply_block, zeros_f32(4))
-            _store_tile(place + t * out_stride, out_stride, add_to_out, tile4)
-            t += 4
-        if t + 2 <= n_tokens:
-            tile2 = _multiply(panel, n_blocks, x + t * x_stride, x_stride, sizes, multiply_block, zeros_f32(2))
-            _store_tile(place + t * out_stride, out_stride, add_to_out, tile2)
-            t += 2
-        if t < n_tokens:
-            tile1 = _multiply(panel, n_blocks, x + t * x_stride, x_stride, sizes, multiply_block, zeros_f32(1))
-            _store_tile(place + t * out_stride, out_stride, add_to_out, tile1)
+        rows = w + r * row_bytes
+        ahead = rows + PANEL_ROWS * row_bytes
+        _clear(sums, parts * n_tokens)
+        for i in range(n_blocks):
+            unpack_block(rows + i * sizes[0], row_bytes, ahead + i * PANEL_ROWS * sizes[0], panel)
+            s = sums + i % parts * part_bytes
+            multiply_tiles(n_tokens, s, panel, 0, x, x_stride, i, 1, i + 1, multiply_block)
+        _add_up(sums, part_bytes, parts, n_tokens, out + 4 * r, out_stride, field(args, ADD_TO_OUT))
 
 
 @inline
-def run_matmul(args, step, member, counter, block, sizes, unpack_block, multiply_block, row_dot):
+def _whole_tile(panel, panel_bytes, x, x_stride, sums, parts, n_blocks, place, stride, add_to_out, multiply_block):
+    """place[t] = panel . x[t] for eight tokens, all in registers."""
+    total = zeros_f32(8)
+    for part in range(parts):
+        acc = zeros_f32(8)
+        for i in range(part, n_blocks, parts):
+            acc = multiply_block(panel + i * panel_bytes, x, i, x_stride, acc)
+        if part > 0:
+            acc = add_each(load_each(sums, VECTOR_BYTES, acc), acc)
+        if part < parts - 1:
+            store_each(sums, VECTOR_BYTES, acc)
+        total = acc
+    if add_to_out:
+        total = add_each(load_each(place, stride, total), total)
+    store_each(place, stride, total)
+
+
+@inline
+def _rows_many_tokens(args, first, last, n_tokens, sums, panel, block, sizes, parts, unpack_block, multiply_block):
+    w, row_bytes, n_blocks = field(args, WEIGHTS), field(args, ROW_BYTES), field(args, N_COLS) // block
+    x, x_stride = field(args, X), field(args, X_STRIDE)
+    out, out_stride, add_to_out = field(args, OUT), field(args, OUT_STRIDE), field(args, ADD_TO_OUT)
+    whole, part_bytes = n_tokens - n_tokens % 8, 8 * VECTOR_BYTES
+    for r in range(first, last, PANEL_ROWS):
+        rows, place = w + r * row_bytes, out + 4 * r
+        ahead = rows + PANEL_ROWS * row_bytes
+        for i in range(n_blocks):
+            unpack_block(rows + i * sizes[0], row_bytes, ahead + i * PANEL_ROWS * sizes[0], panel + i * sizes[1])
+        for t in range(0, whole, 8):
+            y, here = x + t * x_stride, place + t * out_stride
+            _whole_tile(
+                panel, sizes[1], y, x_stride, sums, parts, n_blocks, here, out_stride, add_to_out, multiply_block
+            )
+        if whole < n_tokens:
+            n, y = n_tokens - whole, x + whole * x_stride
+            _clear(sums, parts * 8)
+            for part in range(parts):
+                s = sums + part * part_bytes
+                multiply_tiles(n, s, panel, sizes[1], y, x_stride, part, parts, n_blocks, multiply_block)
+            _add_up(sums, part_bytes, parts, n, place + whole * out_stride, out_stride, add_to_out)
+
+
+@inline
+def run_matmul(args, step, member, counter, block, sizes, parts, unpack_block, multiply_block, row_dot):
     """The body of every quantised matmul operation.
 
     block    weights in a quant block
-    sizes    bytes of a quant block: in a row of the matrix, of sixteen rows in a panel, in a row of activations
-    unpack_block(rows, row_bytes, ahead, panel)       one block of sixteen rows into the format's panel; `ahead` is
-                                                      where an equal share of the next sixteen rows lies, to prefetch
-    multiply_block(panel, x, x_stride, acc) -> acc    one block of the panel times as many tokens as acc has vectors
-    row_dot(row, x, n_cols) -> f32                    one row times one token
+    sizes    bytes of a quant block: in a row of the matrix, and of sixteen rows in a panel
+    parts    partial sums that the blocks of a row are dealt to
+    unpack_block(rows, row_bytes, ahead, panel)          one block of sixteen rows into the format's panel; `ahead` is
+                                                         where an equal share of the next sixteen rows lies, to prefetch
+    multiply_block(panel, x, i, x_stride, acc) -> acc    the panel of block i times as many tokens as acc has vectors
+    row_dot(row, x, n_cols) -> f32                       one row times one token
     """
     n_tokens = field(step, field(args, COUNT_FIELD))
     if n_tokens == 0:
         return  # a chunk in the middle of a prompt: nobody wants logits, so no row has to be unpacked
     n_rows = field(args, N_ROWS)
-    panel = field(args, PANEL) + member * field(args, PANEL_STRIDE)
+    sums = field(args, SCRATCH) + member * field(args, SCRATCH_STRIDE)
+    panel = sums + parts * FEW_TOKENS * VECTOR_BYTES
     whole = n_rows - n_rows % PANEL_ROWS
     while True:
         first, last = take_rows(args, counter)
         if first >= n_rows:
             return
+        stop = min(last, whole)
         if n_tokens == 1:
             _rows_one_by_one(args, first, last, 1, row_dot)
+            continue
+        if n_tokens <= FEW_TOKENS:
+            _rows_few_tokens(
+                args, first, stop, n_tokens, sums, panel, block, sizes, parts, unpack_block, multiply_block
+            )
         else:
-            _rows_by_panels(args, first, min(last, whole), n_tokens, panel, block, sizes, unpack_block, multiply_block)
-            _rows_one_by_one(args, max(first, whole), last, n_tokens, row_dot)
+            _rows_many_tokens(
+                args, first, stop, n_tokens, sums, panel, block, sizes, parts, unpack_block, multiply_block
+            )
+        _rows_one_by_one(args, max(first, whole), last, n_tokens, row_dot)
 
 
 # Fields of an embedding's argument record; the first three are a matmul's.

@@ -12,8 +12,9 @@ import numpy.typing as npt
 
 from woolly_worker.kernels.activations import (
     Q8_BYTES,
-    Q8_SCALE,
-    Q8_SUM,
+    Q8_RUN,
+    Q8_SCALES,
+    Q8_SUMS,
     Q8_VALUES,
     Q8K_BYTES,
     Q8K_SCALE,
@@ -99,14 +100,15 @@ def quantize_q8k(x, n, out):
 
 @kernel
 def quantize_q8(x, n, out):
-    """A row of n floats (a multiple of 32) at address x into Q8 records at address out."""
-    for i in range(n // Q8_VALUES):
-        xi, record = x + 4 * Q8_VALUES * i, out + Q8_BYTES * i
+    """A row of n floats (a multiple of 32) at address x into Q8 records at address out, whose fill is not touched."""
+    for i in range(n // Q8_RUN):
+        xi = x + 4 * Q8_RUN * i
+        record, run = out + i * Q8_RUN // Q8_VALUES * Q8_BYTES, i % (Q8_VALUES // Q8_RUN)
         amax = _largest(maximum(_magnitudes(xi), _magnitudes(xi + 64)))
         factor = splat_f32x16(_inverse(amax))
         q_low = round_to_i32(mul(load_f32x16(xi), factor))
         q_high = round_to_i32(mul(load_f32x16(xi + 64), factor))
-        store(record, narrow_to_i8(q_low))
-        store(record + 16, narrow_to_i8(q_high))
-        store_f32(record + Q8_SCALE, amax / np.float32(127))
-        store_i32(record + Q8_SUM, hsum(add(q_low, q_high)))
+        store(record + Q8_RUN * run, narrow_to_i8(q_low))
+        store(record + Q8_RUN * run + 16, narrow_to_i8(q_high))
+        store_f32(record + Q8_SCALES + 4 * run, amax / np.float32(127))
+        store_i32(record + Q8_SUMS + 4 * run, 128 * hsum(add(q_low, q_high)))

@@ -49,8 +49,8 @@ class Program:
         self.n_matmuls = 0
         self._ops: list[tuple[LazyOp, npt.NDArray[np.int64], bool]] = []
         self._kept: list[object] = []  # arrays whose addresses stand in records
-        self._panel_bytes = 0
-        self._panel_records: list[npt.NDArray[np.int64]] = []
+        self._matmul_scratch_bytes = 0
+        self._matmul_records: list[npt.NDArray[np.int64]] = []
         padded = kv.layout.head_dim
         self._attention_scratch = Buffer(n_members, attention.scratch_bytes(padded))
         self._scale = self._keep(np.array([1 / np.sqrt(head_dim)], np.float32))
@@ -117,8 +117,8 @@ class Program:
             matmul.COUNT_FIELD: N_LOGIT_ROWS if logit_rows else N_TOKENS,
         }
         record = self._append(format_.matmul, matmul.MATMUL_FIELDS, fields, barrier)
-        self._panel_bytes = max(self._panel_bytes, format_.panel_bytes(w.n_cols))
-        self._panel_records.append(record)
+        self._matmul_scratch_bytes = max(self._matmul_scratch_bytes, format_.scratch_bytes(w.n_cols))
+        self._matmul_records.append(record)
 
     def rope_and_file(self, q: Rows, k: Rows, v: Rows, table: npt.NDArray[np.float32], layer: int) -> None:
         """Turn queries and keys by their positions; put keys and values into the KV blocks."""
@@ -178,10 +178,10 @@ class Program:
 
     def array(self) -> npt.NDArray[np.int64]:
         """The finished program. Compiles what is not compiled yet."""
-        panels = Buffer(self.n_members, self._panel_bytes)
-        self._kept.append(panels)
-        for record in self._panel_records:
-            record[matmul.PANEL], record[matmul.PANEL_STRIDE] = panels.address, panels.stride
+        scratch = Buffer(self.n_members, self._matmul_scratch_bytes)
+        self._kept.append(scratch)
+        for record in self._matmul_records:
+            record[matmul.SCRATCH], record[matmul.SCRATCH_STRIDE] = scratch.address, scratch.stride
         program = np.zeros((len(self._ops), OP_WORDS), np.int64)
         for row, (op, record, barrier) in zip(program, self._ops, strict=True):
             row[OP_FUNCTION], row[OP_ARGS], row[OP_BARRIER] = op.address, record.ctypes.data, int(barrier)

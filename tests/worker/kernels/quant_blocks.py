@@ -32,11 +32,11 @@ def random_rows(name: str, n_rows: int, n_cols: int, rng: np.random.Generator, *
     n_blocks = n_cols // format_.block
     blocks = rng.integers(0, 256, (n_rows, n_blocks, format_.block_bytes)).astype(np.uint8)
     if extreme:
-        ends = {"Q4_0": (0x00, 0xFF), "Q8_0": (0x80, 0x7F), "Q4_K": (0xFF, 0xFF), "Q6_K": (0x00, 0xFF)}[name]
+        ends = ENDS[name]
         blocks[:] = np.where(np.arange(n_rows) % 2 == 0, *ends)[:, None, None]
         if name == "Q6_K":
             blocks[:, :, 192:208] = np.where(np.arange(n_rows) % 3 == 0, 0x7F, 0x80)[:, None, None]
-    for place in {"Q4_0": (0,), "Q8_0": (0,), "Q4_K": (0, 2), "Q6_K": (208,)}[name]:
+    for place in HALVES_AT[name]:
         scale = rng.uniform(0.5, 2, (n_rows, n_blocks)) * rng.choice([-1, 1], (n_rows, n_blocks)) * 2.0**-10
         blocks[:, :, place : place + 2] = scale.astype(np.float16)[..., None].view(np.uint8)
     return blocks.reshape(n_rows, -1)
@@ -60,7 +60,7 @@ def meaning(name: str, rows: Bytes) -> Meaning:
     if format_.block == 1:
         return _of_floats(name, rows)
     blocks = rows.reshape(len(rows), -1, format_.block_bytes)
-    scaled, offset = {"Q4_0": _q4_0, "Q8_0": _q8_0, "Q4_K": _q4_k, "Q6_K": _q6_k}[name](blocks)
+    scaled, offset = MEANINGS[name](blocks)
     flat = [part.reshape(len(rows), -1) for part in (scaled - offset, np.abs(scaled) + np.abs(offset))]
     return Meaning(*flat)
 
@@ -80,6 +80,26 @@ def _q4_0(blocks: Bytes) -> tuple[Doubles, Doubles]:
     low, high = blocks[..., 2:] & 15, blocks[..., 2:] >> 4
     d = halves(blocks, 0)
     return d * np.concatenate([low, high], axis=-1), d * np.full(32, 8.0)
+
+
+def _q4_1(blocks: Bytes) -> tuple[Doubles, Doubles]:
+    low, high = blocks[..., 4:] & 15, blocks[..., 4:] >> 4
+    q = np.concatenate([low, high], axis=-1)
+    return halves(blocks, 0) * q, np.broadcast_to(-halves(blocks, 2), q.shape)
+
+
+def _fifth_bits(blocks: Bytes, place: int) -> Doubles:
+    return np.unpackbits(blocks[..., place : place + 4], axis=-1, bitorder="little") * 16.0
+
+
+def _q5_0(blocks: Bytes) -> tuple[Doubles, Doubles]:
+    q = np.concatenate([blocks[..., 6:] & 15, blocks[..., 6:] >> 4], axis=-1) + _fifth_bits(blocks, 2)
+    return halves(blocks, 0) * q, halves(blocks, 0) * np.full(32, 16.0)
+
+
+def _q5_1(blocks: Bytes) -> tuple[Doubles, Doubles]:
+    q = np.concatenate([blocks[..., 8:] & 15, blocks[..., 8:] >> 4], axis=-1) + _fifth_bits(blocks, 4)
+    return halves(blocks, 0) * q, np.broadcast_to(-halves(blocks, 2), q.shape)
 
 
 def _q8_0(blocks: Bytes) -> tuple[Doubles, Doubles]:
@@ -111,8 +131,38 @@ def _q6_k(blocks: Bytes) -> tuple[Doubles, Doubles]:
     return factor * q, factor * 32.0
 
 
+MEANINGS = {
+    "Q4_0": _q4_0,
+    "Q4_1": _q4_1,
+    "Q5_0": _q5_0,
+    "Q5_1": _q5_1,
+    "Q8_0": _q8_0,
+    "Q4_K": _q4_k,
+    "Q6_K": _q6_k,
+}
+HALVES_AT: dict[str, tuple[int, ...]] = {  # where a block keeps its f16 scales
+    "Q4_0": (0,),
+    "Q4_1": (0, 2),
+    "Q5_0": (0,),
+    "Q5_1": (0, 2),
+    "Q8_0": (0,),
+    "Q4_K": (0, 2),
+    "Q6_K": (208,),
+}
+ENDS = {  # bytes that make every value the smallest, and the largest
+    "Q4_0": (0x00, 0xFF),
+    "Q4_1": (0x00, 0xFF),
+    "Q5_0": (0x00, 0xFF),
+    "Q5_1": (0x00, 0xFF),
+    "Q8_0": (0x80, 0x7F),
+    "Q4_K": (0xFF, 0xFF),
+    "Q6_K": (0x00, 0xFF),
+}
+
+
 def columns_to_try(format_: Format) -> tuple[int, ...]:
     """Row lengths: short ones, odd ones where the format has them, and some blocks."""
     if format_.block == 1:
         return (1, 2, 15, 16, 17, 31, 100, 172, 256)
-    return tuple(format_.block * n for n in (1, 2, 3, 7))
+    # Less than one round of the parts, whole rounds, and something behind them.
+    return tuple(format_.block * n for n in ((1, 2, 3, 21) if format_.block == 256 else (1, 2, 16, 37)))

@@ -13,13 +13,16 @@ from quant_blocks import Meaning, columns_to_try, meaning, random_rows
 from woolly_worker.gguf.types import SUPPORTED_TYPES, GGMLType
 from woolly_worker.kernels.activations import (
     Q8_BYTES,
-    Q8_SCALE,
+    Q8_RUN,
+    Q8_SCALES,
+    Q8_SUMS,
     Q8_VALUES,
     Q8K_BYTES,
     Q8K_SCALE,
     Q8K_VALUES,
     Activation,
     padded,
+    row_bytes,
 )
 from woolly_worker.kernels.formats.format import Format
 from woolly_worker.kernels.formats.registry import FORMATS
@@ -28,6 +31,7 @@ from woolly_worker.kernels.quantize import quantize_q8, quantize_q8k
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 ALL = sorted(FORMATS)
+LLAMA_CPP = [name for name in ALL if FORMATS[name].block > 1]  # those with golden blocks
 
 
 def activation(format_: Format, x: Floats) -> tuple[Region, Doubles]:
@@ -38,28 +42,33 @@ def activation(format_: Format, x: Floats) -> tuple[Region, Doubles]:
         region = Region(np.zeros((len(rows), padded(n))), np.float32)
         region.writable.reshape(len(rows), -1)[:, :n] = rows
         return region, rows.astype(np.float64)
-    quantizer, n_values, n_bytes, scale = {
-        Activation.Q8K: (quantize_q8k, Q8K_VALUES, Q8K_BYTES, Q8K_SCALE),
-        Activation.Q8: (quantize_q8, Q8_VALUES, Q8_BYTES, Q8_SCALE),
-    }[format_.activation]
-    region = Region(np.zeros((len(rows), n // n_values, n_bytes)), np.uint8)
+    quantizer = {Activation.Q8K: quantize_q8k, Activation.Q8: quantize_q8}[format_.activation]
+    n_bytes = row_bytes(format_.activation, n)
+    region = Region(np.zeros((len(rows), n_bytes)), np.uint8)
     for t, row in enumerate(rows):
-        quantizer(Region(row, np.float32).address, n, region.address + t * (n // n_values) * n_bytes)
-    records = region.values
-    q = np.ascontiguousarray(records[..., :n_values]).view(np.int8).astype(np.float64)
-    d = np.ascontiguousarray(records[..., scale : scale + 4]).view(np.float32).astype(np.float64)
-    return region, (q * d).reshape(len(rows), n)
+        quantizer(Region(row, np.float32).address, n, region.address + t * n_bytes)
+    if format_.activation == Activation.Q8K:
+        records = region.values.reshape(len(rows), -1, Q8K_BYTES)
+        q, d = as_type(records[..., :Q8K_VALUES], np.int8), as_type(records[..., Q8K_SCALE : Q8K_SCALE + 4], np.float32)
+        return region, (q * d).reshape(len(rows), n)
+    records = region.values.reshape(len(rows), -1, Q8_BYTES)
+    q, d = as_type(records[..., :Q8_VALUES], np.int8), as_type(records[..., Q8_SCALES:Q8_SUMS], np.float32)
+    return region, (q * np.repeat(d, Q8_RUN, axis=-1)).reshape(len(rows), -1)[:, :n]
+
+
+def as_type(part: npt.NDArray[np.uint8], kind: type) -> Doubles:
+    return np.ascontiguousarray(part).view(kind).astype(np.float64)
 
 
 def dot_bound(format_: Format, rows: Meaning, x: Doubles) -> Doubles:
     """How far a row's product may lie from the exact one: (n_rows, n_tokens).
 
     Quantised: inside a block everything is exact. For each block, one or two steps acc = fma(d dx, s, acc), in which
-    d dx and s are rounded, and then the sum: 2**-24 each, of that block's terms or of the sum so far. Floats: n / 16
-    steps of one rounding, and four folds. (1 + 2**-24)**n is put as 1.01 n 2**-24.
+    d dx and s are rounded, and then the sum: 2**-24 each, of that block's terms or of the sum so far; and the parts
+    are added up. Floats: n / 16 steps of one rounding, and four folds. (1 + 2**-24)**n is put as 1.01 n 2**-24.
     """
     n_cols = rows.weights.shape[1]
-    steps = n_cols / 16 + 5 if format_.block == 1 else 2 * (n_cols / format_.block) + 2
+    steps = n_cols / 16 + 5 if format_.block == 1 else 2 * (n_cols / format_.block) + 2 + format_.parts
     return rows.magnitudes @ np.abs(x).T * 1.01 * steps * 2.0**-24 + 1e-37
 
 
@@ -104,7 +113,7 @@ def test_dequantize_takes_any_bytes(name: str) -> None:
         assert np.array_equal(out.values, numbers, equal_nan=True)
 
 
-@pytest.mark.parametrize("name", ["Q4_0", "Q8_0", "Q4_K", "Q6_K"])
+@pytest.mark.parametrize("name", LLAMA_CPP)
 def test_dequantize_equals_llama_cpp(name: str, shared_data: Path) -> None:
     golden = np.load(shared_data / "golden" / "quant-blocks.npz")
     key = name[0].lower() + name[1:]
@@ -115,7 +124,7 @@ def test_dequantize_equals_llama_cpp(name: str, shared_data: Path) -> None:
         assert same_bits(out.values, numbers)
 
 
-@pytest.mark.parametrize("name", ["Q4_0", "Q8_0", "Q4_K", "Q6_K"])
+@pytest.mark.parametrize("name", LLAMA_CPP)
 def test_dot_products_are_close_to_llama_cpp(name: str, shared_data: Path) -> None:
     """Both round the activations to int8. llama.cpp also rounds their scale to f16 for the formats of 32."""
     golden = np.load(shared_data / "golden" / "quant-blocks.npz")

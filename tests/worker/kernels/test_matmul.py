@@ -10,6 +10,7 @@ from test_formats import ALL, activation
 
 from woolly_worker.kernels import matmul
 from woolly_worker.kernels.formats.registry import FORMATS
+from woolly_worker.kernels.matmul import FEW_TOKENS
 from woolly_worker.kernels.step import N_LOGIT_ROWS, N_TOKENS, TOKEN_IDS
 
 Floats = npt.NDArray[np.float32]
@@ -51,8 +52,8 @@ class Product:
         if before is not None:
             start[:, : self.n_rows] = before
         out = Region(start, np.float32, 4)
-        panel_bytes = -(-self.format.panel_bytes(self.n_cols) // 64) * 64
-        panels = Region(np.full((n_members, panel_bytes), 0xFF), np.uint8)
+        scratch_bytes = -(-self.format.scratch_bytes(self.n_cols) // 64) * 64
+        scratch = Region(np.full((n_members, scratch_bytes), 0xFF), np.uint8)
         with ReadOnly(self.rows.tobytes()) as matrix:
             args = record(
                 matmul.MATMUL_FIELDS,
@@ -67,23 +68,24 @@ class Product:
                     matmul.OUT_STRIDE: stride,
                     matmul.LEAST_TAKE: least_take,
                     matmul.SHARE: share,
-                    matmul.PANEL: panels.address,
-                    matmul.PANEL_STRIDE: panel_bytes,
+                    matmul.SCRATCH: scratch.address,
+                    matmul.SCRATCH_STRIDE: scratch_bytes,
                     matmul.ADD_TO_OUT: int(before is not None),
                     matmul.COUNT_FIELD: N_LOGIT_ROWS if logits else N_TOKENS,
                 },
             )
             step = {N_LOGIT_ROWS: self.n_tokens, N_TOKENS: 99} if logits else {N_TOKENS: self.n_tokens}
             run_op(self.format.matmul, args, step, n_members)
-        assert panels.values is not None  # fails if a panel was overrun
+        assert scratch.values is not None  # fails if it was overrun
         assert (out.values[:, self.n_rows :] == 7.5).all()
         return out.values[:, : self.n_rows]
 
 
-@pytest.mark.parametrize("n_tokens", range(18))
+@pytest.mark.parametrize("n_tokens", [*range(18), FEW_TOKENS, FEW_TOKENS + 1, FEW_TOKENS + 14])
 @pytest.mark.parametrize("name", ALL)
 def test_panels_equal_row_dots(name: str, n_tokens: int) -> None:
-    """One to seventeen tokens meet every tile size and every remainder; 37 rows leave five behind the panels."""
+    """One to seventeen tokens meet every tile size and every remainder, more of them the way of many tokens; 37 rows
+    leave five behind the panels."""
     product = Product(name, 37, columns_to_try(FORMATS[name])[-1 if n_tokens % 2 else 2], n_tokens)
     assert same_bits(product.at_once(), product.one_by_one())
 

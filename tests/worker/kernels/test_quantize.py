@@ -7,8 +7,9 @@ from kernel_memory import Region, same_bits
 
 from woolly_worker.kernels.activations import (
     Q8_BYTES,
-    Q8_SCALE,
-    Q8_SUM,
+    Q8_RUN,
+    Q8_SCALES,
+    Q8_SUMS,
     Q8_VALUES,
     Q8K_BYTES,
     Q8K_SCALE,
@@ -66,19 +67,29 @@ def test_q8k_records(name: str, offset: int) -> None:
 
 @pytest.mark.parametrize("offset", [0, 4, 1])
 @pytest.mark.parametrize("name", rows_of(32))
-def test_q8_records(name: str, offset: int) -> None:
-    x = rows_of(Q8_VALUES)[name]
-    q, d = quantize_reference(x, Q8_VALUES)
-    out = Region(np.zeros((len(x), Q8_BYTES)), np.uint8, offset)
+@pytest.mark.parametrize("n_runs", [1, 16, 21])
+def test_q8_records(name: str, offset: int, n_runs: int) -> None:
+    x = np.resize(rows_of(Q8_RUN)[name], (n_runs, Q8_RUN))
+    q, d = quantize_reference(x, Q8_RUN)
+    out = Region(np.zeros((-(-n_runs // 16), Q8_BYTES)), np.uint8, offset)
     quantize_q8(Region(x, np.float32, offset).address, x.size, out.address)
-    got = out.values
-    assert np.array_equal(got[:, :Q8_VALUES].view(np.int8), q)
-    assert same_bits(np.ascontiguousarray(got[:, Q8_SCALE : Q8_SCALE + 4]).view(np.float32)[:, 0], d)
-    sums = np.ascontiguousarray(got[:, Q8_SUM:]).view(np.int32)[:, 0]
-    assert np.array_equal(sums, q.astype(np.int32).sum(axis=1))
+    values, scales, sums = (
+        np.ascontiguousarray(out.values[:, start:end]).view(kind).reshape(-1)
+        for start, end, kind in (
+            (0, Q8_VALUES, np.int8),
+            (Q8_SCALES, Q8_SUMS, np.float32),
+            (Q8_SUMS, Q8_BYTES, np.int32),
+        )
+    )
+    assert np.array_equal(values[: x.size], q.reshape(-1))
+    assert same_bits(scales[:n_runs], d)
+    assert np.array_equal(sums[:n_runs], 128 * q.astype(np.int32).sum(axis=1))
+    assert not values[x.size :].any()
+    assert not scales[n_runs:].any()
+    assert not sums[n_runs:].any()
 
 
-@pytest.mark.parametrize("block", [Q8_VALUES, Q8K_VALUES])
+@pytest.mark.parametrize("block", [Q8_RUN, Q8K_VALUES])
 def test_values_are_within_half_a_step(block: int) -> None:
     """|x - d q| <= d / 2, and a few units in the last place of x for the two roundings of the factor and of d."""
     for name, x in rows_of(block).items():
@@ -98,9 +109,9 @@ def test_what_is_not_finite_is_not_hidden(bad: float, place: int) -> None:
     record = Region(np.zeros(Q8K_BYTES), np.uint8)
     quantize_q8k(Region(x, np.float32).address, Q8K_VALUES, record.address)
     assert not np.isfinite(record.values[Q8K_SCALE : Q8K_SCALE + 4].view(np.float32)[0])
-    records = Region(np.zeros((8, Q8_BYTES)), np.uint8)
-    quantize_q8(Region(x, np.float32).address, Q8K_VALUES, records.address)
-    scales = np.ascontiguousarray(records.values[:, Q8_SCALE : Q8_SCALE + 4]).view(np.float32)[:, 0]
+    record = Region(np.zeros(Q8_BYTES), np.uint8)
+    quantize_q8(Region(x, np.float32).address, Q8K_VALUES, record.address)
+    scales = record.values[Q8_SCALES:Q8_SUMS].view(np.float32)[:8]
     assert np.array_equal(np.isfinite(scales), np.arange(8) != place // 32)
 
 
@@ -108,4 +119,5 @@ def test_row_sizes() -> None:
     assert [padded(n) for n in (1, 16, 17, 172)] == [16, 16, 32, 176]
     assert row_bytes(Activation.F32, 17) == 4 * 32
     assert row_bytes(Activation.Q8K, 512) == 2 * Q8K_BYTES
-    assert row_bytes(Activation.Q8, 96) == 3 * Q8_BYTES
+    assert row_bytes(Activation.Q8, 96) == Q8_BYTES
+    assert row_bytes(Activation.Q8, 544) == 2 * Q8_BYTES

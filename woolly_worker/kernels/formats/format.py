@@ -6,6 +6,7 @@ from typing import Any
 
 from woolly_worker.kernels.activations import Activation
 from woolly_worker.kernels.jit import LazyOp
+from woolly_worker.kernels.matmul import sums_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,8 @@ class Format:
     dequantize: Callable[[int, int, int], Any]  # (row address, n_cols, f32 out address), callable from Python
     row_dot: Callable[[int, int, int], Any]  # (row address, activations, n_cols) -> f32, callable from Python
     panel_block_bytes: int = 0  # bytes a quant block of sixteen rows takes in a panel; 0: the format needs none
+    parts: int = 0  # partial sums of a row, see matmul.py
 
-    def panel_bytes(self, n_cols: int) -> int:
+    def scratch_bytes(self, n_cols: int) -> int:
         """Scratch that one member of the team needs to multiply a matrix with rows of n_cols weights."""
-        return n_cols // self.block * self.panel_block_bytes
+        return sums_bytes(self.parts) + n_cols // self.block * self.panel_block_bytes

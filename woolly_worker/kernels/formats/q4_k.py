@@ -14,40 +14,45 @@ import numpy as np
 
 from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUMS32, Activation
 from woolly_worker.kernels.formats.format import Format
+from woolly_worker.kernels.formats.fours import PARTS, dot_in_fours_with_mins
 from woolly_worker.kernels.jit import inline, kernel, op
 from woolly_worker.kernels.matmul import run_embedding, run_matmul
 from woolly_worker.kernels.simd import (
     add,
     and_bits,
+    band,
     bor,
-    concat,
+    dot_i16,
     dot_u8i8,
-    fma_scalar,
+    first_of_quarters,
     high_halves_f32,
-    hsum,
+    in_quarters,
     load_f16,
-    load_f32,
     load_f32x16,
     load_i8x16,
     load_i8x32,
     load_i8x64,
-    load_i16x8,
-    load_i32,
     load_i32x16,
+    load_quarters,
     load_u8,
     low_halves_f32,
+    mins_of_quarters,
     mul,
     negate,
     prefetch,
+    quarter_sums,
+    shift_halves,
     shift_left,
     shift_right,
-    sign_extend,
+    shift_right_in_quarters,
     splat_f32x16,
     spread,
     store,
     sub,
+    sums_of_four,
     to_f32,
-    widen_bytes,
+    twice,
+    two_bytes,
     zero_extend,
     zero_i32x16,
 )
@@ -129,8 +134,9 @@ def unpack_block(block, row_bytes, ahead, panel):
 
 
 @inline
-def multiply_block(panel, x, x_stride, acc):
+def multiply_block(panel, x, i, x_stride, acc):
     """acc[t] += panel . x[t]. Integers: 256 * 15 * 127 * 63 < 2**31. Shared with Q5_K (31 for 15: still below)."""
+    x += i * Q8K_BYTES
     total = zeros_i32_like(acc)
     for j in range(8):
         s = dot_groups(zeros_i32_like(acc), panel + 512 * j, x + 32 * j, x_stride, 8)
@@ -141,39 +147,68 @@ def multiply_block(panel, x, x_stride, acc):
 
 
 @inline
-def scales_and_mins(block):
-    """The eight scales and the eight mins of one block as i32x8 vectors. Shared with Q5_K."""
-    s0, s1, s2 = load_i32(block + 4), load_i32(block + 8), load_i32(block + 12)
-    scales = widen_bytes(s0 & 0x3F3F3F3F, (s2 & 0x0F0F0F0F) | (((s0 >> 6) & 0x03030303) << 4))
-    mins = widen_bytes(s1 & 0x3F3F3F3F, ((s2 >> 4) & 0x0F0F0F0F) | (((s1 >> 6) & 0x03030303) << 4))
-    return scales, mins
+def four_heads(b0, b1, b2, b3):
+    """The first sixteen bytes of four blocks, a block in each quarter: d and dmin, then three words of scales."""
+    return load_quarters(b0, b1, b2, b3)
+
+
+@inline
+def four_low_scales(heads):
+    """Of sub-blocks 0..3: word 1 of each quarter has four scales, word 2 four mins, a byte each; the rest is zero.
+    Shared with Q5_K."""
+    return band(heads, in_quarters(0, 0x3F3F3F3F, 0x3F3F3F3F, 0))
+
+
+@inline
+def four_high_scales(heads):
+    """The same of sub-blocks 4..7: four bits from the last word, two from the top of the others."""
+    last = shift_right_in_quarters(spread(heads, "033347778bbbcfff"), 0, 0, 4, 0)
+    top = band(shift_right(heads, 2), in_quarters(0, 0x30303030, 0x30303030, 0))
+    return bor(band(last, in_quarters(0, 0x0F0F0F0F, 0x0F0F0F0F, 0)), top)
+
+
+@inline
+def four_sums_of_mins(low, high, x0, x1, x2, x3):
+    """Every block's mins times the sums of the activations, from its `four_*_scales`. Shared with Q5_K."""
+    sums = load_quarters(x0 + Q8K_SUMS32, x1 + Q8K_SUMS32, x2 + Q8K_SUMS32, x3 + Q8K_SUMS32)
+    return quarter_sums(dot_i16(zero_i32x16(), mins_of_quarters(low, high), sums))
+
+
+@inline
+def _nibbles(packed):
+    """32 bytes as 64 values: the low nibbles, then the high ones."""
+    return and_bits(shift_halves(twice(packed), 0, 4), 15)
+
+
+@inline
+def _scaled_sums(block, x, s01, s23, s45, s67):
+    """Sixteen lanes of partial sums. A lane's sum of four products is below 2**15, so it scales as a 16-bit number."""
+    zero = zero_i32x16()
+    a = dot_i16(zero, dot_u8i8(zero, _nibbles(load_i8x32(block + 16)), load_i8x64(x)), s01)
+    a = dot_i16(a, dot_u8i8(zero, _nibbles(load_i8x32(block + 48)), load_i8x64(x + 64)), s23)
+    b = dot_i16(zero, dot_u8i8(zero, _nibbles(load_i8x32(block + 80)), load_i8x64(x + 128)), s45)
+    b = dot_i16(b, dot_u8i8(zero, _nibbles(load_i8x32(block + 112)), load_i8x64(x + 192)), s67)
+    return add(a, b)
+
+
+@inline
+def _four(b0, b1, b2, b3, x0, x1, x2, x3):
+    heads = four_heads(b0, b1, b2, b3)
+    lo, hi = four_low_scales(heads), four_high_scales(heads)
+    sums = sums_of_four(
+        _scaled_sums(b0, x0, two_bytes(lo, 4), two_bytes(lo, 6), two_bytes(hi, 4), two_bytes(hi, 6)),
+        _scaled_sums(b1, x1, two_bytes(lo, 20), two_bytes(lo, 22), two_bytes(hi, 20), two_bytes(hi, 22)),
+        _scaled_sums(b2, x2, two_bytes(lo, 36), two_bytes(lo, 38), two_bytes(hi, 36), two_bytes(hi, 38)),
+        _scaled_sums(b3, x3, two_bytes(lo, 52), two_bytes(lo, 54), two_bytes(hi, 52), two_bytes(hi, 54)),
+    )
+    d = first_of_quarters(heads)
+    return low_halves_f32(d), sums, high_halves_f32(d), four_sums_of_mins(lo, hi, x0, x1, x2, x3)
 
 
 @inline
 def row_dot(row, x, n_cols):
     """One row times one token: `multiply_block` for a single lane, reading the bytes in place."""
-    acc = np.float32(0)
-    for i in range(n_cols // BLOCK):
-        block, xi = row + i * BLOCK_BYTES, x + i * Q8K_BYTES
-        prefetch(block + 2048)
-        prefetch(block + 2112)
-        prefetch(block + 2176)
-        scales, mins = scales_and_mins(block)
-        low, high = load_i8x64(block + 16), load_i8x64(block + 80)
-        # A load of 64 bytes spans two runs of 32, so its low nibbles are sub-blocks 0 and 2, its high ones 1 and 3.
-        x02 = concat(load_i8x32(xi), load_i8x32(xi + 64))
-        x13 = concat(load_i8x32(xi + 32), load_i8x32(xi + 96))
-        x46 = concat(load_i8x32(xi + 128), load_i8x32(xi + 192))
-        x57 = concat(load_i8x32(xi + 160), load_i8x32(xi + 224))
-        s = mul(dot_u8i8(zero_i32x16(), and_bits(low, 15), x02), spread(scales, "0000000022222222"))
-        s = add(s, mul(dot_u8i8(zero_i32x16(), shift_right(low, 4), x13), spread(scales, "1111111133333333")))
-        s = add(s, mul(dot_u8i8(zero_i32x16(), and_bits(high, 15), x46), spread(scales, "4444444466666666")))
-        s = add(s, mul(dot_u8i8(zero_i32x16(), shift_right(high, 4), x57), spread(scales, "5555555577777777")))
-        m = mul(mins, sign_extend(load_i16x8(xi + Q8K_SUMS32)))
-        dx = load_f32(xi + Q8K_SCALE)
-        acc = fma_scalar(load_f16(block) * dx, np.float32(hsum(s)), acc)
-        acc = fma_scalar(-load_f16(block + 2) * dx, np.float32(hsum(m)), acc)
-    return acc
+    return dot_in_fours_with_mins(row, x, n_cols, BLOCK_BYTES, _four)
 
 
 @inline
@@ -206,12 +241,12 @@ def row_dot_q4_k(row, x, n_cols):
     return row_dot(row, x, n_cols)
 
 
-SIZES = (BLOCK_BYTES, PANEL_BLOCK_BYTES, Q8K_BYTES)
+SIZES = (BLOCK_BYTES, PANEL_BLOCK_BYTES)
 
 
 @op
 def matmul_q4_k(args, step, member, counter):
-    run_matmul(args, step, member, counter, BLOCK, SIZES, unpack_block, multiply_block, row_dot)
+    run_matmul(args, step, member, counter, BLOCK, SIZES, PARTS, unpack_block, multiply_block, row_dot)
 
 
 @op
@@ -229,4 +264,5 @@ FORMAT = Format(
     dequantize=dequantize,
     row_dot=row_dot_q4_k,
     panel_block_bytes=PANEL_BLOCK_BYTES,
+    parts=PARTS,
 )

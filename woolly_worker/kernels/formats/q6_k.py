@@ -22,19 +22,18 @@ import numpy as np
 
 from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUMS16, Activation
 from woolly_worker.kernels.formats.format import Format
+from woolly_worker.kernels.formats.fours import PARTS, dot_in_fours
 from woolly_worker.kernels.jit import inline, kernel, op
 from woolly_worker.kernels.matmul import run_embedding, run_matmul
 from woolly_worker.kernels.simd import (
     add,
     and_bits,
     bor,
-    concat,
+    dot_i16,
     dot_u8i8,
-    fma_scalar,
-    hsum,
     load_f16,
-    load_f32,
     load_f32x16,
+    load_four_f16,
     load_i8,
     load_i8x16,
     load_i8x32,
@@ -43,6 +42,7 @@ from woolly_worker.kernels.simd import (
     load_i32x16,
     mul,
     prefetch,
+    shift_halves,
     shift_left,
     shift_right,
     shift_right_signed,
@@ -52,7 +52,9 @@ from woolly_worker.kernels.simd import (
     spread,
     store,
     sub,
+    sums_of_four,
     to_f32,
+    twice,
     zero_extend,
     zero_i32x16,
 )
@@ -132,8 +134,9 @@ def unpack_block(block, row_bytes, ahead, panel):
 
 
 @inline
-def multiply_block(panel, x, x_stride, acc):
+def multiply_block(panel, x, i, x_stride, acc):
     """acc[t] += panel . x[t]. Integers: 256 * 63 * 127 * 128 < 2**31."""
+    x += i * Q8K_BYTES
     total = zeros_i32_like(acc)
     for j in range(16):
         s = dot_groups(zeros_i32_like(acc), panel + 256 * j, x + 16 * j, x_stride, 4)
@@ -144,35 +147,36 @@ def multiply_block(panel, x, x_stride, acc):
 
 
 @inline
-def _half_dot(ql, qh, scales, x):
-    """128 weights times their activations, scaled: sixteen lanes of partial sums. `scales` holds this half's eight."""
-    q, h = load_i8x64(ql), load_i8x32(qh)
-    bits_low = and_bits(concat(h, shift_right(h, 2)), 3)
-    bits_high = and_bits(concat(shift_right(h, 4), shift_right(h, 6)), 3)
-    low = bor(and_bits(q, 15), shift_left(bits_low, 4))
-    high = bor(shift_right(q, 4), shift_left(bits_high, 4))
-    first = mul(dot_u8i8(zero_i32x16(), low, load_i8x64(x)), spread(scales, "0000111122223333"))
-    last = mul(dot_u8i8(zero_i32x16(), high, load_i8x64(x + 64)), spread(scales, "4444555566667777"))
-    return add(first, last)
+def _scaled_sums(block, x):
+    """Sixteen lanes of partial sums, offsets included. A lane's sum of four products is below 2**15, so it scales as a
+    16-bit number: the low half of its lane, with the scale there and a zero above it."""
+    zero = zero_i32x16()
+    scales = sign_extend(load_i8x16(block + SCALES))
+    s = and_bits(scales, 0xFFFF)
+    q, h = load_i8x64(block), twice(load_i8x32(block + QH))
+    low = bor(and_bits(q, 15), and_bits(shift_halves(h, -4, -2), 0x30))
+    high = bor(and_bits(shift_halves(q, 4, 4), 15), and_bits(shift_halves(h, 0, 2), 0x30))
+    a = dot_i16(zero, dot_u8i8(zero, low, load_i8x64(x)), spread(s, "0000111122223333"))
+    a = dot_i16(a, dot_u8i8(zero, high, load_i8x64(x + 64)), spread(s, "4444555566667777"))
+    q, h = load_i8x64(block + 64), twice(load_i8x32(block + QH + 32))
+    low = bor(and_bits(q, 15), and_bits(shift_halves(h, -4, -2), 0x30))
+    high = bor(and_bits(shift_halves(q, 4, 4), 15), and_bits(shift_halves(h, 0, 2), 0x30))
+    b = dot_i16(zero, dot_u8i8(zero, low, load_i8x64(x + 128)), spread(s, "88889999aaaabbbb"))
+    b = dot_i16(b, dot_u8i8(zero, high, load_i8x64(x + 192)), spread(s, "ccccddddeeeeffff"))
+    offset = mul(scales, sign_extend(load_i16x16(x + Q8K_SUMS16)))
+    return sub(add(a, b), shift_left(offset, 5))
+
+
+@inline
+def _four(b0, b1, b2, b3, x0, x1, x2, x3):
+    sums = sums_of_four(_scaled_sums(b0, x0), _scaled_sums(b1, x1), _scaled_sums(b2, x2), _scaled_sums(b3, x3))
+    return load_four_f16(b0 + D, b1 + D, b2 + D, b3 + D), sums
 
 
 @inline
 def row_dot(row, x, n_cols):
     """One row times one token: `multiply_block` for a single lane, reading the bytes in place."""
-    acc = np.float32(0)
-    for i in range(n_cols // BLOCK):
-        block, xi = row + i * BLOCK_BYTES, x + i * Q8K_BYTES
-        prefetch(block + 1024)
-        prefetch(block + 1088)
-        prefetch(block + 1152)
-        prefetch(block + 1216)
-        scales = sign_extend(load_i8x16(block + SCALES))
-        s = _half_dot(block, block + QH, scales, xi)
-        s = add(s, _half_dot(block + 64, block + QH + 32, spread(scales, "89abcdef89abcdef"), xi + 128))
-        offset = mul(scales, sign_extend(load_i16x16(xi + Q8K_SUMS16)))
-        total = hsum(sub(s, shift_left(offset, 5)))
-        acc = fma_scalar(load_f16(block + D) * load_f32(xi + Q8K_SCALE), np.float32(total), acc)
-    return acc
+    return dot_in_fours(row, x, n_cols, BLOCK_BYTES, _four)
 
 
 @kernel
@@ -199,12 +203,12 @@ def row_dot_q6_k(row, x, n_cols):
     return row_dot(row, x, n_cols)
 
 
-SIZES = (BLOCK_BYTES, PANEL_BLOCK_BYTES, Q8K_BYTES)
+SIZES = (BLOCK_BYTES, PANEL_BLOCK_BYTES)
 
 
 @op
 def matmul_q6_k(args, step, member, counter):
-    run_matmul(args, step, member, counter, BLOCK, SIZES, unpack_block, multiply_block, row_dot)
+    run_matmul(args, step, member, counter, BLOCK, SIZES, PARTS, unpack_block, multiply_block, row_dot)
 
 
 @op
@@ -222,4 +226,5 @@ FORMAT = Format(
     dequantize=dequantize,
     row_dot=row_dot_q6_k,
     panel_block_bytes=PANEL_BLOCK_BYTES,
+    parts=PARTS,
 )

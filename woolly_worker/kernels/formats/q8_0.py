@@ -5,23 +5,26 @@
 Source: ggml-common.h `block_q8_0`, ggml-quants.c `dequantize_row_q8_0`.
 """
 
-import numpy as np
-
-from woolly_worker.kernels.activations import Q8_BYTES, Q8_SCALE, Q8_SUM, Activation
+from woolly_worker.kernels.activations import Activation
 from woolly_worker.kernels.formats.format import Format
-from woolly_worker.kernels.formats.legacy import PANEL_BLOCK_BYTES, PANEL_D
+from woolly_worker.kernels.formats.legacy import (
+    BLOCK,
+    PANEL_BLOCK_BYTES,
+    PANEL_D,
+    PARTS,
+    multiply_block,
+)
+from woolly_worker.kernels.formats.sixteens import dot_in_sixteens
 from woolly_worker.kernels.jit import inline, kernel, op
 from woolly_worker.kernels.matmul import run_embedding, run_matmul
 from woolly_worker.kernels.simd import (
+    concat,
     dot_u8i8,
-    fma_scalar,
     hsum,
     load_f16,
-    load_f32,
-    load_f32x16,
     load_i8x16,
     load_i8x32,
-    load_i32,
+    load_i8x64,
     mul,
     prefetch,
     sign_extend,
@@ -30,23 +33,16 @@ from woolly_worker.kernels.simd import (
     to_f32,
     xor_bits,
     zero_i32x8,
+    zero_i32x16,
 )
-from woolly_worker.kernels.simd.tiles import (
-    accumulate_each,
-    dot_groups,
-    gather_columns,
-    gather_halves_f32,
-    sub_splat_each,
-    vector_of,
-    zeros_i32_like,
-)
+from woolly_worker.kernels.simd.tiles import gather_columns, gather_halves_f32, vector_of
 
-BLOCK, BLOCK_BYTES = 32, 34
+BLOCK_BYTES = 34
 
 
 @inline
 def unpack_block(block, row_bytes, ahead, panel):
-    """One block of sixteen rows into a panel."""
+    """One block of sixteen rows into a panel: q + 128."""
     for line in range(9):  # 16 * 34 bytes of the next sixteen rows, see q4_k
         prefetch(ahead + 64 * line)
     for half in range(2):
@@ -59,24 +55,30 @@ def unpack_block(block, row_bytes, ahead, panel):
 
 
 @inline
-def multiply_block(panel, x, x_stride, acc):
-    """acc[t] += panel . x[t]: the offset of every q leaves as 128 * (sum of the activations)."""
-    s = dot_groups(zeros_i32_like(acc), panel, x, x_stride, 8)
-    s = sub_splat_each(s, x + Q8_SUM, x_stride, 128)
-    return accumulate_each(acc, load_f32x16(panel + PANEL_D), x + Q8_SCALE, x_stride, s)
+def _pair(block, x):
+    q = xor_bits(concat(load_i8x32(block + 2), load_i8x32(block + 36)), 0x80)
+    return dot_u8i8(zero_i32x16(), q, load_i8x64(x))
+
+
+@inline
+def _single(block, x):
+    return hsum(dot_u8i8(zero_i32x8(), xor_bits(load_i8x32(block + 2), 0x80), load_i8x32(x)))
+
+
+@inline
+def _scales(block):
+    return gather_halves_f32(block, BLOCK_BYTES)
+
+
+@inline
+def _scale(block):
+    return load_f16(block)
 
 
 @inline
 def row_dot(row, x, n_cols):
     """One row times one token: `multiply_block` for a single lane, reading the bytes in place."""
-    acc = np.float32(0)
-    for i in range(n_cols // BLOCK):
-        block, xi = row + i * BLOCK_BYTES, x + i * Q8_BYTES
-        prefetch(block + 1024)
-        q = xor_bits(load_i8x32(block + 2), 0x80)
-        s = hsum(dot_u8i8(zero_i32x8(), q, load_i8x32(xi))) - np.int32(128) * load_i32(xi + Q8_SUM)
-        acc = fma_scalar(load_f16(block) * load_f32(xi + Q8_SCALE), np.float32(s), acc)
-    return acc
+    return dot_in_sixteens(row, x, n_cols, BLOCK_BYTES, 128, _pair, _single, _scales, _scale)
 
 
 @kernel
@@ -95,12 +97,12 @@ def row_dot_q8_0(row, x, n_cols):
     return row_dot(row, x, n_cols)
 
 
-SIZES = (BLOCK_BYTES, PANEL_BLOCK_BYTES, Q8_BYTES)
+SIZES = (BLOCK_BYTES, PANEL_BLOCK_BYTES)
 
 
 @op
 def matmul_q8_0(args, step, member, counter):
-    run_matmul(args, step, member, counter, BLOCK, SIZES, unpack_block, multiply_block, row_dot)
+    run_matmul(args, step, member, counter, BLOCK, SIZES, PARTS, unpack_block, multiply_block, row_dot)
 
 
 @op
@@ -118,4 +120,5 @@ FORMAT = Format(
     dequantize=dequantize,
     row_dot=row_dot_q8_0,
     panel_block_bytes=PANEL_BLOCK_BYTES,
+    parts=PARTS,
 )

@@ -11,6 +11,7 @@ from woolly_worker.kernels.simd.lowering import (
     Value,
     call_ir,
     constant,
+    dot_i16_ir,
     dot_u8i8_ir,
     reduce_ir,
     splat_ir,
@@ -145,6 +146,46 @@ def dot_u8i8(typing_context: Any, acc: Any, u: Any, s: Any) -> Any:
         return dot_u8i8_ir(b, args[0], b.bitcast(args[1], lanes), b.bitcast(args[2], lanes))
 
     return acc(acc, u, s), emit
+
+
+@verb
+def dot_i16(typing_context: Any, acc: Any, x: Any, y: Any) -> Any:
+    """i32 lanes: acc[i] + the two products of signed halves x16[2 i ..] with y16[2 i ..]. Exact."""
+
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        lanes = acc.llvm
+        return dot_i16_ir(b, args[0], b.bitcast(args[1], lanes), b.bitcast(args[2], lanes))
+
+    return acc(acc, x, y), emit
+
+
+def _shift_bytes_ir(b: Builder, x: Value, counts: list[int]) -> Value:
+    lanes = ir.VectorType(ir.IntType(16), len(counts))
+    y = b.bitcast(x, lanes)
+    if max(counts) > 0:
+        y = b.lshr(y, ir.Constant(lanes, [max(0, n) for n in counts]))
+    if min(counts) < 0:
+        y = b.shl(y, ir.Constant(lanes, [max(0, -n) for n in counts]))
+    return b.bitcast(y, x.type)
+
+
+@verb
+def shift_halves(typing_context: Any, x: Any, low: Any, high: Any) -> Any:
+    """64 bytes as 16-bit lanes: those of the first 32 bytes shifted right by `low`, the others by `high`; left where
+    the literal is negative. Bits cross between the two bytes of a lane, so the caller masks."""
+    if not isinstance(low, types.IntegerLiteral) or not isinstance(high, types.IntegerLiteral):
+        return None
+    counts = [low.literal_value] * 16 + [high.literal_value] * 16
+    return x(x, low, high), lambda context, b, sig, args: _shift_bytes_ir(b, args[0], counts)
+
+
+@verb
+def shift_sixteens(typing_context: Any, x: Any, even: Any, odd: Any) -> Any:
+    """The same for runs of sixteen bytes: the first and third by `even`, the second and fourth by `odd`."""
+    if not isinstance(even, types.IntegerLiteral) or not isinstance(odd, types.IntegerLiteral):
+        return None
+    counts = ([even.literal_value] * 8 + [odd.literal_value] * 8) * 2
+    return x(x, even, odd), lambda context, b, sig, args: _shift_bytes_ir(b, args[0], counts)
 
 
 @verb

@@ -17,7 +17,7 @@ from woolly_worker.kernels.simd.lowering import (
     verb,
 )
 from woolly_worker.kernels.simd.memory import first_lanes_ir
-from woolly_worker.kernels.simd.vectors import I32, Vec, f16x16, f32x16, i8x64, i16x32, i32x8, i32x16
+from woolly_worker.kernels.simd.vectors import I32, Vec, f16x16, f32x4, f32x16, i8x64, i16x32, i32x8, i32x16
 
 
 @verb
@@ -39,6 +39,7 @@ def _zero(of: Vec) -> Any:
 
 
 zero_f32x16 = _zero(f32x16)
+zero_f32x4 = _zero(f32x4)
 zero_i32x16 = _zero(i32x16)
 zero_i32x8 = _zero(i32x8)
 
@@ -123,6 +124,13 @@ def concat(typing_context: Any, low: Any, high: Any) -> Any:
 
 
 @verb
+def twice(typing_context: Any, x: Any) -> Any:
+    """x, and x again behind it."""
+    result = Vec(x.element, 2 * x.n)
+    return result(x), lambda context, b, sig, args: shuffle_ir(b, args[0], args[0], list(range(x.n)) * 2)
+
+
+@verb
 def spread(typing_context: Any, x: Any, pattern: Any) -> Any:
     """A shuffle within one vector; `pattern` is a literal string of lane numbers in base 36, one for each lane."""
     if not isinstance(pattern, types.StringLiteral):
@@ -143,6 +151,16 @@ def first_lanes_or(typing_context: Any, x: Any, n: Any, other: Any) -> Any:
 
 
 @verb
+def first_lanes(typing_context: Any, n: Any, x: Any, y: Any) -> Any:
+    """The first n lanes of x; y in the rest."""
+
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        return b.select(first_lanes_ir(b, args[0], x.n), args[1], args[2])
+
+    return x(types.intp, x, x), emit
+
+
+@verb
 def low_halves_f32(typing_context: Any, x: Any) -> Any:
     """The low 16 bits of every i32 lane, read as f16."""
 
@@ -150,7 +168,7 @@ def low_halves_f32(typing_context: Any, x: Any) -> Any:
         halves = b.trunc(args[0], ir.VectorType(ir.IntType(16), x.n))
         return extend_half_ir(b, b.bitcast(halves, ir.VectorType(ir.HalfType(), x.n)))
 
-    return f32x16(x), emit
+    return Vec("f32", x.n)(x), emit
 
 
 @verb
@@ -161,7 +179,7 @@ def high_halves_f32(typing_context: Any, x: Any) -> Any:
         halves = b.trunc(b.lshr(args[0], constant(x.llvm, 16)), ir.VectorType(ir.IntType(16), x.n))
         return extend_half_ir(b, b.bitcast(halves, ir.VectorType(ir.HalfType(), x.n)))
 
-    return f32x16(x), emit
+    return Vec("f32", x.n)(x), emit
 
 
 @verb
@@ -179,3 +197,56 @@ def widen_bytes(typing_context: Any, low: Any, high: Any) -> Any:
 @verb
 def first_lane(typing_context: Any, x: Any) -> Any:
     return types.float32(x), lambda context, b, sig, args: b.extract_element(args[0], I32(0))
+
+
+@verb
+def lane(typing_context: Any, x: Any, index: Any) -> Any:
+    """One lane of a float vector; the index need not be a literal."""
+    return types.float32(x, types.intp), lambda context, b, sig, args: b.extract_element(*args)
+
+
+@verb
+def with_lane(typing_context: Any, x: Any, index: Any, value: Any) -> Any:
+    """x with one lane replaced."""
+
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        return b.insert_element(args[0], args[2], args[1])
+
+    return x(x, types.intp, types.float32), emit
+
+
+@verb
+def sixteen_twice(typing_context: Any, x: Any) -> Any:
+    """Of 32 bytes: the first sixteen, again, the last sixteen, again."""
+    indices = [*range(16), *range(16), *range(16, 32), *range(16, 32)]
+    return i8x64(x), lambda context, b, sig, args: shuffle_ir(b, args[0], args[0], indices)
+
+
+@verb
+def bytes_from_bits(typing_context: Any, low: Any, high: Any, value: Any) -> Any:
+    """64 bytes that are the literal `value` where a bit is set, else 0: bits of `low`, then of `high`, i32 each."""
+    if not isinstance(value, types.IntegerLiteral):
+        return None
+    byte = value.literal_value
+
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        i64, bits = ir.IntType(64), ir.VectorType(ir.IntType(1), 64)
+        both = b.or_(b.zext(args[0], i64), b.shl(b.zext(args[1], i64), i64(32)))
+        return b.select(b.bitcast(both, bits), constant(i8x64.llvm, byte), ir.Constant(i8x64.llvm, None))
+
+    return i8x64(types.int32, types.int32, value), emit
+
+
+@verb
+def first_half(typing_context: Any, x: Any) -> Any:
+    result = Vec(x.element, x.n // 2)
+    return result(x), lambda context, b, sig, args: shuffle_ir(b, args[0], args[0], list(range(x.n // 2)))
+
+
+@verb
+def sixteen_bytes(typing_context: Any, x: Any, first: Any) -> Any:
+    """Sixteen of a vector's bytes, from the literal `first` on."""
+    if not isinstance(first, types.IntegerLiteral):
+        return None
+    indices = list(range(first.literal_value, first.literal_value + 16))
+    return Vec("i8", 16)(x, first), lambda context, b, sig, args: shuffle_ir(b, args[0], args[0], indices)

@@ -166,20 +166,16 @@ def sub_scaled_each(typing_context: Any, acc: Any, tile: Any, literal: Any) -> A
 
 
 @verb
-def sub_splat_each(typing_context: Any, acc: Any, x: Any, stride: Any, literal: Any) -> Any:
-    """Integers: acc[t] - literal * i32 at x[t], the same in every lane."""
-    if not isinstance(literal, types.IntegerLiteral):
-        return None
-    factor = literal.literal_value
+def sub_splat_each(typing_context: Any, acc: Any, x: Any, stride: Any) -> Any:
+    """Integers: acc[t] - the i32 at x[t], the same in every lane."""
 
     def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
         results = []
         for t, a in enumerate(_unpack(b, args[0])):
-            value = load_ir(b, _at(b, args[1], t, args[2]), I32)
-            results.append(b.sub(a, splat_ir(b, b.mul(value, I32(factor)), acc.vec.n)))
+            results.append(b.sub(a, _splat_load(b, _at(b, args[1], t, args[2]), I32, acc.vec.n)))
         return _pack(b, results)
 
-    return acc(acc, types.intp, types.intp, literal), emit
+    return acc(acc, types.intp, types.intp), emit
 
 
 @verb
@@ -199,6 +195,21 @@ def accumulate_each(typing_context: Any, acc: Any, scale: Any, x: Any, stride: A
         return _pack(b, results)
 
     return acc(acc, scale, types.intp, types.intp, sums), emit
+
+
+@verb
+def accumulate_splat_each(typing_context: Any, acc: Any, m: Any, scales: Any, sums: Any, stride: Any) -> Any:
+    """acc[t] = fma(m * f32 at scales[t], float(i32 at sums[t]), acc[t]): the part of a minimum, see accumulate_each."""
+
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        results = []
+        for t, a in enumerate(_unpack(b, args[0])):
+            factor = b.fmul(args[1], _splat_load(b, _at(b, args[2], t, args[4]), F32, acc.vec.n))
+            total = b.sitofp(load_ir(b, _at(b, args[3], t, args[4]), I32), F32)
+            results.append(call_ir(b, "llvm.fma.v16f32", a.type, factor, splat_ir(b, total, acc.vec.n), a))
+        return _pack(b, results)
+
+    return acc(acc, m, types.intp, types.intp, types.intp), emit
 
 
 @verb
@@ -320,6 +331,19 @@ def gather_halves_f32(typing_context: Any, address: Any, stride: Any) -> Any:
         return extend_half_ir(b, halves)
 
     return f32x16(types.intp, types.intp), emit
+
+
+@verb
+def gather_i32(typing_context: Any, address: Any, stride: Any) -> Any:
+    """One i32 from each of sixteen rows."""
+
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        words = ir.Constant(i32x16.llvm, ir.Undefined)
+        for r in range(16):
+            words = b.insert_element(words, load_ir(b, _at(b, args[0], r, args[1]), I32), I32(r))
+        return words
+
+    return i32x16(types.intp, types.intp), emit
 
 
 @verb

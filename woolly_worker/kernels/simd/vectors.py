@@ -55,8 +55,10 @@ class _LlvmValue(models.PrimitiveModel):
 
 
 f32x16 = Vec("f32", 16)
+f32x4 = Vec("f32", 4)
 i32x16 = Vec("i32", 16)
 i32x8 = Vec("i32", 8)
+i32x4 = Vec("i32", 4)
 i16x8 = Vec("i16", 8)
 i16x16 = Vec("i16", 16)
 i16x32 = Vec("i16", 32)
