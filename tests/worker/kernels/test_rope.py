@@ -10,10 +10,11 @@ from kernel_memory import Region, record, run_op, same_bits
 from kv_pages import Pages
 
 from woolly_worker.kernels import rope
+from woolly_worker.kernels.kv import blocks
 from woolly_worker.kernels.rope import inverse_frequencies, rope_table
 from woolly_worker.kernels.step import BLOCK_TABLES, BLOCKS_PER_SLOT, N_TOKENS, POSITIONS, SLOTS
 from woolly_worker.memory import kv_cache
-from woolly_worker.memory.kv_cache import KVLayout
+from woolly_worker.memory.kv_cache import KV_TYPES, KVLayout, KVType, padded_head_dim
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -112,17 +113,18 @@ def turned(x: Floats, table: Floats) -> Floats:
 
 
 def test_blocks_are_laid_out_as_the_cache_says() -> None:
-    assert (rope.BLOCK_TOKENS, rope.PANEL_TOKENS) == (kv_cache.BLOCK_TOKENS, kv_cache.PANEL_TOKENS)
+    assert (blocks.BLOCK_TOKENS, blocks.PANEL_TOKENS) == (kv_cache.BLOCK_TOKENS, kv_cache.PANEL_TOKENS)
 
 
-@pytest.mark.parametrize("dtype", ["f16", "f32"])
+@pytest.mark.parametrize("dtype", KV_TYPES)
 @pytest.mark.parametrize("head_dim", [2, 8, 16, 24, 64, 80, 128])
 @pytest.mark.parametrize(("n_head", "n_head_kv"), [(1, 1), (4, 2), (12, 1)])
-def test_queries_are_turned_and_keys_and_values_filed(dtype: str, head_dim: int, n_head: int, n_head_kv: int) -> None:
+def test_queries_are_turned_and_keys_and_values_filed(
+    dtype: KVType, head_dim: int, n_head: int, n_head_kv: int
+) -> None:
     rng = np.random.default_rng(head_dim)
     # Given tokens of two sequences, whose blocks lie about in no order, on both sides of every border.
-    padded = -(-head_dim // 16) * 16
-    layout = KVLayout(1, n_head_kv, padded, dtype)
+    layout = KVLayout(1, n_head_kv, padded_head_dim(head_dim, dtype), dtype)
     pages = Pages(layout, 8, np.array([[5, 0, 7], [2, 6, 1]], np.int32))
     places = [(0, p) for p in (0, 1, 15, 16, 31, 32, 95)] + [(1, p) for p in (31, 33, 64)]
     n_tokens = len(places)
@@ -145,7 +147,7 @@ def test_queries_are_turned_and_keys_and_values_filed(dtype: str, head_dim: int,
             rope.TABLE: table_region.address,
             rope.KV_BASE: pages.region.address,
             rope.HEAD_BLOCK_BYTES: layout.head_block_bytes,
-            rope.PADDED_DIM: padded,
+            rope.PADDED_DIM: layout.head_dim,
         },
     )
     slots = Region([slot for slot, _ in places], np.int32)
@@ -158,8 +160,7 @@ def test_queries_are_turned_and_keys_and_values_filed(dtype: str, head_dim: int,
         BLOCK_TABLES: pages.table_region.address,
         BLOCKS_PER_SLOT: pages.tables.shape[1],
     }
-    op = rope.rope_and_file_f16 if dtype == "f16" else rope.rope_and_file_f32
-    run_op(op, args, step, n_members=2)
+    run_op(getattr(rope, f"rope_and_file_{dtype}"), args, step, n_members=2)
     # then every head is turned by its position, values are as they were,
     for t, (_, position) in enumerate(places):
         assert same_bits(q_region.values[t], turned(q[t], table[position]))

@@ -58,6 +58,7 @@ def _with_literal(int_op: str) -> Any:
 
 and_bits = _with_literal("and_")
 xor_bits = _with_literal("xor")
+minus_literal = _with_literal("sub")  # integers
 shift_left = _with_literal("shl")
 shift_right = _with_literal("lshr")  # zeros come in, lane by lane
 shift_right_signed = _with_literal("ashr")
