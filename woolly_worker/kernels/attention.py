@@ -208,7 +208,7 @@ def _merge(work, rows, stride, position, n_queries, n_heads, piece, padded_dim):
 
 @inline
 def _attend(
-    args, step, work, t, n_tokens, h, g, n_heads, first_piece, n_pieces, split, prepare, score_block, add_values
+    args, step, work, t, n_tokens, h, g, n_heads, first_piece, n_pieces, split, prepare, score_block, add_values, finish
 ):
     """Tokens t .. t + n_tokens of one chunk, heads g .. g + n_heads of KV head h's group: one tile of queries.
 
@@ -239,6 +239,7 @@ def _attend(
     for i in range(n_queries):
         out = field(args, OUT) + (t + i // n_heads) * field(args, OUT_STRIDE)
         out += 4 * (first_head + i % n_heads) * field(args, HEAD_DIM)
+        finish(field(work, MERGED) + stride * i, padded_dim)
         write_mean(field(work, MERGED) + stride * i, padded_dim, out, field(args, HEAD_DIM))
 
 
@@ -269,7 +270,7 @@ def _most_pieces(step, n_tokens):
 
 
 @inline
-def _run_attention(args, step, member, counter, prepare, score_block, add_values):
+def _run_attention(args, step, member, counter, prepare, score_block, add_values, finish):
     """A unit of work is one tile of neighbouring tokens, one KV head, up to eight heads of its group, and, in a step of
     few tokens, one piece of the positions."""
     n_tokens, n_head_kv = field(step, N_TOKENS), field(args, N_HEAD_KV)
@@ -320,25 +321,34 @@ def _run_attention(args, step, member, counter, prepare, score_block, add_values
                     prepare,
                     score_block,
                     add_values,
+                    finish,
                 )
             t += run
 
 
 @op
 def attention_f16(args, step, member, counter):
-    _run_attention(args, step, member, counter, floats.prepare, floats.score_block_f16, floats.add_values_f16)
+    _run_attention(
+        args, step, member, counter, floats.prepare, floats.score_block_f16, floats.add_values_f16, floats.finish
+    )
 
 
 @op
 def attention_f32(args, step, member, counter):
-    _run_attention(args, step, member, counter, floats.prepare, floats.score_block_f32, floats.add_values_f32)
+    _run_attention(
+        args, step, member, counter, floats.prepare, floats.score_block_f32, floats.add_values_f32, floats.finish
+    )
 
 
 @op
 def attention_q8_0(args, step, member, counter):
-    _run_attention(args, step, member, counter, quants.prepare, quants.score_block_q8_0, quants.add_values_q8_0)
+    _run_attention(
+        args, step, member, counter, quants.prepare, quants.score_block_q8_0, quants.add_values_q8_0, quants.finish
+    )
 
 
 @op
 def attention_q4_0(args, step, member, counter):
-    _run_attention(args, step, member, counter, quants.prepare, quants.score_block_q4_0, quants.add_values_q4_0)
+    _run_attention(
+        args, step, member, counter, quants.prepare, quants.score_block_q4_0, quants.add_values_q4_0, quants.finish
+    )

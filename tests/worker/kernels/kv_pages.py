@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from kernel_memory import Region
 
-from woolly_worker.kernels.kv.quants import quantize_reference
+from woolly_worker.kernels.kv.quants import quantize_reference, turn_reference
 from woolly_worker.memory.kv_cache import BLOCK_TOKENS, PANEL_TOKENS, KVLayout
 
 Floats = npt.NDArray[np.float32]
@@ -57,7 +57,7 @@ class Pages:
         scales_of_keys, values = 32 * n_groups * per_group, 32 * n_groups * (per_group + 2)
         scales_of_values = values + 32 * n_groups * per_group
         for g in range(n_groups):
-            q, scale = quantize_reference(x[32 * g : 32 * g + 32], self.layout.dtype)
+            q, scale = quantize_reference(turn_reference(x[32 * g : 32 * g + 32]), self.layout.dtype)
             if self.layout.dtype == "q4_0":
                 q, dims = q[:16] | q[16:] << 4, d[:16]
             else:
@@ -80,6 +80,6 @@ def kept(x: npt.NDArray[np.floating], dtype: str) -> npt.NDArray[np.float64]:
         return x.astype(np.float16 if dtype == "f16" else np.float32).astype(np.float64)
     width = x.shape[-1]
     padded = np.pad(x.astype(np.float32), [(0, 0)] * (x.ndim - 1) + [(0, -width % 32)])
-    q, d = quantize_reference(padded.reshape(*x.shape[:-1], -1, 32), dtype)
+    q, d = quantize_reference(turn_reference(padded.reshape(*x.shape[:-1], -1, 32)), dtype)
     integers = q.view(np.int8).astype(np.float64) - (8 if dtype == "q4_0" else 0)
-    return (integers * d).reshape(padded.shape)[..., :width]
+    return (turn_reference(integers * d) / 32).reshape(padded.shape)[..., :width]

@@ -16,6 +16,7 @@ from woolly_worker.kernels.attention import (
     pieces_bytes,
     scratch_bytes,
 )
+from woolly_worker.kernels.kv.quants import turn_reference
 from woolly_worker.kernels.quantize import quantize_reference
 from woolly_worker.kernels.step import BLOCK_TABLES, BLOCKS_PER_SLOT, N_TOKENS, POSITIONS, SLOTS
 from woolly_worker.memory.kv_cache import KV_TYPES, KVLayout, KVType, padded_head_dim
@@ -110,8 +111,9 @@ class Scene:
         if self.layout.dtype in ("f16", "f32"):
             return q.astype(np.float64)
         scale = np.float32(1 / np.sqrt(self.head_dim))
-        rounded, d = quantize_reference(np.pad(q * scale, (0, self.padded - self.head_dim)), 32)
-        return (rounded * d[:, None].astype(np.float64)).ravel()[: self.head_dim] * np.sqrt(self.head_dim)
+        turned = turn_reference(np.pad(q * scale, (0, self.padded - self.head_dim)).reshape(-1, 32)) / np.float32(32)
+        rounded, d = quantize_reference(turned, 32)
+        return turn_reference(rounded * d[:, None].astype(np.float64)).ravel()[: self.head_dim] * np.sqrt(self.head_dim)
 
     def exact(self, place: Place, head: int) -> npt.NDArray[np.float64]:
         slot, position = place
@@ -125,14 +127,15 @@ class Scene:
         A score is a sum of head_dim products of the scaled query: off by (head_dim + 2) units of 2**-24 of the sum of
         the products' magnitudes. exp adds 2e-7 each for a weight and for the shrinking of its round's sum (at most
         one for each round, and one for each piece), the sums of weights and of values one unit for each position.
-        Weights of quantised values are rounded to 1/65534 of the largest.
+        Quantised keys and values are turned: norms stay, but a group of 32 numbers has up to sqrt(32) times the sum of
+        magnitudes. Their weights are rounded to 1/65534 of the largest.
         """
         slot, position = place
         magnitude = np.abs(self.q[slot, position]).sum(axis=1).max() * np.abs(self.keys[slot]).max()
         score = (self.head_dim + 2) * 2.0**-24 * magnitude / np.sqrt(self.head_dim)
         rest = (position // 100 + 2) * 2e-7 + 2 * (position + 2) * 2.0**-24
         if self.layout.dtype not in ("f16", "f32"):
-            rest += (position + 1) / 65534
+            score, rest = 6 * score, 6 * (rest + (position + 1) / 65534)
         return float((2 * score + rest) * np.abs(self.values[slot]).max())
 
     def assert_right(self, places: Sequence[Place], got: Floats) -> None:

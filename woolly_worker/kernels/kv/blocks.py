@@ -3,12 +3,13 @@
 A head's block holds the keys of 32 positions, then their values. Keys lie in panels of 16 positions, transposed, so
 that one vector holds one dimension (or a few bytes) of 16 positions.
 
-Attention goes through positions in rounds of four blocks. A type of keys and values brings four functions:
+Attention goes through positions in rounds of four blocks. A type of keys and values brings five functions:
 
     file_head(keys, values, head, inside, head_dim, padded_dim)     one position of one head into its block
     prepare(q, records, padded_dim)                       one query into the form that `score_block` reads
     score_block(work, head, ahead, scores, n_panels, ..., tile)     keys of one block times all queries of a tile
     add_values(work, position, n_tokens, start, n_here, ..., tile)  a round's weights times its values, added up
+    finish(row, padded_dim)                                         a query's sums, once all is added up
 
 `ahead` is the block that lies as many positions further on as there are in a round: its lines are asked for in time.
 """

@@ -56,6 +56,11 @@ def prepare(q, records, padded_dim):
 
 
 @inline
+def finish(row, padded_dim):
+    """Nothing: sums of values are what they are."""
+
+
+@inline
 def _score_block(work, head, ahead, scores, n_panels, head_dim, padded_dim, item_bytes, load, tile):
     q, q_stride, line = field(work, SCALED), 4 * padded_dim, PANEL_TOKENS * item_bytes
     for panel in range(n_panels):

@@ -3,7 +3,10 @@
     q8_0   x = d * q,         q = -127 .. 127,   d = max|x| / 127
     q4_0   x = d * (q - 8),   q = 0 .. 15,       d = the x farthest from 0, sign and all, / -8
 
-These are ggml's blocks of 34 and 18 bytes, laid out for attention. A head's block, with G groups of 32 dimensions and
+These are ggml's blocks of 34 and 18 bytes, laid out for attention, but what they hold is turned first: H x, by a
+Hadamard matrix of 32 x 32 signs, whose sums spread a large value over all dimensions of its group. Queries are turned
+too, which leaves scores as they were (H H = 32), and results are turned back. What it gains is in the design note.
+ A head's block, with G groups of 32 dimensions and
 head_dim padded to whole groups:
 
     keys          [2 panels][G] of q8_0 [8 lines][16 positions][4 dimensions] u8, q + 128
@@ -60,6 +63,7 @@ from woolly_worker.kernels.simd import (
     bor,
     first_lane,
     first_lanes_or,
+    hadamard,
     hmax,
     load_f16,
     load_f16x16,
@@ -85,6 +89,7 @@ from woolly_worker.kernels.simd import (
     store_bytes_apart,
     store_f16,
     store_f32,
+    sub,
     to_f32,
     xor_bits,
     zero_extend_to_i16,
@@ -108,8 +113,17 @@ LARGEST_F16 = np.float32(65504)
 SMALLEST_WEIGHT = np.float32(1e-34)  # 32,767 / SMALLEST_WEIGHT is just below the largest f32
 
 
+def turn_reference(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """H x for groups (..., 32): differences of dimensions 16 apart first, then of those 1, 2, 4 and 8 apart."""
+    for step in (16, 1, 2, 4, 8):
+        pairs = x.reshape(*x.shape[:-1], 32 // (2 * step), 2, step)
+        both = [pairs[..., 0, :] + pairs[..., 1, :], pairs[..., 0, :] - pairs[..., 1, :]]
+        x = np.stack(both, axis=-2).reshape(x.shape)
+    return x
+
+
 def quantize_reference(x: npt.NDArray[np.float32], dtype: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float16]]:
-    """The definition: (..., 32) floats -> (..., 32) integers as bytes, and (..., 1) scales."""
+    """The definition, behind `turn_reference`: (..., 32) floats -> (..., 32) integers as bytes, and (..., 1) scales."""
     if dtype == "q8_0":
         d, least, most, offset = np.abs(x).max(axis=-1, keepdims=True) / np.float32(127), -127, 127, 0
     else:
@@ -164,9 +178,15 @@ def _rounded(x, inverse, least, most):
 
 
 @inline
+def _turned(low, high):
+    """H times a group of 32."""
+    return hadamard(add(low, high)), hadamard(sub(low, high))
+
+
+@inline
 def _quantize_q8_0(x, n, scale_place):
     """32 floats at x, of which the first n count, as two vectors of integers; their scale to its place."""
-    low, high = load_first_f32x16(x, n), load_first_f32x16(x + 64, n - 16)
+    low, high = _turned(load_first_f32x16(x, n), load_first_f32x16(x + 64, n - 16))
     inverse = _file_scale(scale_place, _largest(low, high) / np.float32(127))
     least, most = np.float32(-127), np.float32(127)
     return _rounded(low, inverse, least, most), _rounded(high, inverse, least, most)
@@ -174,7 +194,7 @@ def _quantize_q8_0(x, n, scale_place):
 
 @inline
 def _quantize_q4_0(x, n, scale_place):
-    low, high = load_first_f32x16(x, n), load_first_f32x16(x + 64, n - 16)
+    low, high = _turned(load_first_f32x16(x, n), load_first_f32x16(x + 64, n - 16))
     largest = _largest(low, high)
     if hmax(maximum(low, high)) < largest:  # the farthest is negative
         largest = -largest
@@ -222,9 +242,26 @@ def _file_head(keys, values, head, inside, head_dim, padded_dim, group_bytes, qu
 
 
 @inline
+def _turn(row, padded_dim):
+    """Every group of a row by H / 32, in place: what undoes H, and what makes H q . H k of q . k."""
+    share = splat_f32x16(np.float32(1 / GROUP))
+    for k in range(0, padded_dim, GROUP):
+        low, high = _turned(load_f32x16(row + 4 * k), load_f32x16(row + 4 * k + 64))
+        store(row + 4 * k, mul(low, share))
+        store(row + 4 * k + 64, mul(high, share))
+
+
+@inline
 def prepare(q, records, padded_dim):
-    """The query, rounded to 8 bits for every 32 dimensions."""
+    """The query turned, and rounded to 8 bits for every 32 dimensions."""
+    _turn(q, padded_dim)
     quantize_q8(q, padded_dim, records)
+
+
+@inline
+def finish(row, padded_dim):
+    """Sums of turned values are turned back."""
+    _turn(row, padded_dim)
 
 
 @inline
