@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from woolly_worker.kernels.jit import inline, op
-from woolly_worker.kernels.kv import floats, quants
+from woolly_worker.kernels.kv import floats, quant_blocks
 from woolly_worker.kernels.kv.blocks import BLOCK_TOKENS
 from woolly_worker.kernels.simd import (
     flip_even_signs,
@@ -188,10 +188,10 @@ def rope_and_file_f32(args, step, member, counter):
 @op
 def rope_and_file_q8_0(args, step, member, counter):
     """Keys and values kept as q8_0."""
-    _rope_and_file(args, step, counter, quants.file_head_q8_0)
+    _rope_and_file(args, step, counter, quant_blocks.file_head_q8_0)
 
 
 @op
 def rope_and_file_q4_0(args, step, member, counter):
     """Keys and values kept as q4_0."""
-    _rope_and_file(args, step, counter, quants.file_head_q4_0)
+    _rope_and_file(args, step, counter, quant_blocks.file_head_q4_0)

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from kernel_memory import Region
 
-from woolly_worker.kernels.kv.quants import quantize_reference, turn_reference
+from woolly_worker.kernels.kv.quant_blocks import quantize_reference, turn_reference
 from woolly_worker.memory.kv_cache import BLOCK_TOKENS, PANEL_TOKENS, KVLayout
 
 Floats = npt.NDArray[np.float32]

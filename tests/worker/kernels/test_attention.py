@@ -16,7 +16,7 @@ from woolly_worker.kernels.attention import (
     pieces_bytes,
     scratch_bytes,
 )
-from woolly_worker.kernels.kv.quants import turn_reference
+from woolly_worker.kernels.kv.quant_blocks import turn_reference
 from woolly_worker.kernels.quantize import quantize_reference
 from woolly_worker.kernels.step import BLOCK_TABLES, BLOCKS_PER_SLOT, N_TOKENS, POSITIONS, SLOTS
 from woolly_worker.memory.kv_cache import KV_TYPES, KVLayout, KVType, padded_head_dim
