@@ -6,7 +6,7 @@ that one vector holds one dimension (or a few bytes) of 16 positions.
 Attention goes through positions in rounds of four blocks. A type of keys and values brings five functions:
 
     file_head(keys, values, head, inside, head_dim, padded_dim)     one position of one head into its block
-    prepare(q, records, padded_dim)                       one query into the form that `score_block` reads
+    prepare(q, records, padded_dim)                                 one query into the form that `score_block` reads
     score_block(work, head, ahead, scores, n_panels, ..., tile)     keys of one block times all queries of a tile
     add_values(work, position, n_tokens, start, n_here, ..., tile)  a round's weights times its values, added up
     finish(row, padded_dim)                                         a query's sums, once all is added up
@@ -23,7 +23,7 @@ ROUND_BLOCKS = 4
 ROUND_TOKENS = ROUND_BLOCKS * BLOCK_TOKENS
 QUERIES = 8  # the largest tile
 
-# The scratch of one member: the fields of a record that `work_record` writes at its beginning, addresses all of them.
+# The scratch of one member: the fields of a record that `lay_out` writes at its beginning, addresses all of them.
 SCALED = 0  # f32[QUERIES, padded_dim]: the queries, scaled
 RECORDS = 1  # Q8 records of the same rows, for quantised keys
 SCORES = 2  # f32[QUERIES, ROUND_TOKENS]: scores, then weights
