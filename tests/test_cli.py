@@ -211,8 +211,8 @@ def test_inspect_shows_sizes_types_tokenizer_and_memory(model: Path) -> None:
     assert re.search(
         r"n_layer 1, n_embd 32, n_head 4, n_head_kv 2, n_ff 64, n_ctx_train 100, head_dim 8, n_vocab 259", text
     )
-    # Two blocks of 32 positions, of 2 heads with 8 numbers each, for keys and values, of 2 bytes.
-    assert f"{human_bytes(64 * 2 * 8 * 2 * 2)} as f16" in text
+    # Two blocks of 32 positions, of 2 heads with 8 numbers each, padded to 16, for keys and values, of 2 bytes.
+    assert f"{human_bytes(64 * 2 * 16 * 2 * 2)} as f16" in text
     assert re.search(r"chat template +no", text)
     assert re.search(r"runs here +yes", text)
     assert re.search(r"Q8_0 +8 +17,504 +18\.2 KiB +98\.0% +yes", text)
@@ -223,8 +223,10 @@ def test_inspect_for_machines(model: Path) -> None:
     report: dict[str, Any] = json.loads(woolly("inspect", str(model), "--json").stdout)
     assert report["architecture"] == "llama"
     assert report["sizes"]["n_head_kv"] == 2
-    # 100 tokens take four blocks of 32.
-    assert report["kv_cache"] == {"n_ctx": 100, "bytes_f16": 128 * 64, "bytes_f32": 128 * 128}
+    # 100 tokens take four blocks of 32. Heads of 8 numbers are padded to 16 floats, or to one group of 32 integers.
+    per_token = {"f16": 4 * 32, "f32": 4 * 64, "q8_0": 4 * 34, "q4_0": 4 * 18}
+    expected = {f"bytes_{dtype}": 128 * n_bytes for dtype, n_bytes in per_token.items()}
+    assert report["kv_cache"] == {"n_ctx": 100, **expected}
     assert report["tokenizer"]["n_tokens"] == N_VOCAB
     assert (report["runs"], report["reason"]) == (True, None)
     assert {group["type"]: group["n_tensors"] for group in report["tensors"]} == {"Q8_0": 8, "F32": 3}

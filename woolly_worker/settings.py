@@ -49,7 +49,9 @@ class WorkerSettings(BaseSettings):
     kv_cache_bytes: ByteSize | None = Field(
         None, description="memory for keys and values; default: every slot's n_ctx, at most half of the free memory"
     )
-    kv_dtype: Literal["f16", "f32"] = Field("f16", description="how keys and values are stored")
+    kv_dtype: Literal["f16", "f32", "q8_0", "q4_0"] = Field(
+        "f16", description="how keys and values are stored: f16, f32, q8_0 or q4_0"
+    )
     prefix_cache: bool = Field(True, description="keep the KV blocks of past prompts and reuse equal beginnings")
     lease_seconds: PositiveFloat = Field(12.0, description="a worker that is silent for so long has lost its jobs")
     drain_seconds: NonNegativeFloat = Field(20.0, description="running jobs may finish within this at SIGTERM")

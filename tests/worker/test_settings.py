@@ -22,7 +22,7 @@ def test_they_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("slots", 0), ("lease_seconds", 0), ("kv_dtype", "q4_0"), ("model_name", "a b"), ("prefill_chunk", 7)],
+    [("slots", 0), ("lease_seconds", 0), ("kv_dtype", "q5_0"), ("model_name", "a b"), ("prefill_chunk", 7)],
 )
 def test_a_bad_value_is_refused_at_boot(field: str, value: object) -> None:
     with pytest.raises(ValidationError) as caught:

@@ -12,6 +12,7 @@ import typer
 
 from woolly_api.cli.common import CLUSTER_PANEL, Failure, check_text, say
 from woolly_api.cli.options import (
+    KVDtype,
     ModelFile,
     ModelName,
     NCtx,
@@ -43,6 +44,7 @@ def up(
     n_ctx: NCtx = None,
     slots: Slots = None,
     threads: Threads = None,
+    kv_dtype: KVDtype = None,
     host: Annotated[str, typer.Option("--host", metavar="ADDRESS", help="Where the API listens.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", "-p", metavar="PORT", help="The API's port.")] = API_PORT,
     flower_port: Annotated[
@@ -90,7 +92,7 @@ def up(
             flower_port=choose_port(flower_port, exact=True) if flower else None,
             redis_url=redis,
             redis_port=choose_port(0, exact=True),
-            worker_options=worker_options(name, n_ctx, slots, threads),
+            worker_options=worker_options(name, n_ctx, slots, threads, kv_dtype),
             drain_seconds=drain_seconds,
             api_grace_seconds=api_grace_seconds,
         )
@@ -224,8 +226,10 @@ def show_metrics(*groups: dict[str, Any]) -> None:
     Console(soft_wrap=True, highlight=False).print(table)
 
 
-def worker_options(name: str | None, n_ctx: int | None, slots: int | None, threads: int | None) -> tuple[str, ...]:
-    given = {"--name": name, "--ctx": n_ctx, "--slots": slots, "--threads": threads}
+def worker_options(
+    name: str | None, n_ctx: int | None, slots: int | None, threads: int | None, kv_dtype: str | None
+) -> tuple[str, ...]:
+    given = {"--name": name, "--ctx": n_ctx, "--slots": slots, "--threads": threads, "--kv": kv_dtype}
     return tuple(word for option, value in given.items() if value is not None for word in (option, str(value)))
 
 

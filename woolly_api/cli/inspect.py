@@ -180,17 +180,17 @@ def _tokenizer(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 def _kv_cache(sizes: Mapping[str, int], n_ctx: int | None) -> dict[str, Any] | None:
     """Bytes of keys and values for one sequence that fills the context, in whole KV blocks as the worker counts."""
-    from woolly_worker.memory.kv_cache import KVLayout, blocks_for
+    from woolly_worker.memory.kv_cache import KV_TYPES, KVLayout, blocks_for, padded_head_dim
 
     n_ctx = n_ctx or sizes.get("n_ctx_train")
     if n_ctx is None or not {"n_layer", "n_head_kv", "head_dim"} <= sizes.keys():
         return None
-    shape = sizes["n_layer"], sizes["n_head_kv"], sizes["head_dim"]
-    return {
-        "n_ctx": n_ctx,
-        "bytes_f16": blocks_for(n_ctx) * KVLayout(*shape, dtype="f16").block_bytes,
-        "bytes_f32": blocks_for(n_ctx) * KVLayout(*shape, dtype="f32").block_bytes,
-    }
+    n_bytes = {}
+    for dtype in KV_TYPES:
+        padded = padded_head_dim(sizes["head_dim"], dtype)
+        layout = KVLayout(sizes["n_layer"], sizes["n_head_kv"], padded, dtype)
+        n_bytes[f"bytes_{dtype}"] = blocks_for(n_ctx) * layout.block_bytes
+    return {"n_ctx": n_ctx, **n_bytes}
 
 
 def show(report: Report) -> None:
@@ -215,8 +215,8 @@ def show(report: Report) -> None:
     if report.kv_cache:
         kv = report.kv_cache
         rows["KV cache"] = (
-            f"{human_bytes(kv['bytes_f16'])} as f16, {human_bytes(kv['bytes_f32'])} as f32, "
-            f"for one sequence of {kv['n_ctx']:,} tokens"
+            ", ".join(f"{human_bytes(kv[f'bytes_{dtype}'])} as {dtype}" for dtype in ("f16", "q8_0", "q4_0", "f32"))
+            + f", for one sequence of {kv['n_ctx']:,} tokens"
         )
     rows["runs here"] = "yes" if report.runs else f"no: {report.reason}"
     for name, value in rows.items():

@@ -2,7 +2,7 @@
 those of the contract."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -37,6 +37,10 @@ RedisUrl = Annotated[
 NCtx = Annotated[int | None, typer.Option("--ctx", "-c", min=1, metavar="N", help="Tokens per sequence.")]
 Slots = Annotated[int | None, typer.Option("--slots", min=1, metavar="N", help="Sequences that run together.")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, metavar="N", help="CPU threads of the engine.")]
+KVDtype = Annotated[
+    Literal["f16", "f32", "q8_0", "q4_0"] | None,
+    typer.Option("--kv", help="How keys and values are stored; the shorter, the less exact.", show_default=False),
+]
 ModelName = Annotated[
     str | None, typer.Option("--name", metavar="NAME", help="The model's name for clients; default: from the file.")
 ]

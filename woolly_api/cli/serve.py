@@ -10,6 +10,7 @@ import typer
 import woolly_worker
 from woolly_api.cli.common import CLUSTER_PANEL, Failure
 from woolly_api.cli.options import (
+    KVDtype,
     ModelFile,
     ModelName,
     NCtx,
@@ -33,6 +34,7 @@ def worker(
     n_ctx: NCtx = None,
     slots: Slots = None,
     threads: Threads = None,
+    kv_dtype: KVDtype = None,
     redis: RedisUrl = None,
 ) -> None:
     """Serve a model to the jobs in Redis. Every setting is also an environment variable, WOOLLY_<NAME>.
@@ -48,7 +50,7 @@ def worker(
     from woolly_worker.settings import WorkerSettings
 
     given: dict[str, Any] = {"model": path, "model_name": name, "n_ctx": n_ctx, "slots": slots, "threads": threads}
-    given["redis_url"] = redis
+    given |= {"redis_url": redis, "kv_dtype": kv_dtype}
     try:
         settings = WorkerSettings(**{key: value for key, value in given.items() if value is not None})
     except ValidationError as error:

@@ -18,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from woolly_worker.kernels.jit import inline, op
+from woolly_worker.kernels.kv import floats, quant_blocks
+from woolly_worker.kernels.kv.blocks import BLOCK_TOKENS
 from woolly_worker.kernels.simd import (
     flip_even_signs,
     fma,
@@ -27,7 +29,6 @@ from woolly_worker.kernels.simd import (
     mul,
     spread,
     store,
-    store_f16,
     store_f32,
 )
 from woolly_worker.kernels.step import (
@@ -53,10 +54,8 @@ HEAD_DIM = 7
 TABLE = 8  # address of f32[n_ctx, head_dim / 2, 2]: cos, sin
 KV_BASE = 9  # address of this layer's KV block 0
 HEAD_BLOCK_BYTES = 10
-PADDED_DIM = 11  # head_dim as the KV layout has it, a multiple of 16
+PADDED_DIM = 11  # head_dim as the KV layout has it
 ROPE_FIELDS = 12
-
-BLOCK_TOKENS, PANEL_TOKENS = 32, 16  # as memory/kv_cache.py lays them out; a test compares
 
 
 def inverse_frequencies(freq_base: float, n_dims: int) -> npt.NDArray[np.float64]:
@@ -146,26 +145,20 @@ def _turn(row, angles, n):
 
 
 @inline
-def _file_token(args, step, t, item_bytes, store_item):
+def _file_token(args, step, t, file_head):
     """Copy token t's turned keys and its values into its KV block."""
     head_dim, padded_dim, n_head_kv = field(args, HEAD_DIM), field(args, PADDED_DIM), field(args, N_HEAD_KV)
     position, slot = entry(field(step, POSITIONS), t), entry(field(step, SLOTS), t)
     table = field(step, BLOCK_TABLES) + 4 * slot * field(step, BLOCKS_PER_SLOT)
     block, inside = entry(table, position // BLOCK_TOKENS), position % BLOCK_TOKENS
-    panel, lane = inside // PANEL_TOKENS, inside % PANEL_TOKENS
     keys, values = field(args, K) + t * field(args, KV_STRIDE), field(args, V) + t * field(args, KV_STRIDE)
     for h in range(n_head_kv):
-        head = field(args, KV_BASE) + (block * n_head_kv + h) * field(args, HEAD_BLOCK_BYTES)
-        key_lane = head + (panel * padded_dim * PANEL_TOKENS + lane) * item_bytes
-        value_row = head + (BLOCK_TOKENS + inside) * padded_dim * item_bytes
-        for d in range(head_dim):
-            source = 4 * (h * head_dim + d)
-            store_item(key_lane + d * PANEL_TOKENS * item_bytes, load_f32(keys + source))
-            store_item(value_row + d * item_bytes, load_f32(values + source))
+        head, source = (block * n_head_kv + h) * field(args, HEAD_BLOCK_BYTES), 4 * h * head_dim
+        file_head(keys + source, values + source, field(args, KV_BASE) + head, inside, head_dim, padded_dim)
 
 
 @inline
-def _rope_and_file(args, step, counter, item_bytes, store_item):
+def _rope_and_file(args, step, counter, file_head):
     n_tokens, head_dim = field(step, N_TOKENS), field(args, HEAD_DIM)
     while True:
         t = fetch_add(counter, 1)
@@ -177,26 +170,28 @@ def _rope_and_file(args, step, counter, item_bytes, store_item):
             _turn(queries + 4 * h * head_dim, angles, head_dim)
         for h in range(field(args, N_HEAD_KV)):
             _turn(keys + 4 * h * head_dim, angles, head_dim)
-        _file_token(args, step, t, item_bytes, store_item)
-
-
-@inline
-def _store_f16(address, value):
-    store_f16(address, value)
-
-
-@inline
-def _store_f32(address, value):
-    store_f32(address, value)
+        _file_token(args, step, t, file_head)
 
 
 @op
 def rope_and_file_f16(args, step, member, counter):
     """Keys and values kept as f16. A unit of work is one token."""
-    _rope_and_file(args, step, counter, 2, _store_f16)
+    _rope_and_file(args, step, counter, floats.file_head_f16)
 
 
 @op
 def rope_and_file_f32(args, step, member, counter):
     """Keys and values kept as f32."""
-    _rope_and_file(args, step, counter, 4, _store_f32)
+    _rope_and_file(args, step, counter, floats.file_head_f32)
+
+
+@op
+def rope_and_file_q8_0(args, step, member, counter):
+    """Keys and values kept as q8_0."""
+    _rope_and_file(args, step, counter, quant_blocks.file_head_q8_0)
+
+
+@op
+def rope_and_file_q4_0(args, step, member, counter):
+    """Keys and values kept as q4_0."""
+    _rope_and_file(args, step, counter, quant_blocks.file_head_q4_0)

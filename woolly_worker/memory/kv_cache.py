@@ -17,7 +17,7 @@ import mmap
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -27,7 +27,25 @@ from woolly_worker.memory.prefix_cache import ROOT, PrefixIndex
 BLOCK_TOKENS = 32
 PANEL_TOKENS = 16  # keys are stored transposed, 16 positions side by side: a vector of 16 lanes
 
-_ITEM_BYTES = {"f16": 2, "f32": 4}
+KVType = Literal["f16", "f32", "q8_0", "q4_0"]
+KV_TYPES: tuple[KVType, ...] = get_args(KVType)
+
+
+@dataclass(frozen=True, slots=True)
+class _Values:
+    """A type of keys and values: `n` dimensions of one position take `n_bytes`, scale and all."""
+
+    n: int
+    n_bytes: int
+
+
+_VALUES = {"f16": _Values(16, 32), "f32": _Values(16, 64), "q8_0": _Values(32, 34), "q4_0": _Values(32, 18)}
+
+
+def padded_head_dim(head_dim: int, dtype: KVType) -> int:
+    """Heads are padded to whole vectors, or to whole groups that share a scale."""
+    n = _VALUES[dtype].n
+    return -(-head_dim // n) * n
 
 
 def blocks_for(n_tokens: int) -> int:
@@ -41,21 +59,19 @@ class KVLayout:
 
         base + ((l * n_blocks + b) * n_head_kv + h) * head_block_bytes
 
-    and holds K as [2 panels][head_dim][16 positions], then V as [32 positions][head_dim].
+    and holds the keys of its 32 positions, in two panels of 16, then their values: kernels/kv says how. `head_dim` is
+    padded already, see `padded_head_dim`.
     """
 
     n_layer: int
     n_head_kv: int
     head_dim: int
-    dtype: Literal["f16", "f32"] = "f16"
-
-    @property
-    def item_bytes(self) -> int:
-        return _ITEM_BYTES[self.dtype]
+    dtype: KVType = "f16"
 
     @property
     def head_block_bytes(self) -> int:
-        return 2 * self.head_dim * BLOCK_TOKENS * self.item_bytes
+        values = _VALUES[self.dtype]
+        return 2 * BLOCK_TOKENS * self.head_dim // values.n * values.n_bytes
 
     @property
     def block_bytes(self) -> int:

@@ -22,6 +22,8 @@ LEAST_TAKE_BYTES = 1 << 13  # weights a thread takes at once at the least: below
 _KV_OPS = {
     "f16": (rope.rope_and_file_f16, attention.attention_f16),
     "f32": (rope.rope_and_file_f32, attention.attention_f32),
+    "q8_0": (rope.rope_and_file_q8_0, attention.attention_q8_0),
+    "q4_0": (rope.rope_and_file_q4_0, attention.attention_q4_0),
 }
 
 
@@ -42,7 +44,7 @@ class Program:
     `barrier=False` lets the next operation start while this one still runs: only where it does not read the result.
     """
 
-    def __init__(self, n_members: int, kv: KVCache, *, n_head: int, head_dim: int) -> None:
+    def __init__(self, n_members: int, kv: KVCache, *, n_head: int, head_dim: int, n_ctx: int) -> None:
         self.n_members = n_members
         self.kv = kv
         self.n_head, self.head_dim = n_head, head_dim
@@ -53,6 +55,9 @@ class Program:
         self._matmul_records: list[npt.NDArray[np.int64]] = []
         padded = kv.layout.head_dim
         self._attention_scratch = Buffer(n_members, attention.scratch_bytes(padded))
+        self._max_pieces = -(-n_ctx // attention.PIECE_TOKENS)
+        self._pieces = Buffer(1, attention.pieces_bytes(n_head, padded, self._max_pieces))
+        self._finished = Buffer(1, 8 * attention.SPLIT_TOKENS * n_head)
         self._scale = self._keep(np.array([1 / np.sqrt(head_dim)], np.float32))
 
     def _keep(self, array: npt.NDArray[np.float32]) -> int:
@@ -156,6 +161,9 @@ class Program:
             attention.SCALE: self._scale,
             attention.SCRATCH: self._attention_scratch.address,
             attention.SCRATCH_STRIDE: self._attention_scratch.stride,
+            attention.PIECES: self._pieces.address,
+            attention.MAX_PIECES: self._max_pieces,
+            attention.FINISHED: self._finished.address,
         }
         self._append(_KV_OPS[layout.dtype][1], attention.ATTENTION_FIELDS, fields)
 

@@ -22,13 +22,11 @@ from woolly_worker.kernels.step import (
 )
 from woolly_worker.kernels.team import Team
 from woolly_worker.memory.activations import Rows
-from woolly_worker.memory.kv_cache import KVCache, KVLayout, blocks_for
+from woolly_worker.memory.kv_cache import KV_TYPES, KVCache, KVLayout, KVType, blocks_for, padded_head_dim
 from woolly_worker.model.batch import StepBatch
 from woolly_worker.model.config import ModelConfig
 from woolly_worker.model.program import Program, rows_for
 from woolly_worker.model.weights import Weights
-
-VECTOR_LANES = 16
 
 # A step that multiplies less than this is run by one thread, in 0.15 ms or less. Two threads would save 0.05 ms of
 # that on an idle machine; on a busy one, where a thread is descheduled for milliseconds between two barriers, they
@@ -38,12 +36,11 @@ ALONE_BELOW_PRODUCTS = 16_000_000
 CompileProgress = Callable[[str, int, int], None]  # (operation, how many are ready, how many there are)
 
 
-def kv_layout(config: ModelConfig, dtype: str = "f16") -> KVLayout:
-    """How this model's keys and values lie in KV blocks; heads are padded to whole vectors."""
-    padded = -(-config.head_dim // VECTOR_LANES) * VECTOR_LANES
-    if dtype not in ("f16", "f32"):
-        raise ValueError(f"keys and values are kept as f16 or f32, not as {dtype!r}")
-    return KVLayout(config.n_layer, config.n_head_kv, padded, dtype)  # type: ignore[arg-type]
+def kv_layout(config: ModelConfig, dtype: KVType = "f16") -> KVLayout:
+    """How this model's keys and values lie in KV blocks."""
+    if dtype not in KV_TYPES:
+        raise ValueError(f"keys and values are kept as {', '.join(KV_TYPES)}, not as {dtype!r}")
+    return KVLayout(config.n_layer, config.n_head_kv, padded_head_dim(config.head_dim, dtype), dtype)
 
 
 class Transformer:
@@ -110,7 +107,7 @@ class Transformer:
         last = rows_for(n_logit_rows, c.n_embd, w.output)
         self._activations = (x, h, q, k, v, attended, gate, up, last, self._logits)
 
-        p = Program(self.n_threads, self.kv, n_head=c.n_head, head_dim=c.head_dim)
+        p = Program(self.n_threads, self.kv, n_head=c.n_head, head_dim=c.head_dim, n_ctx=self.n_ctx)
         angles = self._angles()
         p.embed(w.token_embd, into=x)
         for i, layer in enumerate(layers):

@@ -20,6 +20,9 @@ from test_simd_conversion import ALL_HALVES, floats_to_try
 
 from woolly_worker.kernels.cpu import CPU
 from woolly_worker.kernels.formats.registry import FORMATS
+from woolly_worker.memory.kv_cache import KVType
+
+KEYS_AND_VALUES: tuple[KVType, ...] = ("f16", "q4_0")
 
 
 def digest(*arrays: np.ndarray) -> str:
@@ -52,11 +55,15 @@ def of_halves() -> str:
 
 
 def of_model(path: Path) -> str:
-    """Logits of a prompt in one step, of decoding, and of a chunk beside another sequence."""
-    with Bench(path) as bench:
-        ids = np.random.default_rng(0).integers(0, bench.config.n_vocab, 50).tolist()
-        mixed = bench.run([ids, ids[:20]], [[(0, 9), (1, 3)], [(1, 1), (0, 30)], [(0, 1)], [(1, 16), (0, 10)]])
-        return digest(bench.logits(ids), bench.logits(ids[:10], 1), *mixed)
+    """Logits of a prompt in one step, of decoding, and of a chunk beside another sequence, with two types of keys
+    and values: one of floats, and the one of integers that takes more operations."""
+    logits = []
+    for dtype in KEYS_AND_VALUES:
+        with Bench(path, kv_dtype=dtype) as bench:
+            ids = np.random.default_rng(0).integers(0, bench.config.n_vocab, 50).tolist()
+            mixed = bench.run([ids, ids[:20]], [[(0, 9), (1, 3)], [(1, 1), (0, 30)], [(0, 1)], [(1, 16), (0, 10)]])
+            logits += [bench.logits(ids), bench.logits(ids[:10], 1), *mixed]
+    return digest(*logits)
 
 
 def probe(wanted: str) -> str:

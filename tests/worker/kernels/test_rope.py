@@ -10,10 +10,11 @@ from kernel_memory import Region, record, run_op, same_bits
 from kv_pages import Pages
 
 from woolly_worker.kernels import rope
+from woolly_worker.kernels.kv import blocks
 from woolly_worker.kernels.rope import inverse_frequencies, rope_table
 from woolly_worker.kernels.step import BLOCK_TABLES, BLOCKS_PER_SLOT, N_TOKENS, POSITIONS, SLOTS
 from woolly_worker.memory import kv_cache
-from woolly_worker.memory.kv_cache import KVLayout
+from woolly_worker.memory.kv_cache import KV_TYPES, KVLayout, KVType, padded_head_dim
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -112,62 +113,95 @@ def turned(x: Floats, table: Floats) -> Floats:
 
 
 def test_blocks_are_laid_out_as_the_cache_says() -> None:
-    assert (rope.BLOCK_TOKENS, rope.PANEL_TOKENS) == (kv_cache.BLOCK_TOKENS, kv_cache.PANEL_TOKENS)
+    assert (blocks.BLOCK_TOKENS, blocks.PANEL_TOKENS) == (kv_cache.BLOCK_TOKENS, kv_cache.PANEL_TOKENS)
 
 
-@pytest.mark.parametrize("dtype", ["f16", "f32"])
-@pytest.mark.parametrize("head_dim", [2, 8, 16, 24, 64, 80, 128])
+TABLES = np.array([[5, 0, 7], [2, 6, 1]], np.int32)  # blocks of two sequences lie about in no order
+
+
+class Filing:
+    """One step of the operation: tokens of these places (slot, position), with queries, keys and values (n, heads,
+    head_dim)."""
+
+    def __init__(self, dtype: KVType, places: list[tuple[int, int]], q: Floats, k: Floats, v: Floats) -> None:
+        (n_tokens, n_head, head_dim), n_head_kv = q.shape, k.shape[1]
+        self.table = rope_table(96, head_dim, 10000.0)
+        self.layout = KVLayout(1, n_head_kv, padded_head_dim(head_dim, dtype), dtype)
+        self.pages = Pages(self.layout, 8, TABLES)
+        self.q, self.k, self.v = (Region(x, np.float32, 4) for x in (q, k, v))
+        args = record(
+            rope.ROPE_FIELDS,
+            {
+                rope.Q: self.q.address,
+                rope.Q_STRIDE: 4 * n_head * head_dim,
+                rope.K: self.k.address,
+                rope.V: self.v.address,
+                rope.KV_STRIDE: 4 * n_head_kv * head_dim,
+                rope.N_HEAD: n_head,
+                rope.N_HEAD_KV: n_head_kv,
+                rope.HEAD_DIM: head_dim,
+                rope.TABLE: Region(self.table, np.float32, 4).address,
+                rope.KV_BASE: self.pages.region.address,
+                rope.HEAD_BLOCK_BYTES: self.layout.head_block_bytes,
+                rope.PADDED_DIM: self.layout.head_dim,
+            },
+        )
+        step = {
+            N_TOKENS: n_tokens,
+            POSITIONS: Region([position for _, position in places], np.int32).address,
+            SLOTS: Region([slot for slot, _ in places], np.int32).address,
+            BLOCK_TABLES: self.pages.table_region.address,
+            BLOCKS_PER_SLOT: TABLES.shape[1],
+        }
+        run_op(getattr(rope, f"rope_and_file_{dtype}"), args, step, n_members=2)
+
+
+@pytest.mark.parametrize("dtype", KV_TYPES)
+@pytest.mark.parametrize("head_dim", [2, 8, 16, 24, 48, 64, 80, 128])
 @pytest.mark.parametrize(("n_head", "n_head_kv"), [(1, 1), (4, 2), (12, 1)])
-def test_queries_are_turned_and_keys_and_values_filed(dtype: str, head_dim: int, n_head: int, n_head_kv: int) -> None:
+def test_queries_are_turned_and_keys_and_values_filed(
+    dtype: KVType, head_dim: int, n_head: int, n_head_kv: int
+) -> None:
     rng = np.random.default_rng(head_dim)
-    # Given tokens of two sequences, whose blocks lie about in no order, on both sides of every border.
-    padded = -(-head_dim // 16) * 16
-    layout = KVLayout(1, n_head_kv, padded, dtype)
-    pages = Pages(layout, 8, np.array([[5, 0, 7], [2, 6, 1]], np.int32))
+    # Given tokens of two sequences, on both sides of every border,
     places = [(0, p) for p in (0, 1, 15, 16, 31, 32, 95)] + [(1, p) for p in (31, 33, 64)]
-    n_tokens = len(places)
-    q = rng.standard_normal((n_tokens, n_head, head_dim)).astype(np.float32)
-    k, v = rng.standard_normal((2, n_tokens, n_head_kv, head_dim)).astype(np.float32)
-    table = rope_table(96, head_dim, 10000.0)
-    q_region, k_region, v_region = (Region(x, np.float32, 4) for x in (q, k, v))
-    table_region = Region(table, np.float32, 4)
-    args = record(
-        rope.ROPE_FIELDS,
-        {
-            rope.Q: q_region.address,
-            rope.Q_STRIDE: 4 * n_head * head_dim,
-            rope.K: k_region.address,
-            rope.V: v_region.address,
-            rope.KV_STRIDE: 4 * n_head_kv * head_dim,
-            rope.N_HEAD: n_head,
-            rope.N_HEAD_KV: n_head_kv,
-            rope.HEAD_DIM: head_dim,
-            rope.TABLE: table_region.address,
-            rope.KV_BASE: pages.region.address,
-            rope.HEAD_BLOCK_BYTES: layout.head_block_bytes,
-            rope.PADDED_DIM: padded,
-        },
-    )
-    slots = Region([slot for slot, _ in places], np.int32)
-    positions = Region([position for _, position in places], np.int32)
-    # When they go through the operation,
-    step = {
-        N_TOKENS: n_tokens,
-        POSITIONS: positions.address,
-        SLOTS: slots.address,
-        BLOCK_TABLES: pages.table_region.address,
-        BLOCKS_PER_SLOT: pages.tables.shape[1],
-    }
-    op = rope.rope_and_file_f16 if dtype == "f16" else rope.rope_and_file_f32
-    run_op(op, args, step, n_members=2)
+    q = rng.standard_normal((len(places), n_head, head_dim)).astype(np.float32)
+    k, v = rng.standard_normal((2, len(places), n_head_kv, head_dim)).astype(np.float32)
+    # when they go through the operation,
+    filing = Filing(dtype, places, q, k, v)
     # then every head is turned by its position, values are as they were,
     for t, (_, position) in enumerate(places):
-        assert same_bits(q_region.values[t], turned(q[t], table[position]))
-        assert same_bits(k_region.values[t], turned(k[t], table[position]))
-    assert same_bits(v_region.values, v)
+        assert same_bits(filing.q.values[t], turned(q[t], filing.table[position]))
+        assert same_bits(filing.k.values[t], turned(k[t], filing.table[position]))
+    assert same_bits(filing.v.values, v)
     # and each key and value lies in its place, with nothing written anywhere else.
-    expected = Pages(layout, 8, pages.tables)
+    expected = Pages(filing.layout, 8, TABLES)
     for t, (slot, position) in enumerate(places):
         for head in range(n_head_kv):
-            expected.put(slot, position, head, turned(k[t, head], table[position]), v[t, head])
-    assert same_bits(pages.region.values, expected.region.values)
+            expected.put(slot, position, head, turned(k[t, head], filing.table[position]), v[t, head])
+    assert same_bits(filing.pages.region.values, expected.region.values)
+
+
+def test_what_f16_cannot_hold_is_kept_as_the_largest_that_it_can() -> None:
+    zeros = np.zeros((1, 1, 16), np.float32)
+    v = zeros.copy()
+    v[0, 0, :7] = [65504, 65519, 7e4, -7e4, np.inf, -np.inf, np.nan]
+    filing = Filing("f16", [(0, 3)], zeros, zeros, v)
+    values = filing.pages.region.values.view(np.float16).reshape(8, 2, 32, 16)
+    assert values[TABLES[0, 0], 1, 3, :6].tolist() == [65504, 65504, 65504, -65504, 65504, -65504]
+    assert np.isnan(values[TABLES[0, 0], 1, 3, 6])
+
+
+@pytest.mark.parametrize("dtype", ["q8_0", "q4_0"])
+def test_scales_stay_finite(dtype: KVType) -> None:
+    """A group of huge values has the largest scale that f16 can hold, a NaN one that is NaN, both for itself alone."""
+    zeros = np.zeros((3, 1, 64), np.float32)
+    v = zeros.copy()
+    v[0, 0, 5], v[1, 0, 5], v[2, 0, 40] = 1e9, -np.inf, np.nan
+    filing = Filing(dtype, [(0, 0), (0, 1), (0, 2)], zeros, zeros, v)
+    start = TABLES[0, 0] * filing.layout.head_block_bytes
+    scales = filing.pages.region.values[start : start + filing.layout.head_block_bytes][-128:].view(np.float16)
+    groups = np.abs(scales.reshape(2, 32)[:, :4].astype(np.float64))
+    assert groups[0].tolist() == [65504, 65504, 0, 0]
+    assert groups[1, [0, 1, 3]].tolist() == [0, 0, 0]
+    assert np.isnan(groups[1, 2])

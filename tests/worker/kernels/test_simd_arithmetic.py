@@ -29,6 +29,14 @@ def same_numbers(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> bool
     return same_bits(np.where(np.isnan(a), NAN, a).astype(np.float32), np.where(np.isnan(b), NAN, b).astype(np.float32))
 
 
+def walsh(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Sums and differences of the lanes 1, 2, 4 and 8 apart, one after the other."""
+    for step in (1, 2, 4, 8):
+        pairs = x.reshape(-1, 2, step)
+        x = np.stack([pairs[:, 0] + pairs[:, 1], pairs[:, 0] - pairs[:, 1]], axis=1).ravel()
+    return x
+
+
 @pytest.mark.parametrize("offset", [0, 4, 1])
 def test_float_verbs(offset: int) -> None:
     bound, n = np.float32(0.25), 5
@@ -54,6 +62,7 @@ def test_float_verbs(offset: int) -> None:
                 "splat": np.full(LANES, bound),
                 "zero": np.zeros(LANES),
                 "spread": a[::-1],
+                "hadamard": walsh(a),
             }
         for name, values in expected.items():
             assert same_numbers(got[name], values.astype(np.float32)), name

@@ -97,6 +97,14 @@ def test_extensions() -> None:
     assert np.array_equal(out.values, np.concatenate([part.astype(np.int32) for part in expected]))
 
 
+def test_bytes_become_shorts() -> None:
+    x = np.random.default_rng(5).integers(0, 256, 32).astype(np.uint8)
+    out = Region(np.zeros((3, 32)), np.int16)
+    kernels.bytes_as_shorts(Region(x, np.uint8, 1).address, out.address)
+    expected = [x.view(np.int8), x, x.astype(np.int16) - 3]
+    assert np.array_equal(out.values, np.stack([row.astype(np.int16) for row in expected]))
+
+
 def test_narrowings_keep_the_low_bits() -> None:
     x = np.array([0, 1, -1, 127, 128, -128, -129, 255, 256, 65535, 65536, 2**31 - 1, -(2**31), 7, 8, 9], np.int32)
     out = Region(np.zeros(48), np.uint8)

@@ -50,6 +50,18 @@ def test_memory_at_the_end_of_a_read_only_mapping() -> None:
         assert np.array_equal(out16.values[:n], shorts)
 
 
+def test_bytes_are_stored_apart() -> None:
+    """And nothing between them is written."""
+    x = np.arange(1, 17, dtype=np.uint8)
+    words, items = Region(np.full(32, 99), np.uint8, 1), Region(np.full(31, 99), np.uint8)
+    kernels.spread_out(Region(x, np.uint8, 3).address, words.address, items.address)
+    expected = np.full((4, 8), 99, np.uint8)
+    expected[:, :4] = x.reshape(4, 4)
+    assert np.array_equal(words.values, expected.ravel())
+    assert np.array_equal(items.values[::2], x)
+    assert (items.values[1::2] == 99).all()
+
+
 def test_a_prefetch_never_faults() -> None:
     for address in (0, 1, 0xDEAD0000, 2**47 - 1, -(2**62)):
         assert kernels.prefetched(address) == 1

@@ -6,8 +6,10 @@ from woolly_worker.kernels.simd.tiles import (
     accumulate_each,
     add_each,
     add_product_each,
+    dot_bytes_each,
     dot_groups,
     dot_pairs,
+    dot_shorts_each,
     fma_load_each,
     fma_splat_each,
     gather_columns,
@@ -31,6 +33,14 @@ def integer_dots(panel, x, stride, out):
     """Two groups of four bytes, then two pairs of 16-bit integers: each 3 x 64 bytes."""
     store_each(out, 64, dot_groups(zeros_i32(3), panel, x, stride, 2))
     store_each(out + 192, 64, dot_pairs(zeros_i32(3), panel, x, stride, 2))
+
+
+@kernel
+def integer_splats(vector, x, stride, out):
+    """One vector's bytes, then its 16-bit integers, with four bytes of every token: each 3 x 64 bytes."""
+    v = load_i32x16(vector)
+    store_each(out, 64, dot_bytes_each(zeros_i32(3), v, x, stride))
+    store_each(out + 192, 64, dot_shorts_each(zeros_i32(3), v, x, stride))
 
 
 @kernel

@@ -28,6 +28,7 @@ from woolly_worker.kernels.simd import (
     flip_even_signs,
     fma,
     fma_scalar,
+    hadamard,
     high_halves_f32,
     hmax,
     hsum,
@@ -52,6 +53,7 @@ from woolly_worker.kernels.simd import (
     low_halves_f32,
     maximum,
     minimum,
+    minus_literal,
     mul,
     narrow_to_i8,
     narrow_to_i16,
@@ -62,11 +64,14 @@ from woolly_worker.kernels.simd import (
     shift_right,
     shift_right_signed,
     sign_extend,
+    sign_extend_to_i16,
     splat_f32x16,
     splat_i32x16,
     spread,
     sqrt_f32,
     store,
+    store_apart,
+    store_bytes_apart,
     store_f16,
     store_f32,
     store_first,
@@ -80,6 +85,7 @@ from woolly_worker.kernels.simd import (
     widen_bytes,
     xor_bits,
     zero_extend,
+    zero_extend_to_i16,
     zero_f32x16,
     zero_i32x8,
     zero_i32x16,
@@ -88,7 +94,7 @@ from woolly_worker.kernels.simd import (
 
 FLOAT_VERBS = (
     "add", "sub", "mul", "div", "maximum", "minimum", "fma", "negate", "absolute",
-    "flip_even_signs", "zero_where_less", "first_lanes_or", "splat", "zero", "spread",
+    "flip_even_signs", "zero_where_less", "first_lanes_or", "splat", "zero", "spread", "hadamard",
 )  # fmt: skip
 
 
@@ -111,6 +117,7 @@ def float_verbs(x, y, z, bound, n, out):
     store(out + 768, splat_f32x16(bound))
     store(out + 832, zero_f32x16())
     store(out + 896, spread(a, "fedcba9876543210"))
+    store(out + 960, hadamard(a))
 
 
 FLOAT_SCALARS = ("hsum", "hmax", "first_lane", "fma_scalar", "sqrt_f32")
@@ -257,6 +264,21 @@ def partial_copy(x, x16, n, out, out16):
 @kernel
 def partial_store(x, n, out):
     store_first(out, load_f32x16(x), n)
+
+
+@kernel
+def bytes_as_shorts(x, out):
+    """32 bytes as i16: signed, unsigned, and 3 less than that; 64 bytes each."""
+    store(out, sign_extend_to_i16(load_i8x32(x)))
+    store(out + 64, zero_extend_to_i16(load_i8x32(x)))
+    store(out + 128, minus_literal(zero_extend_to_i16(load_i8x32(x)), 3))
+
+
+@kernel
+def spread_out(x, words, items):
+    """16 bytes at x, four by four 8 bytes apart, and one by one 2 bytes apart."""
+    store_apart(words, 8, load_i8x16(x))
+    store_bytes_apart(items, 2, load_i8x16(x))
 
 
 @kernel

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from woolly_worker.contract.errors import PoolExhausted
-from woolly_worker.memory.kv_cache import BLOCK_TOKENS, KVCache, KVLayout, blocks_for
+from woolly_worker.memory.kv_cache import BLOCK_TOKENS, KVCache, KVLayout, KVType, blocks_for, padded_head_dim
 from woolly_worker.memory.prefix_cache import ROOT, PrefixIndex
 
 LAYOUT = KVLayout(n_layer=2, n_head_kv=3, head_dim=16, dtype="f16")
@@ -30,10 +30,17 @@ def fill(kv: KVCache, *content: int) -> list[int]:
     return blocks
 
 
+@pytest.mark.parametrize(("dtype", "padded"), [("f16", 80), ("f32", 80), ("q8_0", 96), ("q4_0", 96)])
+def test_heads_are_padded_to_what_shares_a_vector_or_a_scale(dtype: KVType, padded: int) -> None:
+    assert padded_head_dim(padded, dtype) == padded_head_dim(65, dtype) == padded
+
+
 def test_sizes_of_the_layout() -> None:
     assert LAYOUT.head_block_bytes == 2 * 16 * 32 * 2
     assert LAYOUT.block_bytes == 2 * 3 * LAYOUT.head_block_bytes
     assert KVLayout(2, 3, 16, "f32").block_bytes == 2 * LAYOUT.block_bytes
+    assert KVLayout(1, 1, 64, "q8_0").block_bytes == 2 * 32 * 2 * 34
+    assert KVLayout(1, 1, 64, "q4_0").block_bytes == 2 * 32 * 2 * 18
     assert LAYOUT.blocks_in(10 * LAYOUT.block_bytes + 1) == 10
     assert [blocks_for(n) for n in (0, 1, 32, 33)] == [0, 1, 1, 2]
 

@@ -12,7 +12,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from woolly_worker.memory.kv_cache import KVCache, blocks_for
+from woolly_worker.memory.kv_cache import KVCache, KVType, blocks_for
 from woolly_worker.model.transformer import Transformer, kv_layout
 from woolly_worker.model.weights import open_model
 
@@ -29,7 +29,7 @@ class Bench:
         max_step_tokens: int = 512,
         max_slots: int = 8,
         n_ctx: int = 256,
-        kv_dtype: str = "f16",
+        kv_dtype: KVType = "f16",
     ) -> None:
         self.config, self.weights = open_model(path)
         self.n_ctx, self.max_slots = n_ctx, max_slots

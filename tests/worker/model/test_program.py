@@ -28,7 +28,7 @@ def weights(tmp_path: Path) -> Iterator[Weights]:
 
 
 def empty_program(n_members: int = 1) -> Program:
-    return Program(n_members, KVCache(KVLayout(2, 2, 64, "f16"), 4), n_head=4, head_dim=64)
+    return Program(n_members, KVCache(KVLayout(2, 2, 64, "f16"), 4), n_head=4, head_dim=64, n_ctx=128)
 
 
 def test_a_buffer_has_the_forms_its_readers_want(weights: Weights) -> None:

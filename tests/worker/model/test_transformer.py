@@ -86,8 +86,9 @@ def test_heads_are_padded_to_whole_vectors(tmp_path: Path) -> None:
     config, weights = open_model(shaped_gguf.write(tmp_path / "model.gguf", Type.F32, shaped_gguf.ODD))
     assert config.head_dim == 14
     assert kv_layout(config).head_dim == 16
-    with pytest.raises(ValueError, match="q8_0"):
-        kv_layout(config, "q8_0")
+    assert kv_layout(config, "q8_0").head_dim == 32
+    with pytest.raises(ValueError, match="q5_0"):
+        kv_layout(config, "q5_0")  # type: ignore[arg-type]
     weights.file.close()
 
 

@@ -14,6 +14,7 @@ from woolly_worker.kernels.simd.lowering import (
     dot_i16_ir,
     dot_u8i8_ir,
     reduce_ir,
+    shuffle_ir,
     splat_ir,
     verb,
 )
@@ -59,6 +60,7 @@ def _with_literal(int_op: str) -> Any:
 
 and_bits = _with_literal("and_")
 xor_bits = _with_literal("xor")
+minus_literal = _with_literal("sub")  # integers
 shift_left = _with_literal("shl")
 shift_right = _with_literal("lshr")  # zeros come in, lane by lane
 shift_right_signed = _with_literal("ashr")
@@ -218,6 +220,23 @@ def sqrt_f32(typing_context: Any, x: Any) -> Any:
         return call_ir(b, "llvm.sqrt.f32", ir.FloatType(), args[0])
 
     return types.float32(types.float32), emit
+
+
+@verb
+def hadamard(typing_context: Any, x: Any) -> Any:
+    """H x with Walsh's and Hadamard's matrix of signs, not normalised: H H = n. Log2(n) rounds of sums and differences
+    of the lanes that differ in one bit."""
+
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        value, step = args[0], 1
+        while step < x.n:
+            partner = shuffle_ir(b, value, value, [lane ^ step for lane in range(x.n)])
+            signs = ir.Constant(x.llvm, [-1.0 if lane & step else 1.0 for lane in range(x.n)])
+            value = b.fadd(partner, b.fmul(value, signs))
+            step *= 2
+        return value
+
+    return x(x), emit
 
 
 @verb

@@ -91,6 +91,20 @@ def zero_extend(typing_context: Any, x: Any) -> Any:
 
 
 @verb
+def sign_extend_to_i16(typing_context: Any, x: Any) -> Any:
+    """i8 lanes as i16."""
+    result = Vec("i16", x.n)
+    return result(x), lambda context, b, sig, args: b.sext(args[0], result.llvm)
+
+
+@verb
+def zero_extend_to_i16(typing_context: Any, x: Any) -> Any:
+    """i8 lanes, read as unsigned, as i16."""
+    result = Vec("i16", x.n)
+    return result(x), lambda context, b, sig, args: b.zext(args[0], result.llvm)
+
+
+@verb
 def narrow_to_i8(typing_context: Any, x: Any) -> Any:
     result = Vec("i8", x.n)
     return result(x), lambda context, b, sig, args: b.trunc(args[0], result.llvm)

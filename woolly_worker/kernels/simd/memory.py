@@ -154,6 +154,26 @@ def store_first(typing_context: Any, address: Any, value: Any, n: Any) -> Any:
     return types.void(types.intp, value, types.intp), emit
 
 
+def _apart_storer(item: ir.Type, doc: str) -> Any:
+    @verb
+    def store_items(typing_context: Any, address: Any, stride: Any, value: Any) -> Any:
+        def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+            n = sig.args[2].n * 8 // item.width
+            items = b.bitcast(args[2], ir.VectorType(item, n))
+            for i in range(n):
+                store_ir(b, b.add(args[0], b.mul(args[1], I64(i))), b.extract_element(items, I32(i)))
+            return context.get_dummy_value()
+
+        return types.void(types.intp, types.intp, value), emit
+
+    store_items.__doc__ = doc
+    return store_items
+
+
+store_apart = _apart_storer(I32, "A vector of bytes, four by four: bytes 4 i .. 4 i + 3 to address + i * stride.")
+store_bytes_apart = _apart_storer(ELEMENTS["i8"], "A vector of bytes, one by one: byte i to address + i * stride.")
+
+
 @verb
 def prefetch(typing_context: Any, address: Any) -> Any:
     """Ask for the cache line at an address that may lie anywhere: a prefetch never faults."""

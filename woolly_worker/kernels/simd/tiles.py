@@ -226,6 +226,29 @@ def fma_splat_each(typing_context: Any, acc: Any, vector: Any, x: Any, stride: A
     return acc(acc, vector, types.intp, types.intp), emit
 
 
+def _dot_splat_each(dot_ir: Callable[[Builder, Value, Value, Value], Value], doc: str) -> Any:
+    @verb
+    def word(typing_context: Any, acc: Any, vector: Any, x: Any, stride: Any) -> Any:
+        def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+            weights = b.bitcast(args[1], acc.vec.llvm)
+            results = []
+            for t, a in enumerate(_unpack(b, args[0])):
+                values = _splat_load(b, _at(b, args[2], t, args[3]), I32, acc.vec.n)
+                results.append(dot_ir(b, a, weights, values))
+            return _pack(b, results)
+
+        return acc(acc, vector, types.intp, types.intp), emit
+
+    word.__doc__ = doc
+    return word
+
+
+dot_bytes_each = _dot_splat_each(
+    dot_u8i8_ir, "acc[t] += four unsigned bytes of each lane of `vector` . four signed bytes at x[t]. Exact."
+)
+dot_shorts_each = _dot_splat_each(dot_i16_ir, "acc[t] += two i16 of each lane of `vector` . two i16 at x[t]. Exact.")
+
+
 @verb
 def fma_load_each(typing_context: Any, acc: Any, vector: Any, x: Any, stride: Any) -> Any:
     """acc[t] = fma(vector, sixteen f32 at x[t], acc[t])."""

@@ -1,0 +1,156 @@
+"""Keys and values as f16 or f32. A head's block holds K as [2 panels][head_dim][16 positions], then V as
+[32 positions][head_dim], head_dim padded to whole vectors of 16.
+
+    score[i]  = sum over d of k[d] * q[i, d]                in order of d
+    sums[i]  += w[i, p] * v[p]                              in order of p, and only where query i sees p
+
+A value too large for f16 is kept as the largest f16, 65,504, with its sign; NaN stays NaN.
+"""
+
+import numpy as np
+
+from woolly_worker.kernels.jit import inline
+from woolly_worker.kernels.kv.blocks import (
+    BLOCK_TOKENS,
+    PANEL_TOKENS,
+    SCALED,
+    SCORES,
+    SCORES_STRIDE,
+    SUMS,
+    ahead_of,
+    head_of,
+    row_bytes,
+    seen_of,
+)
+from woolly_worker.kernels.simd import (
+    fma,
+    load_f16x16,
+    load_f32,
+    load_f32x16,
+    prefetch,
+    splat_f32x16,
+    store,
+    store_f16,
+    store_f32,
+    to_f32,
+)
+from woolly_worker.kernels.simd.tiles import fma_splat_each, load_each, store_each, zeros_f32_like
+from woolly_worker.kernels.step import field
+
+LARGEST_F16 = np.float32(65504)
+
+
+@inline
+def _file_head(keys, values, head, inside, head_dim, padded_dim, item_bytes, store_item):
+    panel, lane = inside // PANEL_TOKENS, inside % PANEL_TOKENS
+    key_lane = head + (panel * padded_dim * PANEL_TOKENS + lane) * item_bytes
+    value_row = head + (BLOCK_TOKENS + inside) * padded_dim * item_bytes
+    for d in range(head_dim):
+        store_item(key_lane + d * PANEL_TOKENS * item_bytes, load_f32(keys + 4 * d))
+        store_item(value_row + d * item_bytes, load_f32(values + 4 * d))
+
+
+@inline
+def prepare(q, records, padded_dim):
+    """Nothing: keys are multiplied by the query's floats. Only its first head_dim lanes are ever read."""
+
+
+@inline
+def finish(row, padded_dim):
+    """Nothing: sums of values are what they are."""
+
+
+@inline
+def _score_block(work, head, ahead, scores, n_panels, head_dim, padded_dim, item_bytes, load, tile):
+    q, q_stride, line = field(work, SCALED), 4 * padded_dim, PANEL_TOKENS * item_bytes
+    for panel in range(n_panels):
+        start = panel * padded_dim * line
+        acc = zeros_f32_like(tile)
+        for d in range(0, head_dim, 2):  # head_dim is even, because heads turn in pairs
+            prefetch(ahead + start + d * line)
+            acc = fma_splat_each(acc, load(head + start + d * line), q + 4 * d, q_stride)
+            acc = fma_splat_each(acc, load(head + start + (d + 1) * line), q + 4 * d + 4, q_stride)
+        store_each(scores + 4 * PANEL_TOKENS * panel, SCORES_STRIDE, acc)
+
+
+@inline
+def _add_values(work, position, n_tokens, n_heads, start, n_here, padded_dim, item_bytes, load, tile):
+    """Block by block: first the positions that every query sees, all queries together; then, next to the end of a
+    chunk, those that only its later tokens see. What a query does not see is never touched, be it infinite or NaN."""
+    stride = row_bytes(padded_dim)
+    for first in range(0, n_here, BLOCK_TOKENS):
+        block = first // BLOCK_TOKENS
+        skipped = BLOCK_TOKENS * padded_dim * item_bytes
+        values, ahead = head_of(work, block) + skipped, ahead_of(work, block) + skipped
+        weights, sums = field(work, SCORES) + 4 * first, field(work, SUMS)
+        here = min(n_here - first, BLOCK_TOKENS)
+        by_all = min(max(seen_of(position, 0, n_heads, start + first), 0), here)
+        for k in range(0, padded_dim, 16):
+            acc = load_each(sums + 4 * k, stride, tile)
+            for p in range(by_all):
+                at = (p * padded_dim + k) * item_bytes
+                prefetch(ahead + at)
+                acc = fma_splat_each(acc, load(values + at), weights + 4 * p, SCORES_STRIDE)
+            store_each(sums + 4 * k, stride, acc)
+        for p in range(by_all, here):
+            for i in range(n_tokens * n_heads):
+                if seen_of(position, i, n_heads, start + first) > p:
+                    weight = splat_f32x16(load_f32(weights + SCORES_STRIDE * i + 4 * p))
+                    for k in range(0, padded_dim, 16):
+                        row = sums + stride * i + 4 * k
+                        store(row, fma(load(values + (p * padded_dim + k) * item_bytes), weight, load_f32x16(row)))
+
+
+@inline
+def _load_f16(address):
+    return to_f32(load_f16x16(address))
+
+
+@inline
+def _load_f32(address):
+    return load_f32x16(address)
+
+
+@inline
+def _store_f16(address, value):
+    # Written so that a NaN fails both comparisons and stays.
+    if value > LARGEST_F16:
+        value = LARGEST_F16
+    if value < -LARGEST_F16:
+        value = -LARGEST_F16
+    store_f16(address, value)
+
+
+@inline
+def _store_f32(address, value):
+    store_f32(address, value)
+
+
+@inline
+def file_head_f16(keys, values, head, inside, head_dim, padded_dim):
+    _file_head(keys, values, head, inside, head_dim, padded_dim, 2, _store_f16)
+
+
+@inline
+def file_head_f32(keys, values, head, inside, head_dim, padded_dim):
+    _file_head(keys, values, head, inside, head_dim, padded_dim, 4, _store_f32)
+
+
+@inline
+def score_block_f16(work, head, ahead, scores, n_panels, head_dim, padded_dim, tile):
+    _score_block(work, head, ahead, scores, n_panels, head_dim, padded_dim, 2, _load_f16, tile)
+
+
+@inline
+def score_block_f32(work, head, ahead, scores, n_panels, head_dim, padded_dim, tile):
+    _score_block(work, head, ahead, scores, n_panels, head_dim, padded_dim, 4, _load_f32, tile)
+
+
+@inline
+def add_values_f16(work, position, n_tokens, n_heads, start, n_here, padded_dim, tile):
+    _add_values(work, position, n_tokens, n_heads, start, n_here, padded_dim, 2, _load_f16, tile)
+
+
+@inline
+def add_values_f32(work, position, n_tokens, n_heads, start, n_here, padded_dim, tile):
+    _add_values(work, position, n_tokens, n_heads, start, n_here, padded_dim, 4, _load_f32, tile)
