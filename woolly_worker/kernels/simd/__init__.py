@@ -4,6 +4,7 @@
     memory      load, store, prefetch
     arithmetic  add, fma, dot_u8i8, hsum and their kin
     conversion  types and orders of lanes
+    tables      entries of grids, and scratch on the stack
     tiles       the verbs over tiles
     lowering    how all of them become LLVM IR
 
@@ -18,8 +19,10 @@ from woolly_worker.kernels.simd.arithmetic import (
     band,
     bor,
     bxor,
+    choose,
     div,
     dot_u8i8,
+    filled_like,
     flip_even_signs,
     fma,
     fma_scalar,
@@ -29,6 +32,7 @@ from woolly_worker.kernels.simd.arithmetic import (
     minimum,
     mul,
     negate,
+    or_bits,
     shift_left,
     shift_right,
     shift_right_signed,
@@ -40,6 +44,7 @@ from woolly_worker.kernels.simd.arithmetic import (
 from woolly_worker.kernels.simd.conversion import (
     as_f16x16,
     as_f32x16,
+    as_i8x32,
     as_i8x64,
     as_i16x32,
     as_i32x16,
@@ -58,7 +63,9 @@ from woolly_worker.kernels.simd.conversion import (
     to_f16,
     to_f32,
     widen_bytes,
+    word_of,
     zero_extend,
+    zero_extend_to_i16,
     zero_f32x16,
     zero_i32x8,
     zero_i32x16,
@@ -92,6 +99,7 @@ from woolly_worker.kernels.simd.memory import (
     store_i32,
     store_i64,
 )
+from woolly_worker.kernels.simd.tables import grid_verbs, stack_bytes
 
 __all__ = [
     "absolute",
@@ -100,20 +108,24 @@ __all__ = [
     "and_bits",
     "as_f16x16",
     "as_f32x16",
+    "as_i8x32",
     "as_i8x64",
     "as_i16x32",
     "as_i32x16",
     "band",
     "bor",
     "bxor",
+    "choose",
     "concat",
     "div",
     "dot_u8i8",
+    "filled_like",
     "first_lane",
     "first_lanes_or",
     "flip_even_signs",
     "fma",
     "fma_scalar",
+    "grid_verbs",
     "high_halves_f32",
     "hmax",
     "hsum",
@@ -142,6 +154,7 @@ __all__ = [
     "narrow_to_i8",
     "narrow_to_i16",
     "negate",
+    "or_bits",
     "prefetch",
     "round_to_i32",
     "shift_left",
@@ -152,6 +165,7 @@ __all__ = [
     "splat_i32x16",
     "spread",
     "sqrt_f32",
+    "stack_bytes",
     "store",
     "store_f16",
     "store_f32",
@@ -164,8 +178,10 @@ __all__ = [
     "to_f16",
     "to_f32",
     "widen_bytes",
+    "word_of",
     "xor_bits",
     "zero_extend",
+    "zero_extend_to_i16",
     "zero_f32x16",
     "zero_i32x8",
     "zero_i32x16",
