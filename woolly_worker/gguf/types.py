@@ -139,6 +139,13 @@ SUPPORTED_TYPES: frozenset[GGMLType] = frozenset(
         GGMLType.Q4_0,
         GGMLType.Q4_K,
         GGMLType.Q6_K,
+        GGMLType.IQ3_S,
+        GGMLType.IQ3_XXS,
+        GGMLType.IQ2_S,
+        GGMLType.IQ2_XS,
+        GGMLType.IQ2_XXS,
+        GGMLType.IQ1_M,
+        GGMLType.IQ1_S,
     }
 )
 

@@ -28,6 +28,13 @@ from woolly_worker.kernels.quantize import quantize_q8, quantize_q8k
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 ALL = sorted(FORMATS)
+GOLDEN = ["Q4_0", "Q8_0", "Q4_K", "Q6_K"]
+GOLDEN += ["IQ3_S", "IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S"]
+
+
+def golden_key(name: str) -> str:
+    """ggml's name in lower case, but for the K of the K-quants."""
+    return name.lower().replace("_k", "_K")
 
 
 def activation(format_: Format, x: Floats) -> tuple[Region, Doubles]:
@@ -104,10 +111,10 @@ def test_dequantize_takes_any_bytes(name: str) -> None:
         assert np.array_equal(out.values, numbers, equal_nan=True)
 
 
-@pytest.mark.parametrize("name", ["Q4_0", "Q8_0", "Q4_K", "Q6_K"])
+@pytest.mark.parametrize("name", GOLDEN)
 def test_dequantize_equals_llama_cpp(name: str, shared_data: Path) -> None:
     golden = np.load(shared_data / "golden" / "quant-blocks.npz")
-    key = name[0].lower() + name[1:]
+    key = golden_key(name)
     blocks, expected = golden[f"{key}.blocks"], golden[f"{key}.dequant"]
     for row, numbers in zip(blocks, expected, strict=True):
         out = Region(np.zeros(256), np.float32)
@@ -115,11 +122,11 @@ def test_dequantize_equals_llama_cpp(name: str, shared_data: Path) -> None:
         assert same_bits(out.values, numbers)
 
 
-@pytest.mark.parametrize("name", ["Q4_0", "Q8_0", "Q4_K", "Q6_K"])
+@pytest.mark.parametrize("name", GOLDEN)
 def test_dot_products_are_close_to_llama_cpp(name: str, shared_data: Path) -> None:
     """Both round the activations to int8. llama.cpp also rounds their scale to f16 for the formats of 32."""
     golden = np.load(shared_data / "golden" / "quant-blocks.npz")
-    key = name[0].lower() + name[1:]
+    key = golden_key(name)
     blocks, y, dots = golden[f"{key}.blocks"], golden["y"], golden[f"{key}.dot"]
     format_ = FORMATS[name]
     for row, numbers, expected in zip(blocks, y, dots, strict=True):
