@@ -63,6 +63,14 @@ QUANTS = {
     "Q4_0": Quant(Type.Q4_0, Type.Q4_0, Type.Q6_K, gguf.LlamaFileType.MOSTLY_Q4_0),
     "Q4_K_M": Quant(Type.Q4_K, Type.Q6_K, Type.Q6_K, gguf.LlamaFileType.MOSTLY_Q4_K_M),
     "Q6_K": Quant(Type.Q6_K, Type.Q6_K, Type.Q6_K, gguf.LlamaFileType.MOSTLY_Q6_K),
+    # llama-quantize gives the embedding and some matrices of every layer more bits; here all have the name's type.
+    "IQ3_S": Quant(Type.IQ3_S, Type.IQ3_S, Type.Q6_K, gguf.LlamaFileType.MOSTLY_IQ3_S),
+    "IQ3_XXS": Quant(Type.IQ3_XXS, Type.IQ3_XXS, Type.Q6_K, gguf.LlamaFileType.MOSTLY_IQ3_XXS),
+    "IQ2_S": Quant(Type.IQ2_S, Type.IQ2_S, Type.Q6_K, gguf.LlamaFileType.MOSTLY_IQ2_S),
+    "IQ2_XS": Quant(Type.IQ2_XS, Type.IQ2_XS, Type.Q6_K, gguf.LlamaFileType.MOSTLY_IQ2_XS),
+    "IQ2_XXS": Quant(Type.IQ2_XXS, Type.IQ2_XXS, Type.Q6_K, gguf.LlamaFileType.MOSTLY_IQ2_XXS),
+    "IQ1_M": Quant(Type.IQ1_M, Type.IQ1_M, Type.Q6_K, gguf.LlamaFileType.MOSTLY_IQ1_M),
+    "IQ1_S": Quant(Type.IQ1_S, Type.IQ1_S, Type.Q6_K, gguf.LlamaFileType.MOSTLY_IQ1_S),
 }
 
 
@@ -72,12 +80,15 @@ class BlockLayout:
 
     `unit_std` is the standard deviation of a weight when d = 1, from the uniform distribution of its integers:
     q in -128..127 has 73.9, -8..7 has 4.61 (root mean square 4.64), Q6_K's scale times q has 73.9 x 18.48;
-    Q4_K's d*sc*q - dmin*m with sc, m in 0..63 and dmin = 7.5 d has sqrt(47490 + 19190) = 258.
+    Q4_K's d*sc*q - dmin*m with sc, m in 0..63 and dmin = 7.5 d has sqrt(47490 + 19190) = 258. The i-quants' is the root
+    mean square of the scale, 2.31 for (0.5 + s) / 4 with s in 0..15, times that of the grid, 23.1 to 24.4 for IQ2's;
+    likewise 4.62 x 30.8 for IQ3_XXS, 18.5 x 7.59 for IQ3_S and 9.22 x 0.781 for IQ1's.
     """
 
     d_at: int
     unit_std: float
     dmin_at: int | None = None
+    d_in_nibbles: bool = False  # four bits of d, the lowest first, in the high nibble of every second byte from d_at on
 
 
 LAYOUTS = {
@@ -85,6 +96,13 @@ LAYOUTS = {
     Type.Q4_0: BlockLayout(d_at=0, unit_std=4.64),
     Type.Q6_K: BlockLayout(d_at=208, unit_std=73.9 * 18.48),
     Type.Q4_K: BlockLayout(d_at=0, unit_std=258.0, dmin_at=2),
+    Type.IQ3_S: BlockLayout(d_at=0, unit_std=140.2),
+    Type.IQ3_XXS: BlockLayout(d_at=0, unit_std=142.4),
+    Type.IQ2_S: BlockLayout(d_at=0, unit_std=56.4),
+    Type.IQ2_XS: BlockLayout(d_at=0, unit_std=55.9),
+    Type.IQ2_XXS: BlockLayout(d_at=0, unit_std=53.4),
+    Type.IQ1_M: BlockLayout(d_at=49, unit_std=7.2, d_in_nibbles=True),
+    Type.IQ1_S: BlockLayout(d_at=0, unit_std=7.2),
 }
 
 
@@ -153,7 +171,12 @@ def tensor_pieces(rng: np.random.Generator, tensor: Tensor) -> Iterator[bytes]:
 def random_blocks(rng: np.random.Generator, layout: BlockLayout, n_blocks: int, block_bytes: int, std: float) -> bytes:
     blocks = np.frombuffer(bytearray(rng.bytes(n_blocks * block_bytes)), np.uint8).reshape(n_blocks, block_bytes)
     d = (0.5 + rng.random(n_blocks, np.float32)) * np.float32(std / layout.unit_std)
-    blocks[:, layout.d_at : layout.d_at + 2] = d.astype("<f2").view(np.uint8).reshape(n_blocks, 2)
+    if layout.d_in_nibbles:
+        nibbles = (d.astype("<f2").view("<u2")[:, None] >> np.array([0, 4, 8, 12], "<u2")) & 15
+        places = blocks[:, layout.d_at : layout.d_at + 8 : 2]
+        places[:] = (places & 15) | (nibbles << 4).astype(np.uint8)
+    else:
+        blocks[:, layout.d_at : layout.d_at + 2] = d.astype("<f2").view(np.uint8).reshape(n_blocks, 2)
     if layout.dmin_at is not None:
         dmin = (d * 7.5).astype("<f2").view(np.uint8).reshape(n_blocks, 2)
         blocks[:, layout.dmin_at : layout.dmin_at + 2] = dmin

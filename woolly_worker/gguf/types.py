@@ -142,6 +142,13 @@ SUPPORTED_TYPES: frozenset[GGMLType] = frozenset(
         GGMLType.Q5_1,
         GGMLType.Q4_K,
         GGMLType.Q6_K,
+        GGMLType.IQ3_S,
+        GGMLType.IQ3_XXS,
+        GGMLType.IQ2_S,
+        GGMLType.IQ2_XS,
+        GGMLType.IQ2_XXS,
+        GGMLType.IQ1_M,
+        GGMLType.IQ1_S,
     }
 )
 

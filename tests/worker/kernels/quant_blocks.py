@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from meanings_grid import NAMES, grid_meaning, put_extremes, put_scale
 
 from woolly_worker.kernels.formats.format import Format
 from woolly_worker.kernels.formats.registry import FORMATS
@@ -31,6 +32,12 @@ def random_rows(name: str, n_rows: int, n_cols: int, rng: np.random.Generator, *
         return float_rows(name, n_rows, n_cols, rng)
     n_blocks = n_cols // format_.block
     blocks = rng.integers(0, 256, (n_rows, n_blocks, format_.block_bytes)).astype(np.uint8)
+    if name in NAMES:
+        if extreme:
+            put_extremes(name, blocks)
+        scale = rng.uniform(0.5, 2, (n_rows, n_blocks)) * rng.choice([-1, 1], (n_rows, n_blocks)) * 2.0**-10
+        put_scale(name, blocks, scale)
+        return blocks.reshape(n_rows, -1)
     if extreme:
         ends = ENDS[name]
         blocks[:] = np.where(np.arange(n_rows) % 2 == 0, *ends)[:, None, None]
@@ -60,7 +67,7 @@ def meaning(name: str, rows: Bytes) -> Meaning:
     if format_.block == 1:
         return _of_floats(name, rows)
     blocks = rows.reshape(len(rows), -1, format_.block_bytes)
-    scaled, offset = MEANINGS[name](blocks)
+    scaled, offset = grid_meaning(name, blocks) if name in NAMES else MEANINGS[name](blocks)
     flat = [part.reshape(len(rows), -1) for part in (scaled - offset, np.abs(scaled) + np.abs(offset))]
     return Meaning(*flat)
 

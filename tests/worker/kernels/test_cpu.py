@@ -50,6 +50,12 @@ def test_every_level_gives_the_same_bits(level: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("level", LEVELS)
+def test_every_level_looks_up_the_same_grids(level: str) -> None:
+    assert_level_agrees(level, "IQ3_S", "IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", LEVELS)
 def test_every_level_computes_the_same_logits(level: str, tmp_path: Path) -> None:
     paths = [shaped_gguf.write(tmp_path / f"{kind.name}.gguf", kind) for kind in (Type.Q4_K, Type.Q8_0, Type.F16)]
     assert_level_agrees(level, *map(str, paths))

@@ -7,7 +7,7 @@ import pytest
 from kernel_memory import Region, record, run_op
 
 from woolly_worker.kernels import swiglu
-from woolly_worker.kernels.activations import Q8_BYTES, Q8K_BYTES, Activation
+from woolly_worker.kernels.activations import Activation, row_bytes
 from woolly_worker.kernels.exponential import silu_reference
 from woolly_worker.kernels.quantize import quantize_q8, quantize_q8k
 from woolly_worker.kernels.step import N_TOKENS
@@ -100,7 +100,7 @@ def test_the_forms_are_those_of_the_result(forms: tuple[Activation, ...], op: st
     n_tokens, n = 4, 512
     gate, up = rng.standard_normal((2, n_tokens, n)).astype(np.float32)
     gate_region, up_region = Region(gate, np.float32), Region(up, np.float32)
-    sizes = {Activation.Q8K: n // 256 * Q8K_BYTES, Activation.Q8: n // 32 * Q8_BYTES}
+    sizes = {form: row_bytes(form, n) for form in (Activation.Q8K, Activation.Q8)}
     quantizers = {Activation.Q8K: quantize_q8k, Activation.Q8: quantize_q8}
     outs = {form: Region(np.zeros((n_tokens, sizes[form] + 64)), np.uint8) for form in forms}
     strides = {int(form): (out, sizes[form] + 64) for form, out in outs.items()}

@@ -31,7 +31,12 @@ from woolly_worker.kernels.quantize import quantize_q8, quantize_q8k
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 ALL = sorted(FORMATS)
-LLAMA_CPP = [name for name in ALL if FORMATS[name].block > 1]  # those with golden blocks
+GOLDEN = [name for name in ALL if FORMATS[name].block > 1]
+
+
+def golden_key(name: str) -> str:
+    """ggml's name in lower case, but for the K of the K-quants."""
+    return name.lower().replace("_k", "_K")
 
 
 def activation(format_: Format, x: Floats) -> tuple[Region, Doubles]:
@@ -113,10 +118,10 @@ def test_dequantize_takes_any_bytes(name: str) -> None:
         assert np.array_equal(out.values, numbers, equal_nan=True)
 
 
-@pytest.mark.parametrize("name", LLAMA_CPP)
+@pytest.mark.parametrize("name", GOLDEN)
 def test_dequantize_equals_llama_cpp(name: str, shared_data: Path) -> None:
     golden = np.load(shared_data / "golden" / "quant-blocks.npz")
-    key = name[0].lower() + name[1:]
+    key = golden_key(name)
     blocks, expected = golden[f"{key}.blocks"], golden[f"{key}.dequant"]
     for row, numbers in zip(blocks, expected, strict=True):
         out = Region(np.zeros(256), np.float32)
@@ -124,11 +129,11 @@ def test_dequantize_equals_llama_cpp(name: str, shared_data: Path) -> None:
         assert same_bits(out.values, numbers)
 
 
-@pytest.mark.parametrize("name", LLAMA_CPP)
+@pytest.mark.parametrize("name", GOLDEN)
 def test_dot_products_are_close_to_llama_cpp(name: str, shared_data: Path) -> None:
     """Both round the activations to int8. llama.cpp also rounds their scale to f16 for the formats of 32."""
     golden = np.load(shared_data / "golden" / "quant-blocks.npz")
-    key = name[0].lower() + name[1:]
+    key = golden_key(name)
     blocks, y, dots = golden[f"{key}.blocks"], golden["y"], golden[f"{key}.dot"]
     format_ = FORMATS[name]
     for row, numbers, expected in zip(blocks, y, dots, strict=True):

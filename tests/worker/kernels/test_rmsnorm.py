@@ -6,7 +6,7 @@ import pytest
 from kernel_memory import Region, record, run_op, same_bits
 
 from woolly_worker.kernels import rmsnorm
-from woolly_worker.kernels.activations import Q8_BYTES, Q8K_BYTES, Activation, padded
+from woolly_worker.kernels.activations import Activation, padded, row_bytes
 from woolly_worker.kernels.quantize import quantize_q8, quantize_q8k
 from woolly_worker.kernels.rmsnorm import rmsnorm_reference, rmsnorm_row
 from woolly_worker.kernels.step import LOGIT_ROWS, N_LOGIT_ROWS, N_TOKENS
@@ -87,7 +87,7 @@ def test_the_operation(gather: bool, n_members: int) -> None:
     n_tokens, n = 7, 512
     x, weight = rng.standard_normal((n_tokens, n)).astype(np.float32), rng.uniform(0.5, 1.5, n).astype(np.float32)
     wanted = np.array([6, 2, 2, 0], np.int32) if gather else np.arange(n_tokens, dtype=np.int32)
-    stride, q8k_bytes, q8_bytes = 4 * n + 64, n // 256 * Q8K_BYTES, n // 32 * Q8_BYTES
+    stride, q8k_bytes, q8_bytes = 4 * n + 64, row_bytes(Activation.Q8K, n), row_bytes(Activation.Q8, n)
     rows = np.zeros((n_tokens, stride // 4), np.float32)
     rows[:, :n] = x
     out = Region(np.zeros((len(wanted), stride // 4)), np.float32)

@@ -135,6 +135,8 @@ def test_int_verbs() -> None:
                 "bor": a | b,
                 "bxor": a ^ b,
                 "and_bits": a & 0x0F0F0F0F,
+                "or_bits": a | 0x0F0F0F0F,
+                "filled_like": np.full(LANES, -3, np.int32),
                 "xor_bits": (a.view(np.uint32) ^ np.uint32(0x80808080)).view(np.int32),
                 "shift_left": a << 5,
                 "shift_right": (a.view(np.uint32) >> 5).view(np.int32),
@@ -151,10 +153,22 @@ def test_byte_verbs_keep_to_their_lanes() -> None:
     every = np.arange(256, dtype=np.uint8)
     for start in range(0, 256, LANES):
         a = every[start : start + LANES]
-        out = Region(np.zeros((4, LANES)), np.uint8)
+        out = Region(np.zeros((6, LANES)), np.uint8)
         kernels.byte_verbs(Region(a, np.uint8, 3).address, out.address)
-        expected = [a & 15, a >> 4, a ^ 0x80, (a << 3).astype(np.uint8)]
+        expected = [a & 15, a >> 4, a ^ 0x80, (a << 3).astype(np.uint8), a | 0x81, np.full(LANES, 0x81, np.uint8)]
         assert np.array_equal(out.values, np.stack(expected))
+
+
+def test_lanes_are_chosen_by_bits() -> None:
+    rng = np.random.default_rng(7)
+    x, y = rng.integers(0, 256, (2, 64)).astype(np.uint8)
+    for bits in (0, 1, 1 << 63, (1 << 64) - 1, 0x80000001, 0xF0F0_0000_1234_5678, int(rng.integers(1 << 62))):
+        place = Region([bits], np.uint64, 1)
+        set_ = np.unpackbits(np.array([bits], "<u8").view(np.uint8), bitorder="little").astype(bool)
+        out = Region(np.zeros(128), np.uint8)
+        kernels.choices(place.address, Region(x, np.uint8).address, Region(y, np.uint8).address, out.address)
+        assert np.array_equal(out.values[:64], np.where(set_, x, y))
+        assert np.array_equal(out.values[64:].view(np.int16), np.where(set_[:32], x.view(np.int16), y.view(np.int16)))
 
 
 def test_integer_sums_wrap_as_32_bits() -> None:

@@ -105,6 +105,13 @@ def test_bytes_become_shorts() -> None:
     assert np.array_equal(out.values, np.stack([row.astype(np.int16) for row in expected]))
 
 
+def test_bytes_become_16_bits_unsigned() -> None:
+    x = np.roll(np.arange(256, dtype=np.uint8), 16)[:32]  # from 240 on, past 255
+    out = Region(np.zeros(16 + 32), np.int16)
+    kernels.bytes_as_i16(Region(x, np.uint8, 1).address, out.address)
+    assert np.array_equal(out.values, np.concatenate([x[:16], x]))
+
+
 def test_narrowings_keep_the_low_bits() -> None:
     x = np.array([0, 1, -1, 127, 128, -128, -129, 255, 256, 65535, 65536, 2**31 - 1, -(2**31), 7, 8, 9], np.int32)
     out = Region(np.zeros(48), np.uint8)
@@ -115,9 +122,16 @@ def test_narrowings_keep_the_low_bits() -> None:
 
 def test_casts_and_concatenation_change_no_byte() -> None:
     x = np.random.default_rng(10).integers(0, 256, 64).astype(np.uint8)
-    out = Region(np.zeros(224 + 64), np.uint8)
+    out = Region(np.zeros(288 + 32), np.uint8)
     kernels.casts(Region(x, np.uint8).address, out.address)
-    assert np.array_equal(out.values, np.concatenate([x, x, x, x[:32], x]))
+    assert np.array_equal(out.values, np.concatenate([x, x, x, x[:32], x, x[:32]]))
+
+
+def test_words_of_a_vector() -> None:
+    x = np.random.default_rng(11).integers(-(2**63), 2**63 - 1, 8)
+    out = Region(np.zeros(5), np.int64)
+    kernels.words(Region(x, np.int64, 1).address, out.address)
+    assert out.values.tolist() == [*x[3::-1], x[7]]
 
 
 def test_bytes_of_two_integers_become_eight_lanes() -> None:

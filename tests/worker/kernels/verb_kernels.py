@@ -14,20 +14,24 @@ from woolly_worker.kernels.simd import (
     and_bits,
     as_f16x16,
     as_f32x16,
+    as_i8x32,
     as_i8x64,
     as_i16x32,
     as_i32x16,
     band,
     bor,
     bxor,
+    choose,
     concat,
     div,
     dot_u8i8,
+    filled_like,
     first_lane,
     first_lanes_or,
     flip_even_signs,
     fma,
     fma_scalar,
+    grid_verbs,
     hadamard,
     high_halves_f32,
     hmax,
@@ -58,6 +62,7 @@ from woolly_worker.kernels.simd import (
     narrow_to_i8,
     narrow_to_i16,
     negate,
+    or_bits,
     prefetch,
     round_to_i32,
     shift_left,
@@ -69,6 +74,7 @@ from woolly_worker.kernels.simd import (
     splat_i32x16,
     spread,
     sqrt_f32,
+    stack_bytes,
     store,
     store_apart,
     store_bytes_apart,
@@ -83,6 +89,7 @@ from woolly_worker.kernels.simd import (
     to_f16,
     to_f32,
     widen_bytes,
+    word_of,
     xor_bits,
     zero_extend,
     zero_extend_to_i16,
@@ -134,7 +141,7 @@ def float_scalars(x, a, b, c, out):
 
 
 INT_VERBS = (
-    "add", "sub", "mul", "band", "bor", "bxor", "and_bits", "xor_bits",
+    "add", "sub", "mul", "band", "bor", "bxor", "and_bits", "or_bits", "xor_bits", "filled_like",
     "shift_left", "shift_right", "shift_right_signed", "splat", "zero", "to_f32",
 )  # fmt: skip
 
@@ -149,13 +156,15 @@ def int_verbs(x, y, number, out):
     store(out + 256, bor(a, b))
     store(out + 320, bxor(a, b))
     store(out + 384, and_bits(a, 0x0F0F0F0F))
-    store(out + 448, xor_bits(a, 0x80808080))
-    store(out + 512, shift_left(a, 5))
-    store(out + 576, shift_right(a, 5))
-    store(out + 640, shift_right_signed(a, 5))
-    store(out + 704, splat_i32x16(number))
-    store(out + 768, zero_i32x16())
-    store(out + 832, to_f32(a))
+    store(out + 448, or_bits(a, 0x0F0F0F0F))
+    store(out + 512, xor_bits(a, 0x80808080))
+    store(out + 576, filled_like(a, -3))
+    store(out + 640, shift_left(a, 5))
+    store(out + 704, shift_right(a, 5))
+    store(out + 768, shift_right_signed(a, 5))
+    store(out + 832, splat_i32x16(number))
+    store(out + 896, zero_i32x16())
+    store(out + 960, to_f32(a))
 
 
 @kernel
@@ -166,6 +175,8 @@ def byte_verbs(x, out):
     store(out + 16, shift_right(a, 4))
     store(out + 32, xor_bits(a, 0x80))
     store(out + 48, shift_left(a, 3))
+    store(out + 64, or_bits(a, 0x81))
+    store(out + 80, filled_like(a, 0x81))
 
 
 @kernel
@@ -201,6 +212,19 @@ def extensions(x, out):
 
 
 @kernel
+def bytes_as_i16(x, out):
+    store(out, zero_extend_to_i16(load_i8x16(x)))
+    store(out + 32, zero_extend_to_i16(load_i8x32(x)))
+
+
+@kernel
+def choices(bits, x, y, out):
+    """By the bits at an address: 64 lanes of bytes, then 32 of 16 bits."""
+    store(out, choose(load_i64(bits), load_i8x64(x), load_i8x64(y)))
+    store(out + 64, choose(load_i32(bits), as_i16x32(load_i8x64(x)), as_i16x32(load_i8x64(y))))
+
+
+@kernel
 def narrowings(x, out):
     store(out, narrow_to_i8(load_i32x16(x)))
     store(out + 16, narrow_to_i16(load_i32x16(x)))
@@ -214,6 +238,18 @@ def casts(x, out):
     store(out + 128, as_i16x32(load_f32x16(x)))
     store(out + 192, as_f16x16(load_i16x16(x)))
     store(out + 224, concat(load_i8x32(x), load_i8x32(x + 32)))
+    store(out + 288, as_i8x32(load_i32x8(x)))
+
+
+@kernel
+def words(x, out):
+    """Every word of 32 bytes, the last first; then the last of 64 bytes as i16."""
+    bytes_ = load_i8x32(x)
+    store_i64(out, word_of(bytes_, 3))
+    store_i64(out + 8, word_of(bytes_, 2))
+    store_i64(out + 16, word_of(bytes_, 1))
+    store_i64(out + 24, word_of(bytes_, 0))
+    store_i64(out + 32, word_of(as_i16x32(load_i8x64(x)), 7))
 
 
 @kernel
@@ -298,3 +334,56 @@ def scalar_copies(x, out):
 def prefetched(address):
     prefetch(address)
     return np.int64(1)
+
+
+def random_grid(n: int, entry_bytes: int, values: list[int]) -> np.ndarray:
+    return np.random.default_rng(n).choice(np.array(values, np.uint8), (n, entry_bytes))
+
+
+# Tables that are permuted where the CPU can, with full and with partly used vectors, and one that is not.
+FOURS = random_grid(512, 4, [1, 3, 65, 66, 100, 127, 128, 255])
+EIGHTS = random_grid(300, 8, [8, 25, 200])
+MANY = random_grid(2048, 8, [0, 1, 2])
+
+note_fours, entries_of_fours = grid_verbs("fours", lambda: FOURS)
+note_eights, entries_of_eights = grid_verbs("eights", lambda: EIGHTS)
+note_many, entries_of_many = grid_verbs("many", lambda: MANY)
+
+
+@kernel
+def look_ups(indices, out):
+    """The entries of 32 indices in each grid: 128, 256 and 256 bytes."""
+    fours = note_fours(as_i16x32(load_i8x64(indices)))
+    store(out, entries_of_fours(fours, 0))
+    store(out + 64, entries_of_fours(fours, 1))
+    eights = note_eights(as_i16x32(load_i8x64(indices + 64)))
+    store(out + 128, entries_of_eights(eights, 0))
+    store(out + 192, entries_of_eights(eights, 1))
+    store(out + 256, entries_of_eights(eights, 2))
+    store(out + 320, entries_of_eights(eights, 3))
+    many = note_many(as_i16x32(load_i8x64(indices + 128)))
+    store(out + 384, entries_of_many(many, 0))
+    store(out + 448, entries_of_many(many, 1))
+    store(out + 512, entries_of_many(many, 2))
+    store(out + 576, entries_of_many(many, 3))
+
+
+@kernel
+def by_way_of_the_stack(x, n, out):
+    """Copies n x 64 bytes, each by way of the same place; returns how far it is from a multiple of 64."""
+    place = stack_bytes(64)
+    for k in range(n):
+        store(place, load_i8x64(x + 64 * k))
+        store(out + 64 * k, load_i8x64(place))
+    return place % 64
+
+
+@kernel
+def turns_on_the_stack(x, n):
+    """Takes scratch n times; returns what the last one holds."""
+    value = np.int32(0)
+    for _ in range(n):
+        place = stack_bytes(64)
+        store(place, load_i8x64(x))
+        value = load_u8(place)
+    return value

@@ -1,7 +1,7 @@
 """Writes small llama GGUF files of any shape and tensor type, with the `gguf` package. Weights are random, seeded.
 
-The package quantises the formats of 32; for K-quants it has no quantiser, so their blocks are random bytes with scales
-that keep activations near unit size. Which of them a trained model would have does not matter here.
+The package quantises the formats of 32; for K-quants and i-quants it has no quantiser, so their blocks are random bytes
+with scales that keep activations near unit size. Which of them a trained model would have does not matter here.
 """
 
 from dataclasses import dataclass
@@ -41,10 +41,18 @@ SHAPES = {
     Type.Q4_0: LEGACY,
     Type.Q4_K: K_QUANTS,
     Type.Q6_K: K_QUANTS,
+    Type.IQ3_XXS: K_QUANTS,
+    Type.IQ2_XS: K_QUANTS,
 }
 
-_BLOCK_SCALES = {Type.Q4_K: (0, 2), Type.Q6_K: (208,)}  # where a block has its f16 scales
-_TYPICAL = {Type.Q4_K: 63 * 15 / 4, Type.Q6_K: 75 * 18}  # the size of scale * q that random bytes have
+_BLOCK_SCALES = {
+    Type.Q4_K: (0, 2),
+    Type.Q6_K: (208,),
+    Type.IQ3_XXS: (0,),
+    Type.IQ2_XS: (0,),
+}  # where a block has its f16 scales
+# The size of scale * q that random bytes have.
+_TYPICAL = {Type.Q4_K: 63 * 15 / 4, Type.Q6_K: 75 * 18, Type.IQ3_XXS: 142, Type.IQ2_XS: 56}
 
 
 def write(

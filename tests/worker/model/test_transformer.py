@@ -59,7 +59,9 @@ def test_half_precision_weights_are_exact(kind: Type, tmp_path: Path) -> None:
     assert_close(shaped_gguf.write(tmp_path / "model.gguf", kind))
 
 
-@pytest.mark.parametrize("kind", [Type.Q8_0, Type.Q4_0, Type.Q4_K, Type.Q6_K], ids=lambda kind: kind.name)
+@pytest.mark.parametrize(
+    "kind", [Type.Q8_0, Type.Q4_0, Type.Q4_K, Type.Q6_K, Type.IQ3_XXS, Type.IQ2_XS], ids=lambda kind: kind.name
+)
 def test_quantised_weights(kind: Type, tmp_path: Path) -> None:
     """Activations are rounded to 8 bits, up to 1/254 of a block's largest value, in every product of two layers. Errors
     of many terms cancel: of the logits' spread some 2 percent are left on average, and a wrong sign anywhere gives 100.

@@ -48,7 +48,7 @@ def row_bytes(padded_dim):
 
 @inline
 def records_bytes(padded_dim):
-    return padded_dim // Q8_VALUES * Q8_BYTES
+    return (padded_dim + Q8_VALUES - 1) // Q8_VALUES * Q8_BYTES
 
 
 @inline

@@ -7,7 +7,7 @@ largest of them: i16 x i8 into i32, at most 32,767 * 127 * 128 < 2**31 in a roun
 
 import numpy as np
 
-from woolly_worker.kernels.activations import Q8_BYTES, Q8_SCALE, Q8_SUM
+from woolly_worker.kernels.activations import Q8_BYTES, Q8_RUN, Q8_SCALES, Q8_SUMS, Q8_VALUES
 from woolly_worker.kernels.jit import inline, kernel
 from woolly_worker.kernels.kv.blocks import (
     BLOCK_TOKENS,
@@ -76,6 +76,7 @@ from woolly_worker.kernels.simd.tiles import (
 )
 from woolly_worker.kernels.step import field
 
+RUNS = Q8_VALUES // Q8_RUN
 SMALLEST_WEIGHT = np.float32(1e-34)  # 32,767 / SMALLEST_WEIGHT is just below the largest f32
 
 
@@ -103,24 +104,24 @@ def finish(row, padded_dim):
 
 
 @inline
-def _dot_q8_0(lines, x, stride, ahead, tile):
+def _dot_q8_0(lines, x, sums, stride, ahead, tile):
     """Sixteen keys' group times all queries', in integers."""
     s = zeros_i32_like(tile)
     for line in range(8):
         prefetch(ahead + 64 * line)
         s = dot_bytes_each(s, load_i32x16(lines + 64 * line), x + 4 * line, stride)
-    return sub_splat_each(s, x + Q8_SUM, stride, 128)
+    return sub_splat_each(s, sums, stride, 0)
 
 
 @inline
-def _dot_q4_0(lines, x, stride, ahead, tile):
+def _dot_q4_0(lines, x, sums, stride, ahead, tile):
     s = zeros_i32_like(tile)
     for line in range(4):
         prefetch(ahead + 64 * line)
         both = load_i32x16(lines + 64 * line)
         s = dot_bytes_each(s, and_bits(both, 0x0F0F0F0F), x + 4 * line, stride)
         s = dot_bytes_each(s, and_bits(shift_right(both, 4), 0x0F0F0F0F), x + 16 + 4 * line, stride)
-    return sub_splat_each(s, x + Q8_SUM, stride, 8)
+    return sub_splat_each(s, sums, stride, 4)
 
 
 @inline
@@ -130,12 +131,12 @@ def _score_block(work, head, ahead, scores, n_panels, padded_dim, group_bytes, d
     for panel in range(n_panels):
         acc = zeros_f32_like(tile)
         for g in range(n_groups):
-            x, group = field(work, RECORDS) + Q8_BYTES * g, panel * n_groups + g
-            lines = PANEL_TOKENS * group_bytes * group
-            s = dot(head + lines, x, stride, ahead + lines, tile)
+            record, run, group = field(work, RECORDS) + g // RUNS * Q8_BYTES, g % RUNS, panel * n_groups + g
+            lines, x, sums = PANEL_TOKENS * group_bytes * group, record + Q8_RUN * run, record + Q8_SUMS + 4 * run
+            s = dot(head + lines, x, sums, stride, ahead + lines, tile)
             d = to_f32(load_f16x16(head + scales + 2 * PANEL_TOKENS * group))
             prefetch(ahead + scales + 2 * PANEL_TOKENS * group)
-            acc = accumulate_each(acc, d, x + Q8_SCALE, stride, s)
+            acc = accumulate_each(acc, d, record + Q8_SCALES + 4 * run, stride, s)
         store_each(scores + 4 * PANEL_TOKENS * panel, SCORES_STRIDE, acc)
 
 

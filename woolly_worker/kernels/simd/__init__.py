@@ -5,6 +5,7 @@
     arithmetic  add, fma, dot_u8i8, hsum and their kin
     conversion  types and orders of lanes
     quarters    four quant blocks at once
+    tables      entries of grids, and scratch on the stack
     tiles       the verbs over tiles
     lowering    how all of them become LLVM IR
 
@@ -19,9 +20,11 @@ from woolly_worker.kernels.simd.arithmetic import (
     band,
     bor,
     bxor,
+    choose,
     div,
     dot_i16,
     dot_u8i8,
+    filled_like,
     flip_even_signs,
     fma,
     fma_scalar,
@@ -33,6 +36,7 @@ from woolly_worker.kernels.simd.arithmetic import (
     minus_literal,
     mul,
     negate,
+    or_bits,
     shift_halves,
     shift_left,
     shift_right,
@@ -46,6 +50,7 @@ from woolly_worker.kernels.simd.arithmetic import (
 from woolly_worker.kernels.simd.conversion import (
     as_f16x16,
     as_f32x16,
+    as_i8x32,
     as_i8x64,
     as_i16x32,
     as_i32x16,
@@ -73,6 +78,7 @@ from woolly_worker.kernels.simd.conversion import (
     twice,
     widen_bytes,
     with_lane,
+    word_of,
     zero_extend,
     zero_extend_to_i16,
     zero_f32x4,
@@ -126,6 +132,10 @@ from woolly_worker.kernels.simd.quarters import (
     sums_of_four,
     two_bytes,
 )
+from woolly_worker.kernels.simd.tables import (
+    grid_verbs,
+    stack_bytes,
+)
 
 __all__ = [
     "absolute",
@@ -134,6 +144,7 @@ __all__ = [
     "and_bits",
     "as_f16x16",
     "as_f32x16",
+    "as_i8x32",
     "as_i8x64",
     "as_i16x32",
     "as_i32x16",
@@ -141,10 +152,12 @@ __all__ = [
     "bor",
     "bxor",
     "bytes_from_bits",
+    "choose",
     "concat",
     "div",
     "dot_i16",
     "dot_u8i8",
+    "filled_like",
     "first_half",
     "first_lane",
     "first_lanes",
@@ -153,6 +166,7 @@ __all__ = [
     "flip_even_signs",
     "fma",
     "fma_scalar",
+    "grid_verbs",
     "hadamard",
     "high_halves_f32",
     "hmax",
@@ -190,6 +204,7 @@ __all__ = [
     "narrow_to_i8",
     "narrow_to_i16",
     "negate",
+    "or_bits",
     "prefetch",
     "quarter_sums",
     "round_to_i32",
@@ -207,6 +222,7 @@ __all__ = [
     "splat_i32x16",
     "spread",
     "sqrt_f32",
+    "stack_bytes",
     "store",
     "store_apart",
     "store_bytes_apart",
@@ -227,6 +243,7 @@ __all__ = [
     "two_bytes",
     "widen_bytes",
     "with_lane",
+    "word_of",
     "xor_bits",
     "zero_extend",
     "zero_extend_to_i16",

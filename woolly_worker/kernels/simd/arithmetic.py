@@ -59,11 +59,32 @@ def _with_literal(int_op: str) -> Any:
 
 
 and_bits = _with_literal("and_")
+or_bits = _with_literal("or_")
 xor_bits = _with_literal("xor")
 minus_literal = _with_literal("sub")  # integers
 shift_left = _with_literal("shl")
 shift_right = _with_literal("lshr")  # zeros come in, lane by lane
 shift_right_signed = _with_literal("ashr")
+
+
+@verb
+def filled_like(typing_context: Any, x: Any, literal: Any) -> Any:
+    """The literal in every lane of an integer vector of x's type."""
+    if not isinstance(literal, types.IntegerLiteral):
+        return None
+    value = literal.literal_value
+    return x(x, literal), lambda context, b, sig, args: constant(x.llvm, value)
+
+
+@verb
+def choose(typing_context: Any, bits: Any, x: Any, y: Any) -> Any:
+    """x in the lanes whose bit is set, else y. `bits` is an integer with a bit for each lane, the lowest for lane 0."""
+
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        mask = b.bitcast(args[0], ir.VectorType(ir.IntType(1), x.n))
+        return b.select(mask, args[1], args[2])
+
+    return x(getattr(types, f"int{x.n}"), x, x), emit
 
 
 @verb

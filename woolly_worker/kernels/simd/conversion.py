@@ -17,7 +17,19 @@ from woolly_worker.kernels.simd.lowering import (
     verb,
 )
 from woolly_worker.kernels.simd.memory import first_lanes_ir
-from woolly_worker.kernels.simd.vectors import I32, Vec, f16x16, f32x4, f32x16, i8x64, i16x32, i32x8, i32x16
+from woolly_worker.kernels.simd.vectors import (
+    I32,
+    I64,
+    Vec,
+    f16x16,
+    f32x4,
+    f32x16,
+    i8x32,
+    i8x64,
+    i16x32,
+    i32x8,
+    i32x16,
+)
 
 
 @verb
@@ -126,6 +138,7 @@ def _bitcast(to: Vec) -> Any:
 
 as_f32x16 = _bitcast(f32x16)
 as_i32x16 = _bitcast(i32x16)
+as_i8x32 = _bitcast(i8x32)
 as_i8x64 = _bitcast(i8x64)
 as_f16x16 = _bitcast(f16x16)
 as_i16x32 = _bitcast(i16x32)
@@ -152,6 +165,20 @@ def spread(typing_context: Any, x: Any, pattern: Any) -> Any:
     indices = [int(digit, 36) for digit in pattern.literal_value]
     result = Vec(x.element, len(indices))
     return result(x, pattern), lambda context, b, sig, args: shuffle_ir(b, args[0], args[0], indices)
+
+
+@verb
+def word_of(typing_context: Any, x: Any, index: Any) -> Any:
+    """Eight bytes of an integer vector as an int64; the index, in units of eight bytes, is a literal."""
+    if not isinstance(index, types.IntegerLiteral):
+        return None
+    i = index.literal_value
+
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        words = ir.VectorType(I64, x.n * x.llvm.element.width // 64)
+        return b.extract_element(b.bitcast(args[0], words), I32(i))
+
+    return types.int64(x, index), emit
 
 
 @verb

@@ -3,8 +3,8 @@
 Everything here runs while a kernel is compiled and emits instructions; nothing here is called by a kernel. Inline
 assembly is out of reach (Numba sets up no asm parser), so everything is an LLVM instruction or intrinsic.
 
-Only `dot_u8i8_ir` and `dot_i16_ir` choose instructions by CPU level, and they are exact in integers. The conversions
-of halves do where a plain x86-64 has none, and are exact (or correctly rounded) either way.
+Only `dot_u8i8_ir`, `dot_i16_ir` and the verbs over grids choose instructions by CPU level, and they are exact in
+integers. The conversions of halves do where a plain x86-64 has none, and are exact (or correctly rounded) either way.
 """
 
 import platform

@@ -166,16 +166,20 @@ def sub_scaled_each(typing_context: Any, acc: Any, tile: Any, literal: Any) -> A
 
 
 @verb
-def sub_splat_each(typing_context: Any, acc: Any, x: Any, stride: Any) -> Any:
-    """Integers: acc[t] - the i32 at x[t], the same in every lane."""
+def sub_splat_each(typing_context: Any, acc: Any, x: Any, stride: Any, shift: Any) -> Any:
+    """Integers: acc[t] - (the i32 at x[t] >> a literal), the same in every lane."""
+    if not isinstance(shift, types.IntegerLiteral):
+        return None
+    n_bits = shift.literal_value
 
     def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
         results = []
         for t, a in enumerate(_unpack(b, args[0])):
-            results.append(b.sub(a, _splat_load(b, _at(b, args[1], t, args[2]), I32, acc.vec.n)))
+            value = load_ir(b, _at(b, args[1], t, args[2]), I32)
+            results.append(b.sub(a, splat_ir(b, b.ashr(value, I32(n_bits)) if n_bits else value, acc.vec.n)))
         return _pack(b, results)
 
-    return acc(acc, types.intp, types.intp), emit
+    return acc(acc, types.intp, types.intp, shift), emit
 
 
 @verb

@@ -1,0 +1,186 @@
+"""The loops of the i-quants with grids: the panel of sixteen rows, the row dot, the row as floats.
+
+A format hands in how its bytes are read (see `grids`):
+
+    read_block(block) -> notes, signs, scales    a quant block, sorted out
+    weights(notes, signs, k) -> i8x64            weights 64 k .. 64 k + 64 of it, as unsigned bytes OFFSET + w
+    super_scale(block) -> f32
+
+The panel holds, for each block, OFFSET + w as [64 groups][16 rows][4 columns] u8, the super-scales, the sub-scales of
+every 16 or 32 weights as i32 x 16 rows, and last what takes the offset away: pairs of -OFFSET * s as i16.
+
+Integers: 256 * 126 * 127 * 31 + 64 * 256 * 127 * 31 < 2**28.
+"""
+
+import numpy as np
+
+from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUMS16, Q8K_SUMS32
+from woolly_worker.kernels.formats.grids import OFFSET
+from woolly_worker.kernels.jit import inline
+from woolly_worker.kernels.simd import (
+    add,
+    and_bits,
+    dot_u8i8,
+    fma_scalar,
+    hsum,
+    load_f32,
+    load_f32x16,
+    load_i8x16,
+    load_i8x64,
+    load_i16x16,
+    load_i32,
+    load_i32x16,
+    mul,
+    prefetch,
+    shift_left,
+    sign_extend,
+    splat_f32x16,
+    splat_i32x16,
+    spread,
+    stack_bytes,
+    store,
+    store_f32,
+    sub,
+    to_f32,
+    zero_extend,
+    zero_i32x16,
+)
+from woolly_worker.kernels.simd.tiles import (
+    accumulate_each,
+    add_product_each,
+    dot_groups,
+    dot_pairs,
+    gather_columns,
+    vector_of,
+    zeros_i32_like,
+)
+
+BLOCK = 256
+
+PANEL_D = 4096
+PANEL_SCALES = PANEL_D + 64
+PANEL_PAIRS_16 = PANEL_SCALES + 16 * 64
+PANEL_PAIRS_32 = PANEL_SCALES + 8 * 64
+PANEL_BLOCK_BYTES_16 = PANEL_PAIRS_16 + 8 * 64
+PANEL_BLOCK_BYTES_32 = PANEL_PAIRS_32 + 4 * 64
+
+assert OFFSET == 64  # the shifts by 6 below
+
+
+@inline
+def _offsets(low, high):
+    """-OFFSET times two sub-scales, as a pair of i16."""
+    return sub(and_bits(sub(zero_i32x16(), shift_left(low, 6)), 0xFFFF), shift_left(high, 22))
+
+
+@inline
+def store_scales_16(rows, panel):
+    """Sixteen sub-scales for each of sixteen rows, 64 bytes a row, into the panel."""
+    for j in range(4):
+        s = gather_columns(rows + 16 * j, 64)
+        place, pairs = panel + PANEL_SCALES + 256 * j, panel + PANEL_PAIRS_16 + 128 * j
+        store(place, vector_of(s, 0))
+        store(place + 64, vector_of(s, 1))
+        store(place + 128, vector_of(s, 2))
+        store(place + 192, vector_of(s, 3))
+        store(pairs, _offsets(vector_of(s, 0), vector_of(s, 1)))
+        store(pairs + 64, _offsets(vector_of(s, 2), vector_of(s, 3)))
+
+
+@inline
+def store_scales_32(rows, panel):
+    """The same where two neighbours are equal: every other one is kept."""
+    for j in range(4):
+        s = gather_columns(rows + 16 * j, 64)
+        store(panel + PANEL_SCALES + 128 * j, vector_of(s, 0))
+        store(panel + PANEL_SCALES + 128 * j + 64, vector_of(s, 2))
+        store(panel + PANEL_PAIRS_32 + 64 * j, _offsets(vector_of(s, 0), vector_of(s, 2)))
+
+
+@inline
+def _store_weights(place, notes, signs, weights):
+    store(place, weights(notes, signs, 0))
+    store(place + 64, weights(notes, signs, 1))
+    store(place + 128, weights(notes, signs, 2))
+    store(place + 192, weights(notes, signs, 3))
+
+
+@inline
+def unpack_rows(block, row_bytes, ahead, block_bytes, panel, read_block, weights, super_scale, store_scales):
+    """One block of sixteen rows into a panel: row by row onto the stack, then sixteen columns at a time."""
+    bytes_of_rows, scales_of_rows = stack_bytes(4096), stack_bytes(1024)  # 256 weights and 16 sub-scales for each
+    for r in range(16):
+        for line in range(block_bytes // 64 + 1):  # the same share of the next sixteen rows, see q4_k
+            prefetch(ahead + block_bytes * r + 64 * line)
+        row = block + r * row_bytes
+        notes, signs, scales = read_block(row)
+        _store_weights(bytes_of_rows + 256 * r, notes, signs, weights)
+        store(scales_of_rows + 64 * r, scales)
+        store_f32(panel + PANEL_D + 4 * r, super_scale(row))
+    for j in range(16):
+        q = gather_columns(bytes_of_rows + 16 * j, 256)
+        store(panel + 256 * j, vector_of(q, 0))
+        store(panel + 256 * j + 64, vector_of(q, 1))
+        store(panel + 256 * j + 128, vector_of(q, 2))
+        store(panel + 256 * j + 192, vector_of(q, 3))
+    store_scales(scales_of_rows, panel)
+
+
+@inline
+def multiply_block_16(panel, x, i, x_stride, acc):
+    """acc[t] += panel . x[t], with a sub-scale for every 16 weights."""
+    x += i * Q8K_BYTES
+    total = dot_pairs(zeros_i32_like(acc), panel + PANEL_PAIRS_16, x + Q8K_SUMS16, x_stride, 8)
+    for j in range(16):
+        s = dot_groups(zeros_i32_like(acc), panel + 256 * j, x + 16 * j, x_stride, 4)
+        total = add_product_each(total, s, load_i32x16(panel + PANEL_SCALES + 64 * j))
+    return accumulate_each(acc, load_f32x16(panel + PANEL_D), x + Q8K_SCALE, x_stride, total)
+
+
+@inline
+def multiply_block_32(panel, x, i, x_stride, acc):
+    """acc[t] += panel . x[t], with a sub-scale for every 32 weights."""
+    x += i * Q8K_BYTES
+    total = dot_pairs(zeros_i32_like(acc), panel + PANEL_PAIRS_32, x + Q8K_SUMS32, x_stride, 4)
+    for j in range(8):
+        s = dot_groups(zeros_i32_like(acc), panel + 512 * j, x + 32 * j, x_stride, 8)
+        total = add_product_each(total, s, load_i32x16(panel + PANEL_SCALES + 64 * j))
+    return accumulate_each(acc, load_f32x16(panel + PANEL_D), x + Q8K_SCALE, x_stride, total)
+
+
+@inline
+def _dot(w, x):
+    return dot_u8i8(zero_i32x16(), w, load_i8x64(x))
+
+
+@inline
+def dot_of_row(row, x, n_cols, block_bytes, read_block, weights, super_scale):
+    """One row times one token: `multiply_block` for a single lane."""
+    acc = np.float32(0)
+    for i in range(n_cols // BLOCK):
+        block, xi = row + i * block_bytes, x + i * Q8K_BYTES
+        notes, signs, scales = read_block(block)
+        s = mul(_dot(weights(notes, signs, 0), xi), spread(scales, "0000111122223333"))
+        s = add(s, mul(_dot(weights(notes, signs, 1), xi + 64), spread(scales, "4444555566667777")))
+        s = add(s, mul(_dot(weights(notes, signs, 2), xi + 128), spread(scales, "88889999aaaabbbb")))
+        s = add(s, mul(_dot(weights(notes, signs, 3), xi + 192), spread(scales, "ccccddddeeeeffff")))
+        offset = mul(scales, sign_extend(load_i16x16(xi + Q8K_SUMS16)))
+        total = hsum(sub(s, shift_left(offset, 6)))
+        acc = fma_scalar(super_scale(block) * load_f32(xi + Q8K_SCALE), np.float32(total), acc)
+    return acc
+
+
+@inline
+def numbers_of_row(row, n_cols, out, block_bytes, read_block, weights, super_scale):
+    """One row as f32: (super-scale * s) * w. ggml's own operations, but for factors of two, which round nothing."""
+    bytes_of_row, scales_of_row = stack_bytes(256), stack_bytes(64)
+    for i in range(n_cols // BLOCK):
+        block = row + i * block_bytes
+        d = super_scale(block)
+        notes, signs, scales = read_block(block)
+        _store_weights(bytes_of_row, notes, signs, weights)
+        store(scales_of_row, scales)
+        for j in range(16):
+            factor = splat_f32x16(d * np.float32(load_i32(scales_of_row + 4 * j)))
+            w = sub(zero_extend(load_i8x16(bytes_of_row + 16 * j)), splat_i32x16(np.int32(OFFSET)))
+            store(out + 4 * (BLOCK * i + 16 * j), mul(factor, to_f32(w)))

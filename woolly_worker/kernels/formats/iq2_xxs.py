@@ -1,0 +1,116 @@
+"""IQ2_XXS: 256 weights in 66 bytes, eight runs of 32 with a 4-bit scale each.
+
+    bytes   0.. 2  d   f16
+            2..66  qs  for each run of 32 weights
+                       bytes 0..4  an index into the grid of 256 for every eight weights
+                             4..8  u32: four times seven signs from bit 0 on, the scale s in bits 28..32
+
+    weight = d * (0.5 + s) / 4 * (+-magnitude) = d / 8 * (2 s + 1) * (+-magnitude)
+
+Source: ggml-common.h `block_iq2_xxs`, ggml-quants.c `dequantize_row_iq2_xxs`.
+"""
+
+import numpy as np
+
+from woolly_worker.kernels.activations import Activation
+from woolly_worker.kernels.formats.format import Format
+from woolly_worker.kernels.formats.fours import PARTS
+from woolly_worker.kernels.formats.grid_loops import (
+    BLOCK,
+    PANEL_BLOCK_BYTES_32,
+    dot_of_row,
+    multiply_block_32,
+    numbers_of_row,
+    store_scales_32,
+    unpack_rows,
+)
+from woolly_worker.kernels.formats.grids import (
+    even_signs,
+    for_both_halves,
+    magnitudes,
+    odd,
+    with_signs,
+)
+from woolly_worker.kernels.jit import inline, kernel, op
+from woolly_worker.kernels.matmul import run_embedding, run_matmul
+from woolly_worker.kernels.simd import (
+    as_i8x32,
+    grid_verbs,
+    load_f16,
+    load_i32x16,
+    shift_right,
+    spread,
+    word_of,
+    zero_extend_to_i16,
+)
+
+BLOCK_BYTES = 66
+QS = 2
+
+note, entries = grid_verbs("iq2_xxs", lambda: magnitudes("IQ2_XXS"))
+
+
+@inline
+def read_block(block):
+    both = load_i32x16(block + QS)
+    indices, words = spread(both, "02468ace"), spread(both, "13579bdf")
+    notes = note(zero_extend_to_i16(as_i8x32(indices)))
+    signs = even_signs(words)
+    return notes, signs, for_both_halves(odd(shift_right(words, 28)))
+
+
+@inline
+def weights(notes, signs, k):
+    return with_signs(entries(notes, k), word_of(signs, k))
+
+
+@inline
+def super_scale(block):
+    return load_f16(block) * np.float32(0.125)
+
+
+@inline
+def unpack_block(block, row_bytes, ahead, panel):
+    unpack_rows(block, row_bytes, ahead, BLOCK_BYTES, panel, read_block, weights, super_scale, store_scales_32)
+
+
+@inline
+def row_dot(row, x, n_cols):
+    return dot_of_row(row, x, n_cols, BLOCK_BYTES, read_block, weights, super_scale)
+
+
+@kernel
+def dequantize(row, n_cols, out):
+    numbers_of_row(row, n_cols, out, BLOCK_BYTES, read_block, weights, super_scale)
+
+
+@kernel
+def row_dot_iq2_xxs(row, x, n_cols):
+    return row_dot(row, x, n_cols)
+
+
+SIZES = (BLOCK_BYTES, PANEL_BLOCK_BYTES_32)
+
+
+@op
+def matmul_iq2_xxs(args, step, member, counter):
+    run_matmul(args, step, member, counter, BLOCK, SIZES, PARTS, unpack_block, multiply_block_32, row_dot)
+
+
+@op
+def embed_iq2_xxs(args, step, member, counter):
+    run_embedding(args, step, counter, dequantize)
+
+
+FORMAT = Format(
+    name="IQ2_XXS",
+    block=BLOCK,
+    block_bytes=BLOCK_BYTES,
+    activation=Activation.Q8K,
+    matmul=matmul_iq2_xxs,
+    embed=embed_iq2_xxs,
+    dequantize=dequantize,
+    row_dot=row_dot_iq2_xxs,
+    panel_block_bytes=PANEL_BLOCK_BYTES_32,
+    parts=PARTS,
+)
