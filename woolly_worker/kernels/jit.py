@@ -28,7 +28,7 @@ def _source_hash() -> str:
     here = Path(__file__).parent
     for path in sorted(here.rglob("*.py")):
         digest.update(str(path.relative_to(here)).encode() + path.read_bytes())
-    for package in ("numba", "llvmlite", "numpy"):
+    for package in ("numba", "llvmlite", "numpy", "gguf"):  # from the last one come tables that kernels contain
         digest.update(version(package).encode())
     digest.update(f"{CPU.tag} {CPU.features}".encode())
     return digest.hexdigest()[:16]

@@ -4,6 +4,7 @@
     memory      load, store, prefetch
     arithmetic  add, fma, dot_u8i8, hsum and their kin
     conversion  types and orders of lanes
+    lookup      constant lanes, and tables of sixteen bytes
     tiles       the verbs over tiles
     lowering    how all of them become LLVM IR
 
@@ -19,12 +20,15 @@ from woolly_worker.kernels.simd.arithmetic import (
     bor,
     bxor,
     div,
+    dot_i16,
     dot_u8i8,
     flip_even_signs,
     fma,
     fma_scalar,
     hmax,
     hsum,
+    hsum_to_f32,
+    hsums_to_f32,
     maximum,
     minimum,
     mul,
@@ -53,6 +57,7 @@ from woolly_worker.kernels.simd.conversion import (
     round_to_i32,
     sign_extend,
     splat_f32x16,
+    splat_i32x8,
     splat_i32x16,
     spread,
     to_f16,
@@ -63,6 +68,7 @@ from woolly_worker.kernels.simd.conversion import (
     zero_i32x8,
     zero_i32x16,
 )
+from woolly_worker.kernels.simd.lookup import byte_table, lanes_i8x16, shift_right_by
 from woolly_worker.kernels.simd.memory import (
     load_f16,
     load_f16x16,
@@ -106,8 +112,10 @@ __all__ = [
     "band",
     "bor",
     "bxor",
+    "byte_table",
     "concat",
     "div",
+    "dot_i16",
     "dot_u8i8",
     "first_lane",
     "first_lanes_or",
@@ -117,6 +125,9 @@ __all__ = [
     "high_halves_f32",
     "hmax",
     "hsum",
+    "hsum_to_f32",
+    "hsums_to_f32",
+    "lanes_i8x16",
     "load_f16",
     "load_f16x16",
     "load_f32",
@@ -146,9 +157,11 @@ __all__ = [
     "round_to_i32",
     "shift_left",
     "shift_right",
+    "shift_right_by",
     "shift_right_signed",
     "sign_extend",
     "splat_f32x16",
+    "splat_i32x8",
     "splat_i32x16",
     "spread",
     "sqrt_f32",
