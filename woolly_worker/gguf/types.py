@@ -137,8 +137,14 @@ SUPPORTED_TYPES: frozenset[GGMLType] = frozenset(
         GGMLType.BF16,
         GGMLType.Q8_0,
         GGMLType.Q4_0,
+        GGMLType.Q2_K,
+        GGMLType.Q3_K,
         GGMLType.Q4_K,
+        GGMLType.Q5_K,
         GGMLType.Q6_K,
+        GGMLType.IQ4_XS,
+        GGMLType.TQ1_0,
+        GGMLType.TQ2_0,
     }
 )
 

@@ -6,6 +6,7 @@ shares nothing with the kernels. Every weight is `scale * q - offset`, exact in 
 
 from dataclasses import dataclass
 
+import meanings_k
 import numpy as np
 import numpy.typing as npt
 
@@ -31,12 +32,14 @@ def random_rows(name: str, n_rows: int, n_cols: int, rng: np.random.Generator, *
         return float_rows(name, n_rows, n_cols, rng)
     n_blocks = n_cols // format_.block
     blocks = rng.integers(0, 256, (n_rows, n_blocks, format_.block_bytes)).astype(np.uint8)
-    if extreme:
+    if extreme and name in meanings_k.MEANINGS:
+        meanings_k.set_extremes(name, blocks)
+    elif extreme:
         ends = {"Q4_0": (0x00, 0xFF), "Q8_0": (0x80, 0x7F), "Q4_K": (0xFF, 0xFF), "Q6_K": (0x00, 0xFF)}[name]
         blocks[:] = np.where(np.arange(n_rows) % 2 == 0, *ends)[:, None, None]
         if name == "Q6_K":
             blocks[:, :, 192:208] = np.where(np.arange(n_rows) % 3 == 0, 0x7F, 0x80)[:, None, None]
-    for place in {"Q4_0": (0,), "Q8_0": (0,), "Q4_K": (0, 2), "Q6_K": (208,)}[name]:
+    for place in {"Q4_0": (0,), "Q8_0": (0,), "Q4_K": (0, 2), "Q6_K": (208,), **meanings_k.SCALES}[name]:
         scale = rng.uniform(0.5, 2, (n_rows, n_blocks)) * rng.choice([-1, 1], (n_rows, n_blocks)) * 2.0**-10
         blocks[:, :, place : place + 2] = scale.astype(np.float16)[..., None].view(np.uint8)
     return blocks.reshape(n_rows, -1)
@@ -60,7 +63,8 @@ def meaning(name: str, rows: Bytes) -> Meaning:
     if format_.block == 1:
         return _of_floats(name, rows)
     blocks = rows.reshape(len(rows), -1, format_.block_bytes)
-    scaled, offset = {"Q4_0": _q4_0, "Q8_0": _q8_0, "Q4_K": _q4_k, "Q6_K": _q6_k}[name](blocks)
+    meanings = {"Q4_0": _q4_0, "Q8_0": _q8_0, "Q4_K": _q4_k, "Q6_K": _q6_k, **meanings_k.MEANINGS}
+    scaled, offset = meanings[name](blocks)
     flat = [part.reshape(len(rows), -1) for part in (scaled - offset, np.abs(scaled) + np.abs(offset))]
     return Meaning(*flat)
 

@@ -28,6 +28,12 @@ from woolly_worker.kernels.quantize import quantize_q8, quantize_q8k
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 ALL = sorted(FORMATS)
+GOLDEN = ["Q4_0", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS", "TQ1_0", "TQ2_0"]
+
+
+def golden_key(name: str) -> str:
+    """How llama.cpp itself spells a type: q4_K, iq4_xs."""
+    return name.lower().replace("_k", "_K")
 
 
 def activation(format_: Format, x: Floats) -> tuple[Region, Doubles]:
@@ -104,10 +110,10 @@ def test_dequantize_takes_any_bytes(name: str) -> None:
         assert np.array_equal(out.values, numbers, equal_nan=True)
 
 
-@pytest.mark.parametrize("name", ["Q4_0", "Q8_0", "Q4_K", "Q6_K"])
+@pytest.mark.parametrize("name", GOLDEN)
 def test_dequantize_equals_llama_cpp(name: str, shared_data: Path) -> None:
     golden = np.load(shared_data / "golden" / "quant-blocks.npz")
-    key = name[0].lower() + name[1:]
+    key = golden_key(name)
     blocks, expected = golden[f"{key}.blocks"], golden[f"{key}.dequant"]
     for row, numbers in zip(blocks, expected, strict=True):
         out = Region(np.zeros(256), np.float32)
@@ -115,11 +121,11 @@ def test_dequantize_equals_llama_cpp(name: str, shared_data: Path) -> None:
         assert same_bits(out.values, numbers)
 
 
-@pytest.mark.parametrize("name", ["Q4_0", "Q8_0", "Q4_K", "Q6_K"])
+@pytest.mark.parametrize("name", GOLDEN)
 def test_dot_products_are_close_to_llama_cpp(name: str, shared_data: Path) -> None:
     """Both round the activations to int8. llama.cpp also rounds their scale to f16 for the formats of 32."""
     golden = np.load(shared_data / "golden" / "quant-blocks.npz")
-    key = name[0].lower() + name[1:]
+    key = golden_key(name)
     blocks, y, dots = golden[f"{key}.blocks"], golden["y"], golden[f"{key}.dot"]
     format_ = FORMATS[name]
     for row, numbers, expected in zip(blocks, y, dots, strict=True):

@@ -1,0 +1,218 @@
+"""IQ4_XS: 256 weights in 136 bytes, eight sub-blocks of 32 with a 6-bit scale, values from a table of sixteen.
+
+    bytes   0..  2   d          f16
+            2..  4   scales_h   u16: bits 2 j .. 2 j + 2 are the high bits of scale j
+            4..  8   scales_l   low four bits of scales 2 j (low nibble of byte j) and 2 j + 1 (high)
+            8..136   qs         byte 16 j + l holds weight 32 j + l (low) and 32 j + 16 + l (high)
+
+    weight = d * (scale - 32) * VALUES[q]
+
+The table's values lie in -127..113. The kernels keep value + 128 unsigned and take 128 * sum(scale * sum of
+activations) away, in integers.
+
+Source: ggml-common.h `block_iq4_xs`, `kvalues_iq4nl`, ggml-quants.c `dequantize_row_iq4_xs`.
+"""
+
+import numpy as np
+from gguf.quants import IQ4_NL
+
+from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUMS32, Activation
+from woolly_worker.kernels.formats.format import Format
+from woolly_worker.kernels.jit import inline, kernel, op
+from woolly_worker.kernels.matmul import run_embedding, run_matmul
+from woolly_worker.kernels.simd import (
+    add,
+    and_bits,
+    bor,
+    byte_table,
+    concat,
+    dot_u8i8,
+    fma_scalar,
+    hsum_to_f32,
+    load_f16,
+    load_f32,
+    load_f32x16,
+    load_i8x16,
+    load_i8x64,
+    load_i16,
+    load_i16x8,
+    load_i32,
+    load_i32x16,
+    low_halves_f32,
+    mul,
+    prefetch,
+    shift_left,
+    shift_right,
+    shift_right_by,
+    sign_extend,
+    splat_f32x16,
+    splat_i32x8,
+    splat_i32x16,
+    spread,
+    store,
+    sub,
+    to_f32,
+    zero_extend,
+    zero_i32x8,
+    zero_i32x16,
+)
+from woolly_worker.kernels.simd.tiles import (
+    accumulate_each,
+    add_product_each,
+    dot_groups,
+    dot_pairs,
+    gather_columns,
+    sub_scaled_each,
+    vector_of,
+    zeros_i32_like,
+)
+
+BLOCK, BLOCK_BYTES = 256, 136
+SCALES_H, SCALES_L, QS = 2, 4, 8
+
+raised_value = byte_table([value + 128 for value in IQ4_NL.kvalues])
+
+# The panel of sixteen rows: values + 128 as [64 groups][16 rows][4 columns] u8, then
+PANEL_SCALES = 4096  # i32 x 16 rows, for each of 8 sub-blocks
+PANEL_PAIRS = PANEL_SCALES + 8 * 64  # the same scales as pairs of i16
+PANEL_D = PANEL_PAIRS + 4 * 64  # f32 x 16 rows
+PANEL_BLOCK_BYTES = PANEL_D + 64
+
+
+@inline
+def _scale(low, high):
+    """A scale from the low four bits of one vector's lanes and the low two of another's."""
+    thirty_two = splat_i32x16(np.int32(32))
+    return sub(bor(and_bits(low, 15), shift_left(and_bits(high, 3), 4)), thirty_two)
+
+
+@inline
+def _unpack_scales(low, high, panel):
+    """All scales of sixteen rows: `low` holds eight times four bits a lane, `high` eight times two."""
+    for pair in range(4):
+        s0, s1 = _scale(low, high), _scale(shift_right(low, 4), shift_right(high, 2))
+        store(panel + PANEL_SCALES + 128 * pair, s0)
+        store(panel + PANEL_SCALES + 128 * pair + 64, s1)
+        store(panel + PANEL_PAIRS + 64 * pair, bor(and_bits(s0, 0xFFFF), shift_left(s1, 16)))
+        low, high = shift_right(low, 8), shift_right(high, 4)
+
+
+@inline
+def _unpack_column(q, place):
+    """Four weights of sixteen rows from each of the two halves of a sub-block."""
+    store(place, raised_value(and_bits(q, 0x0F0F0F0F)))
+    store(place + 256, raised_value(and_bits(shift_right(q, 4), 0x0F0F0F0F)))
+
+
+@inline
+def unpack_block(block, row_bytes, ahead, panel):
+    """One block of sixteen rows into a panel."""
+    for line in range(34):  # 16 * 136 bytes of the next sixteen rows, see q4_k
+        prefetch(ahead + 64 * line)
+    head = gather_columns(block, row_bytes)
+    store(panel + PANEL_D, low_halves_f32(vector_of(head, 0)))
+    _unpack_scales(vector_of(head, 1), shift_right(vector_of(head, 0), 16), panel)
+    for j in range(8):
+        q, place = gather_columns(block + QS + 16 * j, row_bytes), panel + 512 * j
+        _unpack_column(vector_of(q, 0), place)
+        _unpack_column(vector_of(q, 1), place + 64)
+        _unpack_column(vector_of(q, 2), place + 128)
+        _unpack_column(vector_of(q, 3), place + 192)
+
+
+@inline
+def multiply_block(panel, x, x_stride, acc):
+    """acc[t] += panel . x[t]. Integers: 256 * (241 + 128) * 127 * 32 < 2**31."""
+    total = zeros_i32_like(acc)
+    for j in range(8):
+        s = dot_groups(zeros_i32_like(acc), panel + 512 * j, x + 32 * j, x_stride, 8)
+        total = add_product_each(total, s, load_i32x16(panel + PANEL_SCALES + 64 * j))
+    offsets = dot_pairs(zeros_i32_like(acc), panel + PANEL_PAIRS, x + Q8K_SUMS32, x_stride, 4)
+    total = sub_scaled_each(total, offsets, 128)
+    return accumulate_each(acc, load_f32x16(panel + PANEL_D), x + Q8K_SCALE, x_stride, total)
+
+
+@inline
+def _scales(block):
+    """The eight scales of one block, as i32x8."""
+    low = shift_right_by(splat_i32x8(load_i32(block + SCALES_L)), "048cgkos")
+    high = shift_right_by(splat_i32x8(load_i16(block + SCALES_H)), "02468ace")
+    both = bor(and_bits(low, 15), shift_left(and_bits(high, 3), 4))
+    return sub(both, splat_i32x8(np.int32(32)))
+
+
+@inline
+def _half_dot(qs, x):
+    """128 weights times their activations; lanes 4 j .. 4 j + 4 belong to this half's sub-block j.
+
+    64 bytes are the low and high nibbles of four sub-blocks; the activations are put in their order.
+    """
+    q, both = load_i8x64(qs), concat(load_i32x16(x), load_i32x16(x + 64))
+    low, high = raised_value(and_bits(q, 15)), raised_value(shift_right(q, 4))
+    s = dot_u8i8(zero_i32x16(), low, spread(both, "012389abghijopqr"))
+    return dot_u8i8(s, high, spread(both, "4567cdefklmnstuv"))
+
+
+@inline
+def row_dot(row, x, n_cols):
+    """One row times one token: `multiply_block` for a single lane, reading the bytes in place."""
+    acc = np.float32(0)
+    for i in range(n_cols // BLOCK):
+        block, xi = row + i * BLOCK_BYTES, x + i * Q8K_BYTES
+        prefetch(block + 2048)
+        prefetch(block + 2112)
+        prefetch(block + 2176)
+        scales = _scales(block)
+        first = mul(_half_dot(block + QS, xi), spread(scales, "0000111122223333"))
+        last = mul(_half_dot(block + QS + 64, xi + 128), spread(scales, "4444555566667777"))
+        offset = mul(scales, sign_extend(load_i16x8(xi + Q8K_SUMS32)))
+        total = hsum_to_f32(sub(add(first, last), shift_left(concat(offset, zero_i32x8()), 7)))
+        acc = fma_scalar(load_f16(block) * load_f32(xi + Q8K_SCALE), total, acc)
+    return acc
+
+
+@kernel
+def dequantize(row, n_cols, out):
+    """One row as f32, with ggml's own operations: d * (scale - 32) * value, from the left."""
+    raised = splat_i32x16(np.int32(128))
+    for i in range(n_cols // BLOCK):
+        block = row + i * BLOCK_BYTES
+        d, low, high = load_f16(block), load_i32(block + SCALES_L), load_i16(block + SCALES_H)
+        for j in range(8):
+            scale = ((low >> 4 * j) & 15 | ((high >> 2 * j) & 3) << 4) - 32
+            factor = splat_f32x16(d * np.float32(scale))
+            q = load_i8x16(block + QS + 16 * j)
+            place = out + 4 * (256 * i + 32 * j)
+            store(place, mul(factor, to_f32(sub(zero_extend(raised_value(and_bits(q, 15))), raised))))
+            store(place + 64, mul(factor, to_f32(sub(zero_extend(raised_value(shift_right(q, 4))), raised))))
+
+
+@kernel
+def row_dot_iq4_xs(row, x, n_cols):
+    return row_dot(row, x, n_cols)
+
+
+SIZES = (BLOCK_BYTES, PANEL_BLOCK_BYTES, Q8K_BYTES)
+
+
+@op
+def matmul_iq4_xs(args, step, member, counter):
+    run_matmul(args, step, member, counter, BLOCK, SIZES, unpack_block, multiply_block, row_dot)
+
+
+@op
+def embed_iq4_xs(args, step, member, counter):
+    run_embedding(args, step, counter, dequantize)
+
+
+FORMAT = Format(
+    name="IQ4_XS",
+    block=BLOCK,
+    block_bytes=BLOCK_BYTES,
+    activation=Activation.Q8K,
+    matmul=matmul_iq4_xs,
+    embed=embed_iq4_xs,
+    dequantize=dequantize,
+    row_dot=row_dot_iq4_xs,
+    panel_block_bytes=PANEL_BLOCK_BYTES,
+)
