@@ -61,8 +61,14 @@ QUANTS = {
     "F16": Quant(Type.F16, Type.F16, Type.F16, gguf.LlamaFileType.MOSTLY_F16),
     "Q8_0": Quant(Type.Q8_0, Type.Q8_0, Type.Q8_0, gguf.LlamaFileType.MOSTLY_Q8_0),
     "Q4_0": Quant(Type.Q4_0, Type.Q4_0, Type.Q6_K, gguf.LlamaFileType.MOSTLY_Q4_0),
+    "Q2_K": Quant(Type.Q2_K, Type.Q3_K, Type.Q6_K, gguf.LlamaFileType.MOSTLY_Q2_K),
+    "Q3_K_M": Quant(Type.Q3_K, Type.Q4_K, Type.Q6_K, gguf.LlamaFileType.MOSTLY_Q3_K_M),
     "Q4_K_M": Quant(Type.Q4_K, Type.Q6_K, Type.Q6_K, gguf.LlamaFileType.MOSTLY_Q4_K_M),
+    "Q5_K_M": Quant(Type.Q5_K, Type.Q6_K, Type.Q6_K, gguf.LlamaFileType.MOSTLY_Q5_K_M),
     "Q6_K": Quant(Type.Q6_K, Type.Q6_K, Type.Q6_K, gguf.LlamaFileType.MOSTLY_Q6_K),
+    "IQ4_XS": Quant(Type.IQ4_XS, Type.Q5_K, Type.Q6_K, gguf.LlamaFileType.MOSTLY_IQ4_XS),
+    "TQ1_0": Quant(Type.TQ1_0, Type.TQ1_0, Type.Q6_K, gguf.LlamaFileType.MOSTLY_TQ1_0),
+    "TQ2_0": Quant(Type.TQ2_0, Type.TQ2_0, Type.Q6_K, gguf.LlamaFileType.MOSTLY_TQ2_0),
 }
 
 
@@ -72,12 +78,16 @@ class BlockLayout:
 
     `unit_std` is the standard deviation of a weight when d = 1, from the uniform distribution of its integers:
     q in -128..127 has 73.9, -8..7 has 4.61 (root mean square 4.64), Q6_K's scale times q has 73.9 x 18.48;
-    Q4_K's d*sc*q - dmin*m with sc, m in 0..63 and dmin = 7.5 d has sqrt(47490 + 19190) = 258.
+    Q4_K's d*sc*q - dmin*m with sc, m in 0..63 and dmin = 7.5 d has sqrt(47490 + 19190) = 258. Likewise Q5_K's with
+    dmin = 15.5 d, and Q2_K's with sc, m in 0..15 and dmin = 1.5 d. Scales in -32..31 have 18.48: times -4..3 in Q3_K,
+    times the values of IQ4_XS's table (root mean square 67.4). Ternary bytes are -1, 0 and 1 (0.82) in TQ1_0; in TQ2_0
+    they are 2 as well (1.22), which no real file has.
     """
 
     d_at: int
     unit_std: float
     dmin_at: int | None = None
+    dmin_to_d: float = 7.5  # such that the mean weight is 0
 
 
 LAYOUTS = {
@@ -85,6 +95,12 @@ LAYOUTS = {
     Type.Q4_0: BlockLayout(d_at=0, unit_std=4.64),
     Type.Q6_K: BlockLayout(d_at=208, unit_std=73.9 * 18.48),
     Type.Q4_K: BlockLayout(d_at=0, unit_std=258.0, dmin_at=2),
+    Type.Q5_K: BlockLayout(d_at=0, unit_std=527.0, dmin_at=2, dmin_to_d=15.5),
+    Type.Q2_K: BlockLayout(d_at=80, unit_std=13.9, dmin_at=82, dmin_to_d=1.5),
+    Type.Q3_K: BlockLayout(d_at=108, unit_std=18.48 * 2.35),
+    Type.IQ4_XS: BlockLayout(d_at=0, unit_std=18.48 * 67.4),
+    Type.TQ1_0: BlockLayout(d_at=52, unit_std=0.82),
+    Type.TQ2_0: BlockLayout(d_at=64, unit_std=1.22),
 }
 
 
@@ -155,7 +171,7 @@ def random_blocks(rng: np.random.Generator, layout: BlockLayout, n_blocks: int, 
     d = (0.5 + rng.random(n_blocks, np.float32)) * np.float32(std / layout.unit_std)
     blocks[:, layout.d_at : layout.d_at + 2] = d.astype("<f2").view(np.uint8).reshape(n_blocks, 2)
     if layout.dmin_at is not None:
-        dmin = (d * 7.5).astype("<f2").view(np.uint8).reshape(n_blocks, 2)
+        dmin = (d * layout.dmin_to_d).astype("<f2").view(np.uint8).reshape(n_blocks, 2)
         blocks[:, layout.dmin_at : layout.dmin_at + 2] = dmin
     return blocks.tobytes()
 
