@@ -39,8 +39,8 @@ def assert_level_agrees(level: str, *wanted: str) -> None:
 
 
 def test_avx2_gives_the_same_bits() -> None:
-    """The level that most machines have, for the formats that most files have."""
-    assert_level_agrees("avx2", "Q4_K", "Q6_K", "Q8_0")
+    """The level that most machines have, for the formats that most files have, and one with a table."""
+    assert_level_agrees("avx2", "Q4_K", "Q6_K", "Q8_0", "IQ4_XS")
 
 
 @pytest.mark.slow
