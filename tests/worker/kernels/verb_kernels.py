@@ -211,7 +211,7 @@ def pair_dots(acc, x, y, out):
 
 
 TABLE = (0, 255, 128, 127, 1, 2, 77, 130, 254, 16, 15, 200, 3, 99, 31, 129)
-in_table = byte_table(TABLE)
+in_table = byte_table(lambda: TABLE)
 
 
 @kernel

@@ -14,7 +14,6 @@ Source: ggml-common.h `block_iq4_xs`, `kvalues_iq4nl`, ggml-quants.c `dequantize
 """
 
 import numpy as np
-from gguf.quants import IQ4_NL
 
 from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUMS32, Activation
 from woolly_worker.kernels.formats.format import Format
@@ -70,13 +69,20 @@ from woolly_worker.kernels.simd.tiles import (
 BLOCK, BLOCK_BYTES = 256, 136
 SCALES_H, SCALES_L, QS = 2, 4, 8
 
-raised_value = byte_table([value + 128 for value in IQ4_NL.kvalues])
-
 # The panel of sixteen rows: values + 128 as [64 groups][16 rows][4 columns] u8, then
 PANEL_SCALES = 4096  # i32 x 16 rows, for each of 8 sub-blocks
 PANEL_PAIRS = PANEL_SCALES + 8 * 64  # the same scales as pairs of i16
 PANEL_D = PANEL_PAIRS + 4 * 64  # f32 x 16 rows
 PANEL_BLOCK_BYTES = PANEL_D + 64
+
+
+def _raised_values():
+    from gguf.quants import IQ4_NL  # slow to import, and needed by the compiler only
+
+    return [value + 128 for value in IQ4_NL.kvalues]
+
+
+raised_value = byte_table(_raised_values)
 
 
 @inline

@@ -1,6 +1,6 @@
 """Verbs whose results are known when the kernel is compiled: constant lanes, and tables of sixteen bytes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -37,18 +37,18 @@ def shift_right_by(typing_context: Any, x: Any, pattern: Any) -> Any:
     return x(x, pattern), lambda context, b, sig, args: b.lshr(args[0], ir.Constant(x.llvm, shifts))
 
 
-def byte_table(values: Sequence[int]) -> Any:
-    """A verb that replaces every byte of a vector, 0..15, by one of sixteen bytes: byte_table(values)(x).
+def byte_table(make: Callable[[], Sequence[int]]) -> Any:
+    """A verb that replaces every byte of a vector, 0..15, by one of sixteen bytes: byte_table(make)(x).
 
-    values  sixteen numbers in 0..255
+    make    returns sixteen numbers in 0..255; called when a kernel is compiled, not when it comes from the cache
     The vector may have lanes of any integer type; bytes above 15 give no defined result.
     """
-    assert len(values) == 16
-    table = [I8(value) for value in values]
 
     @verb
     def look_up(typing_context: Any, x: Any) -> Any:
         def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+            table = [I8(value) for value in make()]
+            assert len(table) == 16
             n_bytes = x.n * x.llvm.element.width // 8
             indices = b.bitcast(args[0], ir.VectorType(I8, n_bytes))
             lower = _by_selection if CPU.level == "generic" else _by_shuffles
