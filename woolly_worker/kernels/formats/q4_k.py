@@ -17,14 +17,14 @@ from woolly_worker.kernels.formats.format import Format
 from woolly_worker.kernels.jit import inline, kernel, op
 from woolly_worker.kernels.matmul import run_embedding, run_matmul
 from woolly_worker.kernels.simd import (
-    add,
     and_bits,
     bor,
     concat,
+    dot_i16,
     dot_u8i8,
     fma_scalar,
     high_halves_f32,
-    hsum,
+    hsums_to_f32,
     load_f16,
     load_f32,
     load_f32x16,
@@ -165,14 +165,15 @@ def row_dot(row, x, n_cols):
         x13 = concat(load_i8x32(xi + 32), load_i8x32(xi + 96))
         x46 = concat(load_i8x32(xi + 128), load_i8x32(xi + 192))
         x57 = concat(load_i8x32(xi + 160), load_i8x32(xi + 224))
-        s = mul(dot_u8i8(zero_i32x16(), and_bits(low, 15), x02), spread(scales, "0000000022222222"))
-        s = add(s, mul(dot_u8i8(zero_i32x16(), shift_right(low, 4), x13), spread(scales, "1111111133333333")))
-        s = add(s, mul(dot_u8i8(zero_i32x16(), and_bits(high, 15), x46), spread(scales, "4444444466666666")))
-        s = add(s, mul(dot_u8i8(zero_i32x16(), shift_right(high, 4), x57), spread(scales, "5555555577777777")))
-        m = mul(mins, sign_extend(load_i16x8(xi + Q8K_SUMS32)))
+        # A sub-block's sums of four products, at most 4 * 15 * 127, fit 16 bits: so do their scales.
+        s = dot_i16(zero_i32x16(), dot_u8i8(zero_i32x16(), and_bits(low, 15), x02), spread(scales, "0000000022222222"))
+        s = dot_i16(s, dot_u8i8(zero_i32x16(), shift_right(low, 4), x13), spread(scales, "1111111133333333"))
+        s = dot_i16(s, dot_u8i8(zero_i32x16(), and_bits(high, 15), x46), spread(scales, "4444444466666666"))
+        s = dot_i16(s, dot_u8i8(zero_i32x16(), shift_right(high, 4), x57), spread(scales, "5555555577777777"))
+        total, m = hsums_to_f32(s, mul(mins, sign_extend(load_i16x8(xi + Q8K_SUMS32))))
         dx = load_f32(xi + Q8K_SCALE)
-        acc = fma_scalar(load_f16(block) * dx, np.float32(hsum(s)), acc)
-        acc = fma_scalar(-load_f16(block + 2) * dx, np.float32(hsum(m)), acc)
+        acc = fma_scalar(load_f16(block) * dx, total, acc)
+        acc = fma_scalar(-load_f16(block + 2) * dx, m, acc)
     return acc
 
 

@@ -25,13 +25,13 @@ from woolly_worker.kernels.formats.format import Format
 from woolly_worker.kernels.jit import inline, kernel, op
 from woolly_worker.kernels.matmul import run_embedding, run_matmul
 from woolly_worker.kernels.simd import (
-    add,
     and_bits,
     bor,
     concat,
+    dot_i16,
     dot_u8i8,
     fma_scalar,
-    hsum,
+    hsum_to_f32,
     load_f16,
     load_f32,
     load_f32x16,
@@ -144,16 +144,18 @@ def multiply_block(panel, x, x_stride, acc):
 
 
 @inline
-def _half_dot(ql, qh, scales, x):
-    """128 weights times their activations, scaled: sixteen lanes of partial sums. `scales` holds this half's eight."""
+def _half_dot(s, ql, qh, scales, x):
+    """s + 128 weights times their activations, scaled: sixteen lanes of partial sums.
+
+    scales   this half's eight, in 16 bits: sums of four products, at most 4 * 63 * 127, fit them as well
+    """
     q, h = load_i8x64(ql), load_i8x32(qh)
     bits_low = and_bits(concat(h, shift_right(h, 2)), 3)
     bits_high = and_bits(concat(shift_right(h, 4), shift_right(h, 6)), 3)
     low = bor(and_bits(q, 15), shift_left(bits_low, 4))
     high = bor(shift_right(q, 4), shift_left(bits_high, 4))
-    first = mul(dot_u8i8(zero_i32x16(), low, load_i8x64(x)), spread(scales, "0000111122223333"))
-    last = mul(dot_u8i8(zero_i32x16(), high, load_i8x64(x + 64)), spread(scales, "4444555566667777"))
-    return add(first, last)
+    s = dot_i16(s, dot_u8i8(zero_i32x16(), low, load_i8x64(x)), spread(scales, "0000111122223333"))
+    return dot_i16(s, dot_u8i8(zero_i32x16(), high, load_i8x64(x + 64)), spread(scales, "4444555566667777"))
 
 
 @inline
@@ -167,11 +169,12 @@ def row_dot(row, x, n_cols):
         prefetch(block + 1152)
         prefetch(block + 1216)
         scales = sign_extend(load_i8x16(block + SCALES))
-        s = _half_dot(block, block + QH, scales, xi)
-        s = add(s, _half_dot(block + 64, block + QH + 32, spread(scales, "89abcdef89abcdef"), xi + 128))
+        factors = and_bits(scales, 0xFFFF)
+        s = _half_dot(zero_i32x16(), block, block + QH, factors, xi)
+        s = _half_dot(s, block + 64, block + QH + 32, spread(factors, "89abcdef89abcdef"), xi + 128)
         offset = mul(scales, sign_extend(load_i16x16(xi + Q8K_SUMS16)))
-        total = hsum(sub(s, shift_left(offset, 5)))
-        acc = fma_scalar(load_f16(block + D) * load_f32(xi + Q8K_SCALE), np.float32(total), acc)
+        total = hsum_to_f32(sub(s, shift_left(offset, 5)))
+        acc = fma_scalar(load_f16(block + D) * load_f32(xi + Q8K_SCALE), total, acc)
     return acc
 
 
