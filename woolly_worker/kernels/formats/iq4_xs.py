@@ -165,9 +165,9 @@ def row_dot(row, x, n_cols):
     acc = np.float32(0)
     for i in range(n_cols // BLOCK):
         block, xi = row + i * BLOCK_BYTES, x + i * Q8K_BYTES
-        prefetch(block + 2048)
-        prefetch(block + 2112)
-        prefetch(block + 2176)
+        prefetch(block + 4096)  # 2 KB ahead cost a quarter of the speed from memory on Zen 4, 4 KB nothing
+        prefetch(block + 4160)
+        prefetch(block + 4224)
         scales = _scales(block)
         first = mul(_half_dot(block + QS, xi), spread(scales, "0000111122223333"))
         last = mul(_half_dot(block + QS + 64, xi + 128), spread(scales, "4444555566667777"))

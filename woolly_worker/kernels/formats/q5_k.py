@@ -94,9 +94,9 @@ def row_dot(row, x, n_cols):
     acc = np.float32(0)
     for i in range(n_cols // BLOCK):
         block, xi = row + i * BLOCK_BYTES, x + i * Q8K_BYTES
-        prefetch(block + 2048)
-        prefetch(block + 2112)
-        prefetch(block + 2176)
+        prefetch(block + 4096)  # 2 KB ahead cost a quarter of the speed from memory on Zen 4, 4 KB nothing
+        prefetch(block + 4160)
+        prefetch(block + 4224)
         scales, mins = scales_and_mins(block)
         low, high, bits = load_i8x64(block + QS), load_i8x64(block + QS + 64), load_i8x32(block + QH)
         fifth = concat(bits, shift_right(bits, 2))  # bits 0, 1, 4, 5: sub-blocks 0 and 2, 1 and 3, 4 and 6, 5 and 7
