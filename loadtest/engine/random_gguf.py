@@ -61,7 +61,10 @@ QUANTS = {
     "F16": Quant(Type.F16, Type.F16, Type.F16, gguf.LlamaFileType.MOSTLY_F16),
     "Q8_0": Quant(Type.Q8_0, Type.Q8_0, Type.Q8_0, gguf.LlamaFileType.MOSTLY_Q8_0),
     "Q4_0": Quant(Type.Q4_0, Type.Q4_0, Type.Q6_K, gguf.LlamaFileType.MOSTLY_Q4_0),
+    "Q2_K": Quant(Type.Q2_K, Type.Q3_K, Type.Q6_K, gguf.LlamaFileType.MOSTLY_Q2_K),
+    "Q3_K_M": Quant(Type.Q3_K, Type.Q4_K, Type.Q6_K, gguf.LlamaFileType.MOSTLY_Q3_K_M),
     "Q4_K_M": Quant(Type.Q4_K, Type.Q6_K, Type.Q6_K, gguf.LlamaFileType.MOSTLY_Q4_K_M),
+    "Q5_K_M": Quant(Type.Q5_K, Type.Q6_K, Type.Q6_K, gguf.LlamaFileType.MOSTLY_Q5_K_M),
     "Q6_K": Quant(Type.Q6_K, Type.Q6_K, Type.Q6_K, gguf.LlamaFileType.MOSTLY_Q6_K),
     # llama-quantize gives the embedding and some matrices of every layer more bits; here all have the name's type.
     "IQ3_S": Quant(Type.IQ3_S, Type.IQ3_S, Type.Q6_K, gguf.LlamaFileType.MOSTLY_IQ3_S),
@@ -71,6 +74,9 @@ QUANTS = {
     "IQ2_XXS": Quant(Type.IQ2_XXS, Type.IQ2_XXS, Type.Q6_K, gguf.LlamaFileType.MOSTLY_IQ2_XXS),
     "IQ1_M": Quant(Type.IQ1_M, Type.IQ1_M, Type.Q6_K, gguf.LlamaFileType.MOSTLY_IQ1_M),
     "IQ1_S": Quant(Type.IQ1_S, Type.IQ1_S, Type.Q6_K, gguf.LlamaFileType.MOSTLY_IQ1_S),
+    "IQ4_XS": Quant(Type.IQ4_XS, Type.Q5_K, Type.Q6_K, gguf.LlamaFileType.MOSTLY_IQ4_XS),
+    "TQ1_0": Quant(Type.TQ1_0, Type.TQ1_0, Type.Q6_K, gguf.LlamaFileType.MOSTLY_TQ1_0),
+    "TQ2_0": Quant(Type.TQ2_0, Type.TQ2_0, Type.Q6_K, gguf.LlamaFileType.MOSTLY_TQ2_0),
 }
 
 
@@ -83,12 +89,17 @@ class BlockLayout:
     Q4_K's d*sc*q - dmin*m with sc, m in 0..63 and dmin = 7.5 d has sqrt(47490 + 19190) = 258. The i-quants' is the root
     mean square of the scale, 2.31 for (0.5 + s) / 4 with s in 0..15, times that of the grid, 23.1 to 24.4 for IQ2's;
     likewise 4.62 x 30.8 for IQ3_XXS, 18.5 x 7.59 for IQ3_S and 9.22 x 0.781 for IQ1's.
+    Q4_K's d*sc*q - dmin*m with sc, m in 0..63 and dmin = 7.5 d has sqrt(47490 + 19190) = 258. Likewise Q5_K's with
+    dmin = 15.5 d, and Q2_K's with sc, m in 0..15 and dmin = 1.5 d. Scales in -32..31 have 18.48: times -4..3 in Q3_K,
+    times the values of IQ4_XS's table (root mean square 67.4). Ternary bytes are -1, 0 and 1 (0.82) in TQ1_0; in TQ2_0
+    they are 2 as well (1.22), which no real file has.
     """
 
     d_at: int
     unit_std: float
     dmin_at: int | None = None
     d_in_nibbles: bool = False  # four bits of d, the lowest first, in the high nibble of every second byte from d_at on
+    dmin_to_d: float = 7.5  # such that the mean weight is 0
 
 
 LAYOUTS = {
@@ -103,6 +114,12 @@ LAYOUTS = {
     Type.IQ2_XXS: BlockLayout(d_at=0, unit_std=53.4),
     Type.IQ1_M: BlockLayout(d_at=49, unit_std=7.2, d_in_nibbles=True),
     Type.IQ1_S: BlockLayout(d_at=0, unit_std=7.2),
+    Type.Q5_K: BlockLayout(d_at=0, unit_std=527.0, dmin_at=2, dmin_to_d=15.5),
+    Type.Q2_K: BlockLayout(d_at=80, unit_std=13.9, dmin_at=82, dmin_to_d=1.5),
+    Type.Q3_K: BlockLayout(d_at=108, unit_std=18.48 * 2.35),
+    Type.IQ4_XS: BlockLayout(d_at=0, unit_std=18.48 * 67.4),
+    Type.TQ1_0: BlockLayout(d_at=52, unit_std=0.82),
+    Type.TQ2_0: BlockLayout(d_at=64, unit_std=1.22),
 }
 
 
@@ -178,7 +195,7 @@ def random_blocks(rng: np.random.Generator, layout: BlockLayout, n_blocks: int, 
     else:
         blocks[:, layout.d_at : layout.d_at + 2] = d.astype("<f2").view(np.uint8).reshape(n_blocks, 2)
     if layout.dmin_at is not None:
-        dmin = (d * 7.5).astype("<f2").view(np.uint8).reshape(n_blocks, 2)
+        dmin = (d * layout.dmin_to_d).astype("<f2").view(np.uint8).reshape(n_blocks, 2)
         blocks[:, layout.dmin_at : layout.dmin_at + 2] = dmin
     return blocks.tobytes()
 

@@ -21,7 +21,10 @@ def generate(out: Path, *arguments: str) -> tuple[ModelConfig, Weights]:
     return open_model(out)
 
 
-@pytest.mark.parametrize("quant", ["F16", "Q8_0", "Q4_0", "Q4_K_M", "Q6_K"])
+MIXES = ["F16", "Q8_0", "Q4_0", "Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_M", "Q6_K", "IQ4_XS", "TQ1_0", "TQ2_0"]
+
+
+@pytest.mark.parametrize("quant", MIXES)
 def test_a_file_of_every_mix_loads(quant: str, tmp_path: Path) -> None:
     config, weights = generate(tmp_path / "a.gguf", "160m", quant, "--layers", "3", "--n-vocab", "500")
     with weights.file as file:

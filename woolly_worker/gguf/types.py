@@ -140,7 +140,12 @@ SUPPORTED_TYPES: frozenset[GGMLType] = frozenset(
         GGMLType.Q4_1,
         GGMLType.Q5_0,
         GGMLType.Q5_1,
+        GGMLType.IQ4_NL,
+        GGMLType.MXFP4,
+        GGMLType.Q2_K,
+        GGMLType.Q3_K,
         GGMLType.Q4_K,
+        GGMLType.Q5_K,
         GGMLType.Q6_K,
         GGMLType.IQ3_S,
         GGMLType.IQ3_XXS,
@@ -149,6 +154,9 @@ SUPPORTED_TYPES: frozenset[GGMLType] = frozenset(
         GGMLType.IQ2_XXS,
         GGMLType.IQ1_M,
         GGMLType.IQ1_S,
+        GGMLType.IQ4_XS,
+        GGMLType.TQ1_0,
+        GGMLType.TQ2_0,
     }
 )
 

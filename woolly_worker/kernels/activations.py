@@ -4,6 +4,7 @@
     Q8K   for K-quants: one record for each 256 values
               0..256   i8     values, x ~ d * q
             256..260   f32    d
+            260..264   i32    sum of the values
             272..288   i16 x 8   sums of 32 values each
             288..320   i16 x 16  sums of 16 values each
     Q8    for the formats of 32 weights: one record for each 512 values, sixteen runs of 32; the last one of a row is
@@ -19,6 +20,7 @@ from enum import IntFlag
 
 Q8K_VALUES = 256
 Q8K_SCALE = 256
+Q8K_SUM = 260
 Q8K_SUMS32 = 272
 Q8K_SUMS16 = 288
 Q8K_BYTES = 320

@@ -18,6 +18,7 @@ from woolly_worker.kernels.activations import (
     Q8_VALUES,
     Q8K_BYTES,
     Q8K_SCALE,
+    Q8K_SUM,
     Q8K_SUMS16,
     Q8K_SUMS32,
     Q8K_VALUES,
@@ -87,6 +88,7 @@ def quantize_q8k(x, n, out):
         amax = _largest(magnitudes)
         factor = splat_f32x16(_inverse(amax))
         store_f32(record + Q8K_SCALE, amax / np.float32(127))
+        total = np.int32(0)
         for k in range(8):
             low = round_to_i32(mul(load_f32x16(xi + 128 * k), factor))
             high = round_to_i32(mul(load_f32x16(xi + 128 * k + 64), factor))
@@ -96,6 +98,8 @@ def quantize_q8k(x, n, out):
             store_i16(record + Q8K_SUMS16 + 4 * k, sum_low)
             store_i16(record + Q8K_SUMS16 + 4 * k + 2, sum_high)
             store_i16(record + Q8K_SUMS32 + 2 * k, sum_low + sum_high)
+            total += sum_low + sum_high
+        store_i32(record + Q8K_SUM, total)
 
 
 @kernel

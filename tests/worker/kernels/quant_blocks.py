@@ -6,6 +6,7 @@ shares nothing with the kernels. Every weight is `scale * q - offset`, exact in 
 
 from dataclasses import dataclass
 
+import meanings_k
 import numpy as np
 import numpy.typing as npt
 from meanings_grid import NAMES, grid_meaning, put_extremes, put_scale
@@ -38,11 +39,14 @@ def random_rows(name: str, n_rows: int, n_cols: int, rng: np.random.Generator, *
         scale = rng.uniform(0.5, 2, (n_rows, n_blocks)) * rng.choice([-1, 1], (n_rows, n_blocks)) * 2.0**-10
         put_scale(name, blocks, scale)
         return blocks.reshape(n_rows, -1)
-    if extreme:
-        ends = ENDS[name]
-        blocks[:] = np.where(np.arange(n_rows) % 2 == 0, *ends)[:, None, None]
+    if extreme and name in meanings_k.MEANINGS:
+        meanings_k.set_extremes(name, blocks)
+    elif extreme:
+        blocks[:] = np.where(np.arange(n_rows) % 2 == 0, *ENDS[name])[:, None, None]
         if name == "Q6_K":
             blocks[:, :, 192:208] = np.where(np.arange(n_rows) % 3 == 0, 0x7F, 0x80)[:, None, None]
+    if name == "MXFP4":
+        blocks[:, :, 0] = rng.integers(114, 120, (n_rows, n_blocks))
     for place in HALVES_AT[name]:
         scale = rng.uniform(0.5, 2, (n_rows, n_blocks)) * rng.choice([-1, 1], (n_rows, n_blocks)) * 2.0**-10
         blocks[:, :, place : place + 2] = scale.astype(np.float16)[..., None].view(np.uint8)
@@ -109,6 +113,20 @@ def _q5_1(blocks: Bytes) -> tuple[Doubles, Doubles]:
     return halves(blocks, 0) * q, np.broadcast_to(-halves(blocks, 2), q.shape)
 
 
+IQ4_NL_VALUES = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float64)
+MXFP4_VALUES = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.float64)
+
+
+def _iq4_nl(blocks: Bytes) -> tuple[Doubles, Doubles]:
+    q = np.concatenate([blocks[..., 2:] & 15, blocks[..., 2:] >> 4], axis=-1)
+    return halves(blocks, 0) * IQ4_NL_VALUES[q], np.zeros(q.shape)
+
+
+def _mxfp4(blocks: Bytes) -> tuple[Doubles, Doubles]:
+    q = np.concatenate([blocks[..., 1:] & 15, blocks[..., 1:] >> 4], axis=-1)
+    return 2.0 ** (blocks[..., :1].astype(np.float64) - 128) * MXFP4_VALUES[q], np.zeros(q.shape)
+
+
 def _q8_0(blocks: Bytes) -> tuple[Doubles, Doubles]:
     q = np.ascontiguousarray(blocks[..., 2:]).view(np.int8)
     return halves(blocks, 0) * q, np.zeros(q.shape)
@@ -144,8 +162,11 @@ MEANINGS = {
     "Q5_0": _q5_0,
     "Q5_1": _q5_1,
     "Q8_0": _q8_0,
+    "IQ4_NL": _iq4_nl,
+    "MXFP4": _mxfp4,
     "Q4_K": _q4_k,
     "Q6_K": _q6_k,
+    **meanings_k.MEANINGS,
 }
 HALVES_AT: dict[str, tuple[int, ...]] = {  # where a block keeps its f16 scales
     "Q4_0": (0,),
@@ -153,8 +174,11 @@ HALVES_AT: dict[str, tuple[int, ...]] = {  # where a block keeps its f16 scales
     "Q5_0": (0,),
     "Q5_1": (0, 2),
     "Q8_0": (0,),
+    "IQ4_NL": (0,),
+    "MXFP4": (),
     "Q4_K": (0, 2),
     "Q6_K": (208,),
+    **meanings_k.SCALES,
 }
 ENDS = {  # bytes that make every value the smallest, and the largest
     "Q4_0": (0x00, 0xFF),
@@ -162,6 +186,8 @@ ENDS = {  # bytes that make every value the smallest, and the largest
     "Q5_0": (0x00, 0xFF),
     "Q5_1": (0x00, 0xFF),
     "Q8_0": (0x80, 0x7F),
+    "IQ4_NL": (0x00, 0xFF),
+    "MXFP4": (0x77, 0xFF),
     "Q4_K": (0xFF, 0xFF),
     "Q6_K": (0x00, 0xFF),
 }

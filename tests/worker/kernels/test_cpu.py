@@ -13,6 +13,7 @@ from gguf import GGMLQuantizationType as Type
 
 from woolly_worker.kernels import jit
 from woolly_worker.kernels.cpu import CPU, LEVELS, Cpu, allowed_cpus, executable_levels, host_level
+from woolly_worker.kernels.formats.registry import FORMATS
 
 TESTS = Path(__file__).resolve().parents[1]
 REPOSITORY = TESTS.parents[1]
@@ -38,14 +39,14 @@ def assert_level_agrees(level: str, *wanted: str) -> None:
 
 
 def test_avx2_gives_the_same_bits() -> None:
-    """The level that most machines have, for the formats that most files have."""
-    assert_level_agrees("avx2", "Q4_K", "Q6_K", "Q8_0")
+    """The level that most machines have, for the formats that most files have, and one with a table."""
+    assert_level_agrees("avx2", "Q4_K", "Q6_K", "Q8_0", "IQ4_XS")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("level", LEVELS)
 def test_every_level_gives_the_same_bits(level: str) -> None:
-    assert_level_agrees(level, "halves", "F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_K", "Q6_K")
+    assert_level_agrees(level, "halves", *FORMATS)
 
 
 @pytest.mark.slow

@@ -35,7 +35,7 @@ GOLDEN = [name for name in ALL if FORMATS[name].block > 1]
 
 
 def golden_key(name: str) -> str:
-    """ggml's name in lower case, but for the K of the K-quants."""
+    """How llama.cpp itself spells a type: q4_K, iq4_xs."""
     return name.lower().replace("_k", "_K")
 
 

@@ -13,6 +13,7 @@ from woolly_worker.kernels.activations import (
     Q8_VALUES,
     Q8K_BYTES,
     Q8K_SCALE,
+    Q8K_SUM,
     Q8K_SUMS16,
     Q8K_SUMS32,
     Q8K_VALUES,
@@ -59,6 +60,8 @@ def test_q8k_records(name: str, offset: int) -> None:
     got = out.values
     assert np.array_equal(got[:, :Q8K_VALUES].view(np.int8), q)
     assert same_bits(np.ascontiguousarray(got[:, Q8K_SCALE : Q8K_SCALE + 4]).view(np.float32)[:, 0], d)
+    total = np.ascontiguousarray(got[:, Q8K_SUM : Q8K_SUM + 4]).view(np.int32)[:, 0]
+    assert np.array_equal(total, q.astype(np.int32).sum(axis=1))
     sums32 = np.ascontiguousarray(got[:, Q8K_SUMS32:Q8K_SUMS16]).view(np.int16)
     sums16 = np.ascontiguousarray(got[:, Q8K_SUMS16:]).view(np.int16)
     assert np.array_equal(sums16, q.astype(np.int16).reshape(-1, 16, 16).sum(axis=2))

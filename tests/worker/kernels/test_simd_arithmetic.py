@@ -179,6 +179,16 @@ def test_integer_sums_wrap_as_32_bits() -> None:
         assert out.values.tolist() == [int(a.sum(dtype=np.int32)), int(a[:8].sum(dtype=np.int32))]
 
 
+def test_integer_sums_as_floats_are_rounded_once() -> None:
+    rng = np.random.default_rng(11)
+    limit = 2**31 // LANES
+    for a, b in rng.integers(-limit, limit, (20, 2, LANES)).astype(np.int32):
+        out = Region(np.zeros(6), np.float32)
+        kernels.int_sums_to_f32(Region(a, np.int32, 1).address, Region(b, np.int32, 2).address, out.address)
+        sums = [a.sum(), a[:8].sum(), a.sum(), b.sum(), a.sum(), b[:8].sum()]
+        assert same_bits(out.values, np.array(sums).astype(np.float32))
+
+
 def test_integer_maxima() -> None:
     rng = np.random.default_rng(6)
     for _ in range(10):
@@ -208,6 +218,30 @@ def test_dot_u8i8_is_exact(fill: tuple[int, int] | None) -> None:
         kernels.dots(*(region.address for region in regions), out.address)
         assert np.array_equal(out.values[:16], exact_dot(acc, u, s))
         assert np.array_equal(out.values[16:], exact_dot(acc[:8], u[:32], s[:32]))
+
+
+def exact_pair_dot(acc: npt.NDArray[np.int32], x: npt.NDArray[np.int16], y: npt.NDArray[np.int16]) -> list[int]:
+    products = x.astype(np.int64) * y.astype(np.int64)
+    return (acc + products.reshape(-1, 2).sum(axis=1)).tolist()
+
+
+@pytest.mark.parametrize("fill", [None, (32767, 32767), (-32768, 32767), (32767, -32768), (-1, -1)])
+def test_dot_i16_is_exact(fill: tuple[int, int] | None) -> None:
+    """But for -32768 * -32768 twice, no sum of two products leaves the 32 bits; the accumulator must leave room."""
+    rng = np.random.default_rng(12)
+    for _ in range(20 if fill is None else 1):
+        x, y = rng.integers(-32767, 32768, (2, 32)).astype(np.int16)
+        acc = np.zeros(LANES, np.int32)
+        if fill is None:
+            x //= 2
+            acc = rng.integers(-(2**30), 2**30, LANES).astype(np.int32)
+        else:
+            x[:], y[:] = fill
+        out = Region(np.zeros(24), np.int32)
+        regions = Region(acc, np.int32, 1), Region(x, np.int16, 2), Region(y, np.int16, 2)
+        kernels.pair_dots(*(region.address for region in regions), out.address)
+        assert out.values[:16].tolist() == exact_pair_dot(acc, x, y)
+        assert out.values[16:].tolist() == exact_pair_dot(acc[:8], x[:16], y[:16])
 
 
 def test_exponents_are_added_exactly() -> None:

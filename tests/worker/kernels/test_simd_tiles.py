@@ -46,17 +46,17 @@ def test_integer_verbs() -> None:
     x[:, 4:] = 0
     x[:, 2:4] = 0  # the bytes are read as an i32 too; keep it small
     vector = rng.integers(-63, 64, LANES).astype(np.int32)
-    out = Region(np.zeros(16 * LANES + 2), np.int32)
+    out = Region(np.zeros(19 * LANES + 2), np.int32)
     regions = Region(panel, np.uint8), Region(x, np.uint8), Region(vector, np.int32)
     kernels.integer_tiles(regions[0].address, regions[1].address, STRIDE, regions[2].address, out.address)
     acc = np.einsum("rk,tk->tr", panel.astype(np.int32), x[:, :4].view(np.int8).astype(np.int32))
     splats = np.ascontiguousarray(x[:, :4]).view(np.int32)
-    expected = [acc, acc + acc * vector, acc - 3 * acc, acc - (splats >> 5), acc]
-    got = out.values[: 15 * LANES].reshape(5, TOKENS, LANES)
+    expected = [acc, acc + acc * vector, acc - 3 * acc, acc - 5 * splats, acc - (splats >> 3), acc]
+    got = out.values[: 18 * LANES].reshape(6, TOKENS, LANES)
     for tile, wanted in zip(got, expected, strict=True):
         assert np.array_equal(tile, wanted)
-    assert np.array_equal(out.values[15 * LANES : 16 * LANES], acc[2])
-    assert out.values[16 * LANES] == TOKENS
+    assert np.array_equal(out.values[18 * LANES : 19 * LANES], acc[2])
+    assert out.values[19 * LANES] == TOKENS
 
 
 def test_float_verbs() -> None:

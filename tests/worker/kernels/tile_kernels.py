@@ -18,6 +18,7 @@ from woolly_worker.kernels.simd.tiles import (
     store_each,
     store_sums_each,
     sub_scaled_each,
+    sub_shifted_each,
     sub_splat_each,
     tile_size,
     vector_of,
@@ -51,9 +52,10 @@ def integer_tiles(panel, x, stride, vector, out):
     store_each(out + 192, 64, add_product_each(acc, acc, load_i32x16(vector)))
     store_each(out + 384, 64, sub_scaled_each(acc, acc, 3))
     store_each(out + 576, 64, sub_splat_each(acc, x, stride, 5))
-    store_each(out + 768, 64, add_each(acc, zeros_i32_like(acc)))
-    store(out + 960, vector_of(acc, 2))
-    store_i64(out + 1024, tile_size(acc))
+    store_each(out + 768, 64, sub_shifted_each(acc, x, stride, 3))
+    store_each(out + 960, 64, add_each(acc, zeros_i32_like(acc)))
+    store(out + 1152, vector_of(acc, 2))
+    store_i64(out + 1216, tile_size(acc))
 
 
 @kernel

@@ -21,9 +21,11 @@ from woolly_worker.kernels.simd import (
     band,
     bor,
     bxor,
+    byte_table,
     choose,
     concat,
     div,
+    dot_i16,
     dot_u8i8,
     filled_like,
     first_lane,
@@ -36,6 +38,9 @@ from woolly_worker.kernels.simd import (
     high_halves_f32,
     hmax,
     hsum,
+    hsum_to_f32,
+    hsums_to_f32,
+    lanes_i8x16,
     load_f16,
     load_f16x16,
     load_f32,
@@ -67,10 +72,12 @@ from woolly_worker.kernels.simd import (
     round_to_i32,
     shift_left,
     shift_right,
+    shift_right_by,
     shift_right_signed,
     sign_extend,
     sign_extend_to_i16,
     splat_f32x16,
+    splat_i32x8,
     splat_i32x16,
     spread,
     sqrt_f32,
@@ -186,6 +193,20 @@ def int_sums(x, out):
 
 
 @kernel
+def int_sums_to_f32(x, y, out):
+    """One vector alone, then two side by side, also of different widths."""
+    a, b = load_i32x16(x), load_i32x16(y)
+    store_f32(out, hsum_to_f32(a))
+    store_f32(out + 4, hsum_to_f32(load_i32x8(x)))
+    first, last = hsums_to_f32(a, b)
+    store_f32(out + 8, first)
+    store_f32(out + 12, last)
+    first, last = hsums_to_f32(a, load_i32x8(y))
+    store_f32(out + 16, first)
+    store_f32(out + 20, last)
+
+
+@kernel
 def int_maxima(x, y, out):
     a, b = load_i32x16(x), load_i32x16(y)
     store(out, maximum(a, b))
@@ -198,6 +219,33 @@ def dots(acc, u, s, out):
     """Sixteen lanes, then eight."""
     store(out, dot_u8i8(load_i32x16(acc), load_i8x64(u), load_i8x64(s)))
     store(out + 64, dot_u8i8(load_i32x8(acc), load_i8x32(u), load_i8x32(s)))
+
+
+@kernel
+def pair_dots(acc, x, y, out):
+    """Sixteen lanes, then eight."""
+    store(out, dot_i16(load_i32x16(acc), load_i32x16(x), load_i32x16(y)))
+    store(out + 64, dot_i16(load_i32x8(acc), load_i32x8(x), load_i32x8(y)))
+
+
+TABLE = (0, 255, 128, 127, 1, 2, 77, 130, 254, 16, 15, 200, 3, 99, 31, 129)
+in_table = byte_table(lambda: TABLE)
+
+
+@kernel
+def looked_up(x, out):
+    """64 bytes, 32 and 16, and 64 in lanes of 32 bits."""
+    store(out, in_table(load_i8x64(x)))
+    store(out + 64, in_table(load_i8x32(x)))
+    store(out + 96, in_table(load_i8x16(x)))
+    store(out + 112, in_table(load_i32x16(x)))
+
+
+@kernel
+def constant_lanes(number, out):
+    store(out, lanes_i8x16("0123456789abcxyz"))
+    store(out + 16, shift_right_by(splat_i32x8(number), "0123vk4a"))
+    store(out + 48, splat_i32x8(number))
 
 
 @kernel

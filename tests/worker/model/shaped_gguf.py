@@ -45,14 +45,32 @@ SHAPES = {
     Type.IQ2_XS: K_QUANTS,
 }
 
+# Where a block has its f16 scales.
 _BLOCK_SCALES = {
     Type.Q4_K: (0, 2),
     Type.Q6_K: (208,),
+    Type.Q2_K: (80, 82),
+    Type.Q3_K: (108,),
+    Type.Q5_K: (0, 2),
+    Type.IQ4_XS: (0,),
+    Type.TQ1_0: (52,),
+    Type.TQ2_0: (64,),
     Type.IQ3_XXS: (0,),
     Type.IQ2_XS: (0,),
-}  # where a block has its f16 scales
+}
 # The size of scale * q that random bytes have.
-_TYPICAL = {Type.Q4_K: 63 * 15 / 4, Type.Q6_K: 75 * 18, Type.IQ3_XXS: 142, Type.IQ2_XS: 56}
+_TYPICAL = {
+    Type.Q4_K: 63 * 15 / 4,
+    Type.Q6_K: 75 * 18,
+    Type.Q2_K: 15 * 3 / 4,
+    Type.Q3_K: 18 * 2.3,
+    Type.Q5_K: 63 * 31 / 4,
+    Type.IQ4_XS: 18 * 67,
+    Type.TQ1_0: 0.8,
+    Type.TQ2_0: 1.2,
+    Type.IQ3_XXS: 142,
+    Type.IQ2_XS: 56,
+}
 
 
 def write(

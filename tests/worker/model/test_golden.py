@@ -24,7 +24,10 @@ QUANTISED = (
     "babyllama-wide-Q8_0",
     "babyllama-wide-Q4_0",
     "babyllama-wide-Q6_K",
+    "babyllama-wide-Q5_K_M",
     "babyllama-wide-Q4_K_M",
+    "babyllama-wide-Q3_K_M",
+    "babyllama-wide-Q2_K",
 )
 MODELS = FLOATS + QUANTISED
 Doubles = npt.NDArray[np.float64]

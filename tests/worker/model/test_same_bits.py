@@ -145,9 +145,14 @@ def test_other_keys_and_values(subject: Subject, kv_dtype: KVType, difference: f
         assert bench.logits(subject.ids, 7).tobytes() == expected.tobytes()
 
 
-def test_a_mix_of_types_in_one_file(tmp_path: Path) -> None:
-    """Layers read their activations in several forms at once."""
-    mixed = {"attn_q": Type.Q8_0, "attn_v": Type.F16, "ffn_down": Type.Q6_K, "output": Type.BF16, "ffn_up": Type.F32}
+FORMS = {"attn_q": Type.Q8_0, "attn_v": Type.F16, "ffn_down": Type.Q6_K, "output": Type.BF16, "ffn_up": Type.F32}
+BLOCKS_OF_256 = {"attn_q": Type.IQ4_XS, "attn_v": Type.Q2_K, "ffn_down": Type.Q3_K, "output": Type.Q5_K}
+TERNARY = {"ffn_up": Type.TQ1_0, "ffn_gate": Type.TQ2_0}
+
+
+@pytest.mark.parametrize("mixed", [FORMS, BLOCKS_OF_256 | TERNARY], ids=["forms", "blocks of 256"])
+def test_a_mix_of_types_in_one_file(mixed: dict[str, Type], tmp_path: Path) -> None:
+    """Layers that read their activations in several forms at once; and one form in many types."""
     path = shaped_gguf.write(tmp_path / "mixed.gguf", Type.Q4_K, mixed=mixed)
     subject = Subject(path)
     subject.assert_same(subject.bench.logits(subject.ids, 7))

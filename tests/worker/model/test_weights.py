@@ -108,7 +108,7 @@ def test_tensors_that_say_nothing_new_are_passed_over(tmp_path: Path) -> None:
 
 
 def test_an_unsupported_type_names_the_supported_ones(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedQuantization, match=r"is Q5_0; supported are F32, F16, .*Q4_K, Q6_K"):
+    with pytest.raises(UnsupportedQuantization, match=r"is Q5_0; supported are F32, F16, .*Q4_K, .*Q6_K"):
         weights_of(tmp_path, kind=Type.Q5_0)
 
 
@@ -128,16 +128,13 @@ def test_the_set_of_types_can_be_narrowed(tiny_model: Path) -> None:
         load_weights(file, config, frozenset({GGMLType.F32}))
 
 
-@pytest.mark.parametrize("name", ["stories260K-Q8_0", "babyllama-wide-Q4_K_M", "babyllama-wide-Q4_0"])
+MIXES = ("Q2_K", "Q3_K_M", "Q4_0", "Q4_K_M", "Q5_K_M")
+
+
+@pytest.mark.parametrize("name", ["stories260K-Q8_0", *(f"babyllama-wide-{mix}" for mix in MIXES)])
 def test_models_of_others(name: str, shared_data: Path) -> None:
     config, weights = open_model(shared_data / "models" / f"{name}.gguf")
     with weights.file:
         assert len(weights.layers) == config.n_layer
         if name == "stories260K-Q8_0":
             assert weights.layers[0].ffn_down.type is GGMLType.F16  # 172 is no multiple of 32
-
-
-@pytest.mark.parametrize("name", ["babyllama-wide-Q2_K", "babyllama-wide-Q3_K_M", "babyllama-wide-Q5_K_M"])
-def test_models_with_other_types_are_refused(name: str, shared_data: Path) -> None:
-    with pytest.raises(UnsupportedQuantization, match="supported are"):
-        open_model(shared_data / "models" / f"{name}.gguf")

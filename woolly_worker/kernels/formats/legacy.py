@@ -31,7 +31,7 @@ def multiply_block(panel, x, i, x_stride, acc):
     """acc[t] += panel . x[t]. The 128 that every weight is too large leaves as 128 * (sum of the activations)."""
     record, run = x + (i // RUNS) * Q8_BYTES, i % RUNS
     s = dot_groups(zeros_i32_like(acc), panel, record + Q8_RUN * run, x_stride, 8)
-    s = sub_splat_each(s, record + Q8_SUMS + 4 * run, x_stride, 0)
+    s = sub_splat_each(s, record + Q8_SUMS + 4 * run, x_stride, 1)
     return accumulate_each(acc, load_f32x16(panel + PANEL_D), record + Q8_SCALES + 4 * run, x_stride, s)
 
 

@@ -70,6 +70,7 @@ from woolly_worker.kernels.simd.tiles import (
     dot_shorts_each,
     load_each,
     store_each,
+    sub_shifted_each,
     sub_splat_each,
     zeros_f32_like,
     zeros_i32_like,
@@ -110,7 +111,7 @@ def _dot_q8_0(lines, x, sums, stride, ahead, tile):
     for line in range(8):
         prefetch(ahead + 64 * line)
         s = dot_bytes_each(s, load_i32x16(lines + 64 * line), x + 4 * line, stride)
-    return sub_splat_each(s, sums, stride, 0)
+    return sub_splat_each(s, sums, stride, 1)
 
 
 @inline
@@ -121,7 +122,7 @@ def _dot_q4_0(lines, x, sums, stride, ahead, tile):
         both = load_i32x16(lines + 64 * line)
         s = dot_bytes_each(s, and_bits(both, 0x0F0F0F0F), x + 4 * line, stride)
         s = dot_bytes_each(s, and_bits(shift_right(both, 4), 0x0F0F0F0F), x + 16 + 4 * line, stride)
-    return sub_splat_each(s, sums, stride, 4)
+    return sub_shifted_each(s, sums, stride, 4)
 
 
 @inline

@@ -6,6 +6,7 @@
     conversion  types and orders of lanes
     quarters    four quant blocks at once
     tables      entries of grids, and scratch on the stack
+    lookup      constant lanes, and tables of sixteen bytes
     tiles       the verbs over tiles
     lowering    how all of them become LLVM IR
 
@@ -31,6 +32,8 @@ from woolly_worker.kernels.simd.arithmetic import (
     hadamard,
     hmax,
     hsum,
+    hsum_to_f32,
+    hsums_to_f32,
     maximum,
     minimum,
     minus_literal,
@@ -71,6 +74,7 @@ from woolly_worker.kernels.simd.conversion import (
     sixteen_bytes,
     sixteen_twice,
     splat_f32x16,
+    splat_i32x8,
     splat_i32x16,
     spread,
     to_f16,
@@ -85,6 +89,11 @@ from woolly_worker.kernels.simd.conversion import (
     zero_f32x16,
     zero_i32x8,
     zero_i32x16,
+)
+from woolly_worker.kernels.simd.lookup import (
+    byte_table,
+    lanes_i8x16,
+    shift_right_by,
 )
 from woolly_worker.kernels.simd.memory import (
     load_f16,
@@ -151,6 +160,7 @@ __all__ = [
     "band",
     "bor",
     "bxor",
+    "byte_table",
     "bytes_from_bits",
     "choose",
     "concat",
@@ -171,8 +181,11 @@ __all__ = [
     "high_halves_f32",
     "hmax",
     "hsum",
+    "hsum_to_f32",
+    "hsums_to_f32",
     "in_quarters",
     "lane",
+    "lanes_i8x16",
     "load_f16",
     "load_f16x16",
     "load_f32",
@@ -211,6 +224,7 @@ __all__ = [
     "shift_halves",
     "shift_left",
     "shift_right",
+    "shift_right_by",
     "shift_right_in_quarters",
     "shift_right_signed",
     "shift_sixteens",
@@ -219,6 +233,7 @@ __all__ = [
     "sixteen_bytes",
     "sixteen_twice",
     "splat_f32x16",
+    "splat_i32x8",
     "splat_i32x16",
     "spread",
     "sqrt_f32",

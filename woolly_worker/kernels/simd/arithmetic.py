@@ -13,12 +13,15 @@ from woolly_worker.kernels.simd.lowering import (
     constant,
     dot_i16_ir,
     dot_u8i8_ir,
+    fold_ir,
     reduce_ir,
     shuffle_ir,
     splat_ir,
     verb,
 )
 from woolly_worker.kernels.simd.vectors import I32
+
+F32X4 = ir.VectorType(ir.FloatType(), 4)
 
 
 def _binary(name: str, float_op: str | None, int_op: str | None) -> Any:
@@ -149,6 +152,33 @@ def hsum(typing_context: Any, x: Any) -> Any:
 
 
 @verb
+def hsum_to_f32(typing_context: Any, x: Any) -> Any:
+    """The sum of all lanes of i32, rounded to f32. It never leaves the vector registers."""
+
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        pairs = fold_ir(b, args[0], b.add, 4)
+        pairs = b.add(pairs, shuffle_ir(b, pairs, pairs, [2, 3, 0, 1]))
+        sums = b.sitofp(b.add(pairs, shuffle_ir(b, pairs, pairs, [1, 0, 3, 2])), F32X4)
+        return b.extract_element(sums, I32(0))
+
+    return types.float32(x), emit
+
+
+@verb
+def hsums_to_f32(typing_context: Any, x: Any, y: Any) -> Any:
+    """The same for two vectors, folded side by side: a pair."""
+    result = types.UniTuple(types.float32, 2)
+
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        u, v = (fold_ir(b, value, b.add, 4) for value in args)
+        pairs = b.add(shuffle_ir(b, u, v, [0, 4, 1, 5]), shuffle_ir(b, u, v, [2, 6, 3, 7]))
+        sums = b.sitofp(b.add(pairs, shuffle_ir(b, pairs, pairs, [2, 3, 0, 1])), F32X4)
+        return context.make_tuple(b, result, [b.extract_element(sums, I32(i)) for i in range(2)])
+
+    return result(x, y), emit
+
+
+@verb
 def hmax(typing_context: Any, x: Any) -> Any:
     """The largest lane. Floats with a NaN among them give any lane."""
     scalar = types.float32 if x.element == "f32" else types.int32
@@ -173,7 +203,11 @@ def dot_u8i8(typing_context: Any, acc: Any, u: Any, s: Any) -> Any:
 
 @verb
 def dot_i16(typing_context: Any, acc: Any, x: Any, y: Any) -> Any:
-    """i32 lanes: acc[i] + the two products of signed halves x16[2 i ..] with y16[2 i ..]. Exact."""
+    """i32 lanes: acc[i] + the two products of 16-bit integers x[2 i], y[2 i] and x[2 i + 1], y[2 i + 1].
+
+    With numbers of 16 bits in the lanes of x, and in those of y with their high halves cleared, it is acc + x * y in
+    one instruction.
+    """
 
     def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
         lanes = acc.llvm

@@ -42,6 +42,11 @@ def splat_i32x16(typing_context: Any, scalar: Any) -> Any:
     return i32x16(types.int32), lambda context, b, sig, args: splat_ir(b, args[0], 16)
 
 
+@verb
+def splat_i32x8(typing_context: Any, scalar: Any) -> Any:
+    return i32x8(types.int32), lambda context, b, sig, args: splat_ir(b, args[0], 8)
+
+
 def _zero(of: Vec) -> Any:
     @verb
     def zero(typing_context: Any) -> Any:

@@ -166,20 +166,37 @@ def sub_scaled_each(typing_context: Any, acc: Any, tile: Any, literal: Any) -> A
 
 
 @verb
-def sub_splat_each(typing_context: Any, acc: Any, x: Any, stride: Any, shift: Any) -> Any:
-    """Integers: acc[t] - (the i32 at x[t] >> a literal), the same in every lane."""
-    if not isinstance(shift, types.IntegerLiteral):
+def sub_splat_each(typing_context: Any, acc: Any, x: Any, stride: Any, literal: Any) -> Any:
+    """Integers: acc[t] - literal * i32 at x[t], the same in every lane."""
+    if not isinstance(literal, types.IntegerLiteral):
         return None
-    n_bits = shift.literal_value
+    factor = literal.literal_value
 
     def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
         results = []
         for t, a in enumerate(_unpack(b, args[0])):
             value = load_ir(b, _at(b, args[1], t, args[2]), I32)
-            results.append(b.sub(a, splat_ir(b, b.ashr(value, I32(n_bits)) if n_bits else value, acc.vec.n)))
+            results.append(b.sub(a, splat_ir(b, value if factor == 1 else b.mul(value, I32(factor)), acc.vec.n)))
         return _pack(b, results)
 
-    return acc(acc, types.intp, types.intp, shift), emit
+    return acc(acc, types.intp, types.intp, literal), emit
+
+
+@verb
+def sub_shifted_each(typing_context: Any, acc: Any, x: Any, stride: Any, literal: Any) -> Any:
+    """Integers: acc[t] - (i32 at x[t] >> literal), the same in every lane."""
+    if not isinstance(literal, types.IntegerLiteral):
+        return None
+    n_bits = I32(literal.literal_value)
+
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        results = []
+        for t, a in enumerate(_unpack(b, args[0])):
+            value = b.ashr(load_ir(b, _at(b, args[1], t, args[2]), I32), n_bits)
+            results.append(b.sub(a, splat_ir(b, value, acc.vec.n)))
+        return _pack(b, results)
+
+    return acc(acc, types.intp, types.intp, literal), emit
 
 
 @verb

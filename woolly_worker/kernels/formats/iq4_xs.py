@@ -1,0 +1,230 @@
+"""IQ4_XS: 256 weights in 136 bytes, eight sub-blocks of 32 with a 6-bit scale, values from a table of sixteen.
+
+    bytes   0..  2   d          f16
+            2..  4   scales_h   u16: bits 2 j .. 2 j + 2 are the high bits of scale j
+            4..  8   scales_l   low four bits of scales 2 j (low nibble of byte j) and 2 j + 1 (high)
+            8..136   qs         byte 16 j + l holds weight 32 j + l (low) and 32 j + 16 + l (high)
+
+    weight = d * (scale - 32) * VALUES[q]
+
+The table's values lie in -127..113. The kernels keep value + 128 unsigned and take 128 * sum(scale * sum of
+activations) away, in integers.
+
+Source: ggml-common.h `block_iq4_xs`, `kvalues_iq4nl`, ggml-quants.c `dequantize_row_iq4_xs`.
+"""
+
+import numpy as np
+
+from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUMS32, Activation
+from woolly_worker.kernels.formats.format import Format
+from woolly_worker.kernels.formats.fours import PARTS, dot_in_fours
+from woolly_worker.kernels.jit import inline, kernel, op
+from woolly_worker.kernels.matmul import run_embedding, run_matmul
+from woolly_worker.kernels.simd import (
+    add,
+    and_bits,
+    bor,
+    byte_table,
+    concat,
+    dot_u8i8,
+    load_f16,
+    load_f32x16,
+    load_four_f16,
+    load_i8x16,
+    load_i8x32,
+    load_i8x64,
+    load_i16,
+    load_i16x8,
+    load_i32,
+    load_i32x16,
+    low_halves_f32,
+    mul,
+    prefetch,
+    shift_left,
+    shift_right,
+    shift_right_by,
+    shift_sixteens,
+    sign_extend,
+    sixteen_twice,
+    splat_f32x16,
+    splat_i32x8,
+    splat_i32x16,
+    spread,
+    store,
+    sub,
+    sums_of_four,
+    to_f32,
+    zero_extend,
+    zero_i32x8,
+    zero_i32x16,
+)
+from woolly_worker.kernels.simd.tiles import (
+    accumulate_each,
+    add_product_each,
+    dot_groups,
+    dot_pairs,
+    gather_columns,
+    sub_scaled_each,
+    vector_of,
+    zeros_i32_like,
+)
+
+BLOCK, BLOCK_BYTES = 256, 136
+SCALES_H, SCALES_L, QS = 2, 4, 8
+
+# The panel of sixteen rows: values + 128 as [64 groups][16 rows][4 columns] u8, then
+PANEL_SCALES = 4096  # i32 x 16 rows, for each of 8 sub-blocks
+PANEL_PAIRS = PANEL_SCALES + 8 * 64  # the same scales as pairs of i16
+PANEL_D = PANEL_PAIRS + 4 * 64  # f32 x 16 rows
+PANEL_BLOCK_BYTES = PANEL_D + 64
+
+
+def _raised_values():
+    from gguf.quants import IQ4_NL  # slow to import, and needed by the compiler only
+
+    return [value + 128 for value in IQ4_NL.kvalues]
+
+
+raised_value = byte_table(_raised_values)
+
+
+@inline
+def _scale(low, high):
+    """A scale from the low four bits of one vector's lanes and the low two of another's."""
+    thirty_two = splat_i32x16(np.int32(32))
+    return sub(bor(and_bits(low, 15), shift_left(and_bits(high, 3), 4)), thirty_two)
+
+
+@inline
+def _unpack_scales(low, high, panel):
+    """All scales of sixteen rows: `low` holds eight times four bits a lane, `high` eight times two."""
+    for pair in range(4):
+        s0, s1 = _scale(low, high), _scale(shift_right(low, 4), shift_right(high, 2))
+        store(panel + PANEL_SCALES + 128 * pair, s0)
+        store(panel + PANEL_SCALES + 128 * pair + 64, s1)
+        store(panel + PANEL_PAIRS + 64 * pair, bor(and_bits(s0, 0xFFFF), shift_left(s1, 16)))
+        low, high = shift_right(low, 8), shift_right(high, 4)
+
+
+@inline
+def _unpack_column(q, place):
+    """Four weights of sixteen rows from each of the two halves of a sub-block."""
+    store(place, raised_value(and_bits(q, 0x0F0F0F0F)))
+    store(place + 256, raised_value(and_bits(shift_right(q, 4), 0x0F0F0F0F)))
+
+
+@inline
+def unpack_block(block, row_bytes, ahead, panel):
+    """One block of sixteen rows into a panel."""
+    for line in range(34):  # 16 * 136 bytes of the next sixteen rows, see q4_k
+        prefetch(ahead + 64 * line)
+    head = gather_columns(block, row_bytes)
+    store(panel + PANEL_D, low_halves_f32(vector_of(head, 0)))
+    _unpack_scales(vector_of(head, 1), shift_right(vector_of(head, 0), 16), panel)
+    for j in range(8):
+        q, place = gather_columns(block + QS + 16 * j, row_bytes), panel + 512 * j
+        _unpack_column(vector_of(q, 0), place)
+        _unpack_column(vector_of(q, 1), place + 64)
+        _unpack_column(vector_of(q, 2), place + 128)
+        _unpack_column(vector_of(q, 3), place + 192)
+
+
+@inline
+def multiply_block(panel, x, i, x_stride, acc):
+    """acc[t] += panel . x[t]. Integers: 256 * (241 + 128) * 127 * 32 < 2**31."""
+    x += i * Q8K_BYTES
+    total = zeros_i32_like(acc)
+    for j in range(8):
+        s = dot_groups(zeros_i32_like(acc), panel + 512 * j, x + 32 * j, x_stride, 8)
+        total = add_product_each(total, s, load_i32x16(panel + PANEL_SCALES + 64 * j))
+    offsets = dot_pairs(zeros_i32_like(acc), panel + PANEL_PAIRS, x + Q8K_SUMS32, x_stride, 4)
+    total = sub_scaled_each(total, offsets, 128)
+    return accumulate_each(acc, load_f32x16(panel + PANEL_D), x + Q8K_SCALE, x_stride, total)
+
+
+@inline
+def _scales(block):
+    """The eight scales of one block, as i32x8."""
+    low = shift_right_by(splat_i32x8(load_i32(block + SCALES_L)), "048cgkos")
+    high = shift_right_by(splat_i32x8(load_i16(block + SCALES_H)), "02468ace")
+    both = bor(and_bits(low, 15), shift_left(and_bits(high, 3), 4))
+    return sub(both, splat_i32x8(np.int32(32)))
+
+
+@inline
+def _dot(qs, x):
+    """64 weights, two sub-blocks of 32, times their activations: eight lanes of partial sums each."""
+    q = raised_value(and_bits(shift_sixteens(sixteen_twice(load_i8x32(qs)), 0, 4), 15))
+    return dot_u8i8(zero_i32x16(), q, load_i8x64(x))
+
+
+@inline
+def _scaled_sums(block, x):
+    """Sixteen lanes of partial sums, the 128 that every value is too large taken away."""
+    scales = _scales(block)
+    s = mul(_dot(block + QS, x), spread(scales, "0000000011111111"))
+    s = add(s, mul(_dot(block + QS + 32, x + 64), spread(scales, "2222222233333333")))
+    s = add(s, mul(_dot(block + QS + 64, x + 128), spread(scales, "4444444455555555")))
+    s = add(s, mul(_dot(block + QS + 96, x + 192), spread(scales, "6666666677777777")))
+    offset = mul(scales, sign_extend(load_i16x8(x + Q8K_SUMS32)))
+    return sub(s, concat(shift_left(offset, 7), zero_i32x8()))
+
+
+@inline
+def _four(b0, b1, b2, b3, x0, x1, x2, x3):
+    sums = sums_of_four(_scaled_sums(b0, x0), _scaled_sums(b1, x1), _scaled_sums(b2, x2), _scaled_sums(b3, x3))
+    return load_four_f16(b0, b1, b2, b3), sums
+
+
+@inline
+def row_dot(row, x, n_cols):
+    """One row times one token: `multiply_block` for a single lane, reading the bytes in place."""
+    return dot_in_fours(row, x, n_cols, BLOCK_BYTES, _four)
+
+
+@kernel
+def dequantize(row, n_cols, out):
+    """One row as f32, with ggml's own operations: d * (scale - 32) * value, from the left."""
+    raised = splat_i32x16(np.int32(128))
+    for i in range(n_cols // BLOCK):
+        block = row + i * BLOCK_BYTES
+        d, low, high = load_f16(block), load_i32(block + SCALES_L), load_i16(block + SCALES_H)
+        for j in range(8):
+            scale = ((low >> 4 * j) & 15 | ((high >> 2 * j) & 3) << 4) - 32
+            factor = splat_f32x16(d * np.float32(scale))
+            q = load_i8x16(block + QS + 16 * j)
+            place = out + 4 * (256 * i + 32 * j)
+            store(place, mul(factor, to_f32(sub(zero_extend(raised_value(and_bits(q, 15))), raised))))
+            store(place + 64, mul(factor, to_f32(sub(zero_extend(raised_value(shift_right(q, 4))), raised))))
+
+
+@kernel
+def row_dot_iq4_xs(row, x, n_cols):
+    return row_dot(row, x, n_cols)
+
+
+SIZES = (BLOCK_BYTES, PANEL_BLOCK_BYTES)
+
+
+@op
+def matmul_iq4_xs(args, step, member, counter):
+    run_matmul(args, step, member, counter, BLOCK, SIZES, PARTS, unpack_block, multiply_block, row_dot)
+
+
+@op
+def embed_iq4_xs(args, step, member, counter):
+    run_embedding(args, step, counter, dequantize)
+
+
+FORMAT = Format(
+    name="IQ4_XS",
+    block=BLOCK,
+    block_bytes=BLOCK_BYTES,
+    activation=Activation.Q8K,
+    matmul=matmul_iq4_xs,
+    embed=embed_iq4_xs,
+    dequantize=dequantize,
+    row_dot=row_dot_iq4_xs,
+    panel_block_bytes=PANEL_BLOCK_BYTES,
+    parts=PARTS,
+)

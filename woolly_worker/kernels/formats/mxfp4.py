@@ -1,0 +1,160 @@
+"""MXFP4: 32 weights in 17 bytes: a power of two e, then 16 bytes with weight l in the low nibble of byte l, 16 + l in
+the high: four-bit floats, kept twice as large as whole numbers.
+
+    weight = 2**(e - 128) * VALUES[q],   VALUES = 0 1 2 3 4 6 8 12 and their negatives
+
+Source: OCP Microscaling Formats 1.0; ggml-common.h `block_mxfp4`, `kvalues_mxfp4`, ggml-quants.c
+`dequantize_row_mxfp4`.
+"""
+
+import numpy as np
+
+from woolly_worker.kernels.activations import Activation
+from woolly_worker.kernels.formats.format import Format
+from woolly_worker.kernels.formats.legacy import BLOCK, PANEL_BLOCK_BYTES, PANEL_D, PARTS, multiply_block
+from woolly_worker.kernels.formats.sixteens import dot_in_sixteens
+from woolly_worker.kernels.jit import inline, kernel, op
+from woolly_worker.kernels.matmul import run_embedding, run_matmul
+from woolly_worker.kernels.simd import (
+    add,
+    and_bits,
+    as_f32x16,
+    byte_table,
+    concat,
+    dot_u8i8,
+    first_lane,
+    hsum,
+    load_i8x16,
+    load_i8x32,
+    load_i8x64,
+    load_u8,
+    maximum,
+    mul,
+    prefetch,
+    shift_left,
+    shift_right,
+    shift_sixteens,
+    sixteen_twice,
+    splat_f32x16,
+    splat_i32x16,
+    store,
+    sub,
+    to_f32,
+    zero_extend,
+    zero_i32x8,
+    zero_i32x16,
+)
+from woolly_worker.kernels.simd.tiles import gather_columns, gather_i32, vector_of
+
+BLOCK_BYTES = 17
+
+
+def _raised_values():
+    from gguf.quants import MXFP4  # slow to import, and needed by the compiler only
+
+    return [value + 128 for value in MXFP4.kvalues]
+
+
+raised_value = byte_table(_raised_values)
+
+
+@inline
+def _powers(e):
+    """2**(e - 128) for bytes in i32 lanes: an exponent, or for e of 0 and 1 a subnormal number."""
+    one = splat_i32x16(np.int32(1))
+    normal, subnormal = shift_left(sub(e, one), 23), shift_left(add(e, one), 21)
+    return as_f32x16(maximum(normal, subnormal))
+
+
+@inline
+def _unpack_column(q, place):
+    """Four weights of sixteen rows from each half of the block."""
+    store(place, raised_value(and_bits(q, 0x0F0F0F0F)))
+    store(place + 256, raised_value(and_bits(shift_right(q, 4), 0x0F0F0F0F)))
+
+
+@inline
+def unpack_block(block, row_bytes, ahead, panel):
+    """One block of sixteen rows into a panel: value + 128."""
+    for line in range(5):  # the next sixteen rows' share, see q4_k
+        prefetch(ahead + 64 * line)
+    q = gather_columns(block + 1, row_bytes)
+    _unpack_column(vector_of(q, 0), panel)
+    _unpack_column(vector_of(q, 1), panel + 64)
+    _unpack_column(vector_of(q, 2), panel + 128)
+    _unpack_column(vector_of(q, 3), panel + 192)
+    store(panel + PANEL_D, _powers(and_bits(gather_i32(block, row_bytes), 0xFF)))
+
+
+@inline
+def _scales(block):
+    return _powers(and_bits(gather_i32(block, BLOCK_BYTES), 0xFF))
+
+
+@inline
+def _scale(block):
+    return first_lane(_powers(splat_i32x16(load_u8(block))))
+
+
+@inline
+def _pair(block, x):
+    packed = concat(load_i8x16(block + 1), load_i8x16(block + 18))
+    w = raised_value(and_bits(shift_sixteens(sixteen_twice(packed), 0, 4), 15))
+    return dot_u8i8(zero_i32x16(), w, load_i8x64(x))
+
+
+@inline
+def _single(block, x):
+    packed = load_i8x16(block + 1)
+    w = raised_value(concat(and_bits(packed, 15), shift_right(packed, 4)))
+    return hsum(dot_u8i8(zero_i32x8(), w, load_i8x32(x)))
+
+
+@inline
+def row_dot(row, x, n_cols):
+    """One row times one token: `multiply_block` for a single lane, reading the bytes in place."""
+    return dot_in_sixteens(row, x, n_cols, BLOCK_BYTES, 128, _pair, _single, _scales, _scale)
+
+
+@kernel
+def dequantize(row, n_cols, out):
+    """One row as f32, with ggml's own operation: d * value."""
+    raised = splat_i32x16(np.int32(128))
+    for i in range(n_cols // BLOCK):
+        block = row + i * BLOCK_BYTES
+        d = splat_f32x16(_scale(block))
+        packed = load_i8x16(block + 1)
+        store(out + 128 * i, mul(d, to_f32(sub(zero_extend(raised_value(and_bits(packed, 15))), raised))))
+        store(out + 128 * i + 64, mul(d, to_f32(sub(zero_extend(raised_value(shift_right(packed, 4))), raised))))
+
+
+@kernel
+def row_dot_mxfp4(row, x, n_cols):
+    return row_dot(row, x, n_cols)
+
+
+SIZES = (BLOCK_BYTES, PANEL_BLOCK_BYTES)
+
+
+@op
+def matmul_mxfp4(args, step, member, counter):
+    run_matmul(args, step, member, counter, BLOCK, SIZES, PARTS, unpack_block, multiply_block, row_dot)
+
+
+@op
+def embed_mxfp4(args, step, member, counter):
+    run_embedding(args, step, counter, dequantize)
+
+
+FORMAT = Format(
+    name="MXFP4",
+    block=BLOCK,
+    block_bytes=BLOCK_BYTES,
+    activation=Activation.Q8,
+    matmul=matmul_mxfp4,
+    embed=embed_mxfp4,
+    dequantize=dequantize,
+    row_dot=row_dot_mxfp4,
+    panel_block_bytes=PANEL_BLOCK_BYTES,
+    parts=PARTS,
+)

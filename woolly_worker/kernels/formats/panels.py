@@ -1,0 +1,33 @@
+"""What panels of low-bit formats share: bytes that hold weight times sub-scale already.
+
+Where the products of quantised values and integer sub-scales fit a byte, `unpack_block` puts them into the panel, and
+a block of 256 is one integer dot product for each row and token. Every token then saves sixteen products and sums.
+
+A format with one f16 for a block has the panel [64 groups][16 rows][4 columns] u8 and then d as f32 x 16 rows.
+"""
+
+from woolly_worker.kernels.jit import inline
+from woolly_worker.kernels.simd import and_bits, as_i16x32, bor, shift_left
+from woolly_worker.kernels.simd.tiles import dot_groups, zeros_i32_like
+
+PANEL_D = 4096
+PANEL_BLOCK_BYTES = PANEL_D + 64
+
+
+@inline
+def dot_block(panel, x, x_stride, like):
+    """256 columns times as many tokens as `like` has vectors, as i32. 256 * 255 * 127 < 2**31."""
+    s = zeros_i32_like(like)
+    for j in range(8):
+        s = dot_groups(s, panel + 512 * j, x + 32 * j, x_stride, 8)
+    return s
+
+
+@inline
+def twice(scale):
+    """A sub-scale from every i32 lane in both of its 16-bit halves.
+
+    Times two bytes each, modulo 2**16: right for both bytes whenever the two products (and what is added to them) end
+    up in 0..255, also if something between is negative or larger.
+    """
+    return as_i16x32(bor(and_bits(scale, 0xFFFF), shift_left(scale, 16)))

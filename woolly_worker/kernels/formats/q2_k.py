@@ -1,0 +1,215 @@
+"""Q2_K: 256 weights in 84 bytes, sixteen sub-blocks of 16 with a 4-bit scale and a 4-bit min each.
+
+    bytes   0..16   scales   byte j: scale of sub-block j (low), min (high)
+           16..80   qs       2-bit values; byte 32 h + l holds weight 128 h + 32 k + l in bits 2 k .. 2 k + 2
+           80..82   d        f16   scale of the scales
+           82..84   dmin     f16   scale of the mins
+
+    weight = d * scale * q - dmin * min
+
+scale * q is at most 45: the panel holds these products.
+
+Source: ggml-common.h `block_q2_K`, ggml-quants.c `dequantize_row_q2_K`.
+"""
+
+import numpy as np
+
+from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUMS16, Activation
+from woolly_worker.kernels.formats.format import Format
+from woolly_worker.kernels.formats.fours import PARTS, dot_in_fours_with_mins
+from woolly_worker.kernels.formats.panels import dot_block, twice
+from woolly_worker.kernels.formats.q4_k import store_pairs
+from woolly_worker.kernels.jit import inline, kernel, op
+from woolly_worker.kernels.matmul import run_embedding, run_matmul
+from woolly_worker.kernels.simd import (
+    and_bits,
+    as_i16x32,
+    concat,
+    dot_i16,
+    dot_u8i8,
+    high_halves_f32,
+    load_f16,
+    load_f32x16,
+    load_four_f16,
+    load_i8x16,
+    load_i8x32,
+    load_i8x64,
+    load_i16x16,
+    load_u8,
+    low_halves_f32,
+    mul,
+    negate,
+    prefetch,
+    shift_right,
+    sign_extend,
+    splat_f32x16,
+    spread,
+    store,
+    sub,
+    sums_of_four,
+    to_f32,
+    zero_extend,
+    zero_i32x16,
+)
+from woolly_worker.kernels.simd.tiles import accumulate_each, dot_pairs, gather_columns, vector_of, zeros_i32_like
+
+BLOCK, BLOCK_BYTES = 256, 84
+QS, D, DMIN = 16, 80, 82
+
+# The panel of sixteen rows: scale * q as [64 groups][16 rows][4 columns] u8, then
+PANEL_MINS = 4096  # pairs of i16 for sub-blocks (0, 1), (2, 3), ... x 16 rows
+PANEL_D = PANEL_MINS + 8 * 64  # f32 x 16 rows
+PANEL_DMIN = PANEL_D + 64
+PANEL_BLOCK_BYTES = PANEL_DMIN + 64
+
+
+@inline
+def _unpack_column(q, scale0, scale1, scale2, scale3, place):
+    """Four weights of sixteen rows from each of the four runs of 32, times their scales."""
+    store(place, mul(as_i16x32(and_bits(q, 0x03030303)), twice(scale0)))
+    store(place + 512, mul(as_i16x32(and_bits(shift_right(q, 2), 0x03030303)), twice(scale1)))
+    store(place + 1024, mul(as_i16x32(and_bits(shift_right(q, 4), 0x03030303)), twice(scale2)))
+    store(place + 1536, mul(as_i16x32(and_bits(shift_right(q, 6), 0x03030303)), twice(scale3)))
+
+
+@inline
+def _unpack_part(qs, row_bytes, first, last, place):
+    """Sixteen weights from each of four runs. Their scales are bytes 0 and 2 of the lanes of `first` and `last`."""
+    q = gather_columns(qs, row_bytes)
+    scale0, scale1 = and_bits(first, 15), and_bits(shift_right(first, 16), 15)
+    scale2, scale3 = and_bits(last, 15), and_bits(shift_right(last, 16), 15)
+    _unpack_column(vector_of(q, 0), scale0, scale1, scale2, scale3, place)
+    _unpack_column(vector_of(q, 1), scale0, scale1, scale2, scale3, place + 64)
+    _unpack_column(vector_of(q, 2), scale0, scale1, scale2, scale3, place + 128)
+    _unpack_column(vector_of(q, 3), scale0, scale1, scale2, scale3, place + 192)
+
+
+@inline
+def _unpack_half(qs, row_bytes, first, last, place):
+    """128 weights; `first` and `last` hold four scales each. Every second one belongs to the second half of a run."""
+    _unpack_part(qs, row_bytes, first, last, place)
+    _unpack_part(qs + 16, row_bytes, shift_right(first, 8), shift_right(last, 8), place + 256)
+
+
+@inline
+def _unpack_mins(four, place):
+    """The mins, the high nibbles of four bytes a lane, as two vectors of 16-bit pairs."""
+    store_pairs(place, and_bits(shift_right(four, 4), 0x0F0F0F0F))
+
+
+@inline
+def unpack_block(block, row_bytes, ahead, panel):
+    """One block of sixteen rows into a panel."""
+    for line in range(21):  # 16 * 84 bytes of the next sixteen rows, see q4_k
+        prefetch(ahead + 64 * line)
+    scales = gather_columns(block, row_bytes)
+    s0, s1, s2, s3 = vector_of(scales, 0), vector_of(scales, 1), vector_of(scales, 2), vector_of(scales, 3)
+    _unpack_half(block + QS, row_bytes, s0, s1, panel)
+    _unpack_half(block + QS + 32, row_bytes, s2, s3, panel + 2048)
+    _unpack_mins(s0, panel + PANEL_MINS)
+    _unpack_mins(s1, panel + PANEL_MINS + 128)
+    _unpack_mins(s2, panel + PANEL_MINS + 256)
+    _unpack_mins(s3, panel + PANEL_MINS + 384)
+    tail = vector_of(gather_columns(block + BLOCK_BYTES - 16, row_bytes), 3)
+    store(panel + PANEL_D, low_halves_f32(tail))
+    store(panel + PANEL_DMIN, high_halves_f32(tail))
+
+
+@inline
+def multiply_block(panel, x, i, x_stride, acc):
+    """acc[t] += panel . x[t]. Integers: 256 * 45 * 127 < 2**31."""
+    x += i * Q8K_BYTES
+    s = dot_block(panel, x, x_stride, acc)
+    mins = dot_pairs(zeros_i32_like(acc), panel + PANEL_MINS, x + Q8K_SUMS16, x_stride, 8)
+    acc = accumulate_each(acc, load_f32x16(panel + PANEL_D), x + Q8K_SCALE, x_stride, s)
+    return accumulate_each(acc, negate(load_f32x16(panel + PANEL_DMIN)), x + Q8K_SCALE, x_stride, mins)
+
+
+@inline
+def load_runs(x):
+    """Activations of a run of 32 and of the run 128 behind it: those of bits 2 k .. 2 k + 2 of all 64 bytes of qs,
+    where x is that of weight 32 k. Shared with Q3_K and TQ2_0."""
+    return concat(load_i8x32(x), load_i8x32(x + 128))
+
+
+@inline
+def _scaled_sums(block, x):
+    """Sixteen lanes of partial sums, and sixteen of the mins times the sums of the activations."""
+    both, q = load_i8x16(block), load_i8x64(block + QS)
+    scales, mins = zero_extend(and_bits(both, 15)), zero_extend(shift_right(both, 4))
+    # A sub-block's sums of four products, at most 4 * 3 * 127, fit 16 bits: so do their scales.
+    s0 = dot_u8i8(zero_i32x16(), and_bits(q, 3), load_runs(x))
+    s1 = dot_u8i8(zero_i32x16(), and_bits(shift_right(q, 2), 3), load_runs(x + 32))
+    s2 = dot_u8i8(zero_i32x16(), and_bits(shift_right(q, 4), 3), load_runs(x + 64))
+    s3 = dot_u8i8(zero_i32x16(), shift_right(q, 6), load_runs(x + 96))
+    s = dot_i16(zero_i32x16(), s0, spread(scales, "0000111188889999"))
+    s = dot_i16(s, s1, spread(scales, "22223333aaaabbbb"))
+    s = dot_i16(s, s2, spread(scales, "44445555ccccdddd"))
+    s = dot_i16(s, s3, spread(scales, "66667777eeeeffff"))
+    return s, mul(mins, sign_extend(load_i16x16(x + Q8K_SUMS16)))
+
+
+@inline
+def _four(b0, b1, b2, b3, x0, x1, x2, x3):
+    s0, m0 = _scaled_sums(b0, x0)
+    s1, m1 = _scaled_sums(b1, x1)
+    s2, m2 = _scaled_sums(b2, x2)
+    s3, m3 = _scaled_sums(b3, x3)
+    d = load_four_f16(b0 + D, b1 + D, b2 + D, b3 + D)
+    dmin = load_four_f16(b0 + DMIN, b1 + DMIN, b2 + DMIN, b3 + DMIN)
+    return d, sums_of_four(s0, s1, s2, s3), dmin, sums_of_four(m0, m1, m2, m3)
+
+
+@inline
+def row_dot(row, x, n_cols):
+    """One row times one token: `multiply_block` for a single lane, reading the bytes in place."""
+    return dot_in_fours_with_mins(row, x, n_cols, BLOCK_BYTES, _four)
+
+
+@kernel
+def dequantize(row, n_cols, out):
+    """One row as f32, with ggml's own operations: (d * scale) * q - (dmin * min)."""
+    for i in range(n_cols // BLOCK):
+        block = row + i * BLOCK_BYTES
+        d, dmin = load_f16(block + D), load_f16(block + DMIN)
+        for h in range(2):
+            for part in range(2):
+                q = zero_extend(load_i8x16(block + QS + 32 * h + 16 * part))
+                for k in range(4):
+                    both = load_u8(block + 8 * h + 2 * k + part)
+                    factor, offset = splat_f32x16(d * np.float32(both & 15)), splat_f32x16(dmin * np.float32(both >> 4))
+                    place = out + 4 * (256 * i + 128 * h + 32 * k + 16 * part)
+                    store(place, sub(mul(factor, to_f32(and_bits(q, 3))), offset))
+                    q = shift_right(q, 2)
+
+
+@kernel
+def row_dot_q2_k(row, x, n_cols):
+    return row_dot(row, x, n_cols)
+
+
+SIZES = (BLOCK_BYTES, PANEL_BLOCK_BYTES)
+
+
+@op
+def matmul_q2_k(args, step, member, counter):
+    run_matmul(args, step, member, counter, BLOCK, SIZES, PARTS, unpack_block, multiply_block, row_dot)
+
+
+@op
+def embed_q2_k(args, step, member, counter):
+    run_embedding(args, step, counter, dequantize)
+
+
+FORMAT = Format(
+    name="Q2_K",
+    block=BLOCK,
+    block_bytes=BLOCK_BYTES,
+    activation=Activation.Q8K,
+    matmul=matmul_q2_k,
+    embed=embed_q2_k,
+    dequantize=dequantize,
+    row_dot=row_dot_q2_k,
+    panel_block_bytes=PANEL_BLOCK_BYTES,
+    parts=PARTS,
+)

@@ -1,0 +1,240 @@
+"""Q3_K: 256 weights in 110 bytes, sixteen sub-blocks of 16 with a 6-bit scale each.
+
+    bytes   0.. 32   hmask    third bits; bit 4 h + k of byte l is that of weight 128 h + 32 k + l
+           32.. 96   qs       low two bits; byte 32 h + l holds weight 128 h + 32 k + l in bits 2 k .. 2 k + 2
+           96..108   scales   low four bits of scales j and 8 + j in byte j < 8; high two of scale 4 m + j in bits
+                              2 m .. 2 m + 2 of byte 8 + j
+          108..110   d        f16
+
+    weight = d * (scale - 32) * (q - 4)
+
+(scale - 32) * (q - 4) lies in -124..128: the panel holds it with 127 added, unsigned, and 127 * sum of activations is
+taken away, in integers. `row_dot` keeps q unsigned and takes 4 * sum(scale * sum of activations) away.
+
+Source: ggml-common.h `block_q3_K`, ggml-quants.c `dequantize_row_q3_K`.
+"""
+
+import numpy as np
+
+from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUM, Q8K_SUMS16, Activation
+from woolly_worker.kernels.formats.format import Format
+from woolly_worker.kernels.formats.fours import PARTS, dot_in_fours
+from woolly_worker.kernels.formats.panels import PANEL_BLOCK_BYTES, PANEL_D, dot_block, twice
+from woolly_worker.kernels.formats.q2_k import load_runs
+from woolly_worker.kernels.jit import inline, kernel, op
+from woolly_worker.kernels.matmul import run_embedding, run_matmul
+from woolly_worker.kernels.simd import (
+    add,
+    and_bits,
+    as_i16x32,
+    bor,
+    concat,
+    dot_i16,
+    dot_u8i8,
+    high_halves_f32,
+    load_f16,
+    load_f32x16,
+    load_four_f16,
+    load_i8x16,
+    load_i8x32,
+    load_i8x64,
+    load_i16x16,
+    load_i32,
+    load_u8,
+    mul,
+    prefetch,
+    shift_left,
+    shift_right,
+    sign_extend,
+    splat_f32x16,
+    splat_i32x16,
+    spread,
+    store,
+    sub,
+    sums_of_four,
+    to_f32,
+    widen_bytes,
+    zero_extend,
+    zero_i32x16,
+)
+from woolly_worker.kernels.simd.tiles import accumulate_each, gather_columns, sub_splat_each, vector_of
+
+BLOCK, BLOCK_BYTES = 256, 110
+QS, SCALES, D = 32, 96, 108
+
+
+@inline
+def _products(q, scale):
+    """(q - 4) * scale + 127 for the four bytes of every lane, from q in 0..7 and the lane's scale, see `twice`."""
+    offset = sub(splat_i32x16(np.int32(127)), shift_left(scale, 2))  # 3..255
+    offset = bor(offset, shift_left(offset, 8))
+    return add(mul(as_i16x32(q), twice(scale)), twice(offset))
+
+
+@inline
+def _unpack_column(q, third, scale0, scale1, scale2, scale3, place):
+    """Four weights of sixteen rows from each of the four runs of 32; `third` has their third bits in bits 0..4 of every
+    byte."""
+    q0 = bor(and_bits(q, 0x03030303), shift_left(and_bits(third, 0x01010101), 2))
+    q1 = bor(and_bits(shift_right(q, 2), 0x03030303), shift_left(and_bits(third, 0x02020202), 1))
+    q2 = bor(and_bits(shift_right(q, 4), 0x03030303), and_bits(third, 0x04040404))
+    q3 = bor(and_bits(shift_right(q, 6), 0x03030303), shift_right(and_bits(third, 0x08080808), 1))
+    store(place, _products(q0, scale0))
+    store(place + 512, _products(q1, scale1))
+    store(place + 1024, _products(q2, scale2))
+    store(place + 1536, _products(q3, scale3))
+
+
+@inline
+def _scale_of(byte):
+    return sub(and_bits(byte, 63), splat_i32x16(np.int32(32)))
+
+
+@inline
+def _unpack_part(q, third0, third1, third2, third3, first, last, place):
+    """Sixteen weights from each of four runs. Their scales are bytes 0 and 2 of the lanes of `first` and `last`."""
+    scale0, scale1 = _scale_of(first), _scale_of(shift_right(first, 16))
+    scale2, scale3 = _scale_of(last), _scale_of(shift_right(last, 16))
+    _unpack_column(vector_of(q, 0), third0, scale0, scale1, scale2, scale3, place)
+    _unpack_column(vector_of(q, 1), third1, scale0, scale1, scale2, scale3, place + 64)
+    _unpack_column(vector_of(q, 2), third2, scale0, scale1, scale2, scale3, place + 128)
+    _unpack_column(vector_of(q, 3), third3, scale0, scale1, scale2, scale3, place + 192)
+
+
+@inline
+def _join_scales(low, high):
+    """Four scales in the bytes of every lane."""
+    return bor(and_bits(low, 0x0F0F0F0F), shift_left(and_bits(high, 0x03030303), 4))
+
+
+@inline
+def unpack_block(block, row_bytes, ahead, panel):
+    """One block of sixteen rows into a panel."""
+    for line in range(28):  # 16 * 110 bytes of the next sixteen rows, see q4_k
+        prefetch(ahead + 64 * line)
+    # The last sixteen bytes of a block: two of qs, the twelve of the scales, d.
+    tail = gather_columns(block + BLOCK_BYTES - 16, row_bytes)
+    t0, t1, t2, t3 = vector_of(tail, 0), vector_of(tail, 1), vector_of(tail, 2), vector_of(tail, 3)
+    store(panel + PANEL_D, high_halves_f32(t3))
+    low0, low1 = bor(shift_right(t0, 16), shift_left(t1, 16)), bor(shift_right(t1, 16), shift_left(t2, 16))
+    high = bor(shift_right(t2, 16), shift_left(t3, 16))
+    s0, s1 = _join_scales(low0, high), _join_scales(low1, shift_right(high, 2))
+    s2 = _join_scales(shift_right(low0, 4), shift_right(high, 4))
+    s3 = _join_scales(shift_right(low1, 4), shift_right(high, 6))
+    for part in range(2):
+        third = gather_columns(block + 16 * part, row_bytes)
+        b0, b1, b2, b3 = vector_of(third, 0), vector_of(third, 1), vector_of(third, 2), vector_of(third, 3)
+        q = gather_columns(block + QS + 16 * part, row_bytes)
+        _unpack_part(q, b0, b1, b2, b3, s0, s1, panel + 256 * part)
+        b0, b1, b2, b3 = shift_right(b0, 4), shift_right(b1, 4), shift_right(b2, 4), shift_right(b3, 4)
+        q = gather_columns(block + QS + 32 + 16 * part, row_bytes)
+        _unpack_part(q, b0, b1, b2, b3, s2, s3, panel + 2048 + 256 * part)
+        s0, s1, s2, s3 = shift_right(s0, 8), shift_right(s1, 8), shift_right(s2, 8), shift_right(s3, 8)
+
+
+@inline
+def multiply_block(panel, x, i, x_stride, acc):
+    """acc[t] += panel . x[t]. Integers: 256 * (255 + 127) * 127 < 2**31."""
+    x += i * Q8K_BYTES
+    s = dot_block(panel, x, x_stride, acc)
+    s = sub_splat_each(s, x + Q8K_SUM, x_stride, 127)
+    return accumulate_each(acc, load_f32x16(panel + PANEL_D), x + Q8K_SCALE, x_stride, s)
+
+
+@inline
+def _scales(block):
+    """The sixteen scales of one block, as i32x16."""
+    low0, low1, high = load_i32(block + SCALES), load_i32(block + SCALES + 4), load_i32(block + SCALES + 8)
+    s0 = (low0 & 0x0F0F0F0F) | ((high & 0x03030303) << 4)
+    s1 = (low1 & 0x0F0F0F0F) | (((high >> 2) & 0x03030303) << 4)
+    s2 = ((low0 >> 4) & 0x0F0F0F0F) | (((high >> 4) & 0x03030303) << 4)
+    s3 = ((low1 >> 4) & 0x0F0F0F0F) | (((high >> 6) & 0x03030303) << 4)
+    return sub(concat(widen_bytes(s0, s1), widen_bytes(s2, s3)), splat_i32x16(np.int32(32)))
+
+
+@inline
+def _scaled_sums(block, x):
+    """Sixteen lanes of partial sums, the same integers by another way: 256 * (7 + 4) * 127 * 32 < 2**31."""
+    scales, q, bits = _scales(block), load_i8x64(block + QS), load_i8x32(block)
+    third = concat(bits, shift_right(bits, 4))
+    q0 = bor(and_bits(q, 3), shift_left(and_bits(third, 1), 2))
+    q1 = bor(and_bits(shift_right(q, 2), 3), shift_left(and_bits(third, 2), 1))
+    q2 = bor(and_bits(shift_right(q, 4), 3), and_bits(third, 4))
+    q3 = bor(shift_right(q, 6), shift_right(and_bits(third, 8), 1))
+    # A sub-block's sums of four products, at most 4 * 7 * 127, fit 16 bits: so do their scales.
+    factors = and_bits(scales, 0xFFFF)
+    s = dot_i16(zero_i32x16(), dot_u8i8(zero_i32x16(), q0, load_runs(x)), spread(factors, "0000111188889999"))
+    s = dot_i16(s, dot_u8i8(zero_i32x16(), q1, load_runs(x + 32)), spread(factors, "22223333aaaabbbb"))
+    s = dot_i16(s, dot_u8i8(zero_i32x16(), q2, load_runs(x + 64)), spread(factors, "44445555ccccdddd"))
+    s = dot_i16(s, dot_u8i8(zero_i32x16(), q3, load_runs(x + 96)), spread(factors, "66667777eeeeffff"))
+    return sub(s, shift_left(mul(scales, sign_extend(load_i16x16(x + Q8K_SUMS16))), 2))
+
+
+@inline
+def _four(b0, b1, b2, b3, x0, x1, x2, x3):
+    sums = sums_of_four(_scaled_sums(b0, x0), _scaled_sums(b1, x1), _scaled_sums(b2, x2), _scaled_sums(b3, x3))
+    return load_four_f16(b0 + D, b1 + D, b2 + D, b3 + D), sums
+
+
+@inline
+def row_dot(row, x, n_cols):
+    """One row times one token: `multiply_block` for a single lane, reading the bytes in place."""
+    return dot_in_fours(row, x, n_cols, BLOCK_BYTES, _four)
+
+
+@inline
+def _scale(block, j):
+    low = load_u8(block + SCALES + j % 8) >> (4 * (j // 8))
+    high = load_u8(block + SCALES + 8 + j % 4) >> (2 * (j // 4))
+    return (low & 15 | (high & 3) << 4) - 32
+
+
+@kernel
+def dequantize(row, n_cols, out):
+    """One row as f32, with ggml's own operations: (d * (scale - 32)) * (q - 4)."""
+    four = splat_i32x16(np.int32(4))
+    for i in range(n_cols // BLOCK):
+        block = row + i * BLOCK_BYTES
+        d = load_f16(block + D)
+        for part in range(2):
+            third = zero_extend(load_i8x16(block + 16 * part))
+            for h in range(2):
+                low = zero_extend(load_i8x16(block + QS + 32 * h + 16 * part))
+                for k in range(4):
+                    q = bor(and_bits(low, 3), shift_left(and_bits(third, 1), 2))
+                    factor = splat_f32x16(d * np.float32(_scale(block, 8 * h + 2 * k + part)))
+                    place = out + 4 * (256 * i + 128 * h + 32 * k + 16 * part)
+                    store(place, mul(factor, to_f32(sub(q, four))))
+                    low, third = shift_right(low, 2), shift_right(third, 1)
+
+
+@kernel
+def row_dot_q3_k(row, x, n_cols):
+    return row_dot(row, x, n_cols)
+
+
+SIZES = (BLOCK_BYTES, PANEL_BLOCK_BYTES)
+
+
+@op
+def matmul_q3_k(args, step, member, counter):
+    run_matmul(args, step, member, counter, BLOCK, SIZES, PARTS, unpack_block, multiply_block, row_dot)
+
+
+@op
+def embed_q3_k(args, step, member, counter):
+    run_embedding(args, step, counter, dequantize)
+
+
+FORMAT = Format(
+    name="Q3_K",
+    block=BLOCK,
+    block_bytes=BLOCK_BYTES,
+    activation=Activation.Q8K,
+    matmul=matmul_q3_k,
+    embed=embed_q3_k,
+    dequantize=dequantize,
+    row_dot=row_dot_q3_k,
+    panel_block_bytes=PANEL_BLOCK_BYTES,
+    parts=PARTS,
+)

@@ -1,0 +1,183 @@
+"""Q5_K: 256 weights in 176 bytes: Q4_K with a fifth bit for every weight.
+
+    bytes   0..  2   d       f16   scale of the scales
+            2..  4   dmin    f16   scale of the mins
+            4.. 16   scales        8 x (6-bit scale, 6-bit min), packed as in Q4_K
+           16.. 48   qh            bit j of byte l is the fifth bit of weight 32 j + l
+           48..176   qs            low four bits; byte 32 c + l holds weight 64 c + l (low) and 64 c + 32 + l (high)
+
+    weight = d * scale * q - dmin * min
+
+The panel and its multiplication are Q4_K's: q needs a byte there either way.
+
+Source: ggml-common.h `block_q5_K`, ggml-quants.c `dequantize_row_q5_K`.
+"""
+
+import numpy as np
+
+from woolly_worker.kernels.activations import Activation
+from woolly_worker.kernels.formats.format import Format
+from woolly_worker.kernels.formats.fours import PARTS, dot_in_fours_with_mins
+from woolly_worker.kernels.formats.q4_k import (
+    PANEL_BLOCK_BYTES,
+    four_heads,
+    four_high_scales,
+    four_low_scales,
+    four_sums_of_mins,
+    multiply_block,
+    scale_and_min,
+    unpack_scales,
+)
+from woolly_worker.kernels.jit import inline, kernel, op
+from woolly_worker.kernels.matmul import run_embedding, run_matmul
+from woolly_worker.kernels.simd import (
+    add,
+    and_bits,
+    bor,
+    dot_i16,
+    dot_u8i8,
+    first_of_quarters,
+    high_halves_f32,
+    load_f16,
+    load_i8x16,
+    load_i8x32,
+    load_i8x64,
+    low_halves_f32,
+    mul,
+    prefetch,
+    shift_halves,
+    shift_left,
+    shift_right,
+    splat_f32x16,
+    store,
+    sub,
+    sums_of_four,
+    to_f32,
+    twice,
+    two_bytes,
+    zero_extend,
+    zero_i32x16,
+)
+from woolly_worker.kernels.simd.tiles import gather_columns, vector_of
+
+BLOCK, BLOCK_BYTES = 256, 176
+QH, QS = 16, 48
+
+
+@inline
+def _unpack_column(q, fifth, place):
+    """Four weights of sixteen rows from each of two runs of 32: `fifth` has their fifth bits in bits 0 and 1 of every
+    byte. Returns the bits of the next two runs."""
+    store(place, bor(and_bits(q, 0x0F0F0F0F), shift_left(and_bits(fifth, 0x01010101), 4)))
+    store(place + 512, bor(and_bits(shift_right(q, 4), 0x0F0F0F0F), shift_left(and_bits(fifth, 0x02020202), 3)))
+    return shift_right(fifth, 2)
+
+
+@inline
+def unpack_block(block, row_bytes, ahead, panel):
+    """One block of sixteen rows into Q4_K's panel."""
+    for line in range(44):  # 16 * 176 bytes of the next sixteen rows, see q4_k
+        prefetch(ahead + 64 * line)
+    head = gather_columns(block, row_bytes)
+    unpack_scales(vector_of(head, 0), vector_of(head, 1), vector_of(head, 2), vector_of(head, 3), panel)
+    for half in range(2):
+        bits = gather_columns(block + QH + 16 * half, row_bytes)
+        bits0, bits1, bits2, bits3 = vector_of(bits, 0), vector_of(bits, 1), vector_of(bits, 2), vector_of(bits, 3)
+        for c in range(4):
+            q = gather_columns(block + QS + 32 * c + 16 * half, row_bytes)
+            place = panel + 1024 * c + 256 * half
+            bits0 = _unpack_column(vector_of(q, 0), bits0, place)
+            bits1 = _unpack_column(vector_of(q, 1), bits1, place + 64)
+            bits2 = _unpack_column(vector_of(q, 2), bits2, place + 128)
+            bits3 = _unpack_column(vector_of(q, 3), bits3, place + 192)
+
+
+@inline
+def _fifth(q, bits):
+    """64 weights: the nibbles of 32 bytes, and their fifth bits where `bits` has been shifted to."""
+    return bor(and_bits(shift_halves(twice(q), 0, 4), 15), and_bits(bits, 16))
+
+
+@inline
+def _scaled_sums(block, x, s01, s23, s45, s67):
+    """Sixteen lanes of partial sums. A lane's sum of four products is below 2**15, so it scales as a 16-bit number."""
+    zero, bits = zero_i32x16(), twice(load_i8x32(block + QH))
+    q01 = _fifth(load_i8x32(block + QS), shift_halves(bits, -4, -3))
+    q23 = _fifth(load_i8x32(block + QS + 32), shift_halves(bits, -2, -1))
+    q45 = _fifth(load_i8x32(block + QS + 64), shift_halves(bits, 0, 1))
+    q67 = _fifth(load_i8x32(block + QS + 96), shift_halves(bits, 2, 3))
+    a = dot_i16(zero, dot_u8i8(zero, q01, load_i8x64(x)), s01)
+    a = dot_i16(a, dot_u8i8(zero, q23, load_i8x64(x + 64)), s23)
+    b = dot_i16(zero, dot_u8i8(zero, q45, load_i8x64(x + 128)), s45)
+    b = dot_i16(b, dot_u8i8(zero, q67, load_i8x64(x + 192)), s67)
+    return add(a, b)
+
+
+@inline
+def _four(b0, b1, b2, b3, x0, x1, x2, x3):
+    heads = four_heads(b0, b1, b2, b3)
+    lo, hi = four_low_scales(heads), four_high_scales(heads)
+    sums = sums_of_four(
+        _scaled_sums(b0, x0, two_bytes(lo, 4), two_bytes(lo, 6), two_bytes(hi, 4), two_bytes(hi, 6)),
+        _scaled_sums(b1, x1, two_bytes(lo, 20), two_bytes(lo, 22), two_bytes(hi, 20), two_bytes(hi, 22)),
+        _scaled_sums(b2, x2, two_bytes(lo, 36), two_bytes(lo, 38), two_bytes(hi, 36), two_bytes(hi, 38)),
+        _scaled_sums(b3, x3, two_bytes(lo, 52), two_bytes(lo, 54), two_bytes(hi, 52), two_bytes(hi, 54)),
+    )
+    d = first_of_quarters(heads)
+    return low_halves_f32(d), sums, high_halves_f32(d), four_sums_of_mins(lo, hi, x0, x1, x2, x3)
+
+
+@inline
+def row_dot(row, x, n_cols):
+    """One row times one token: `multiply_block` for a single lane, reading the bytes in place."""
+    return dot_in_fours_with_mins(row, x, n_cols, BLOCK_BYTES, _four)
+
+
+@kernel
+def dequantize(row, n_cols, out):
+    """One row as f32, with ggml's own operations: (d * scale) * q - (dmin * min)."""
+    for i in range(n_cols // BLOCK):
+        block = row + i * BLOCK_BYTES
+        d, dmin = load_f16(block), load_f16(block + 2)
+        for half in range(2):
+            bits = zero_extend(load_i8x16(block + QH + 16 * half))
+            for j in range(8):
+                scale, low = scale_and_min(block, j)
+                factor, offset = splat_f32x16(d * np.float32(scale)), splat_f32x16(dmin * np.float32(low))
+                q = zero_extend(load_i8x16(block + QS + 32 * (j // 2) + 16 * half))
+                q = shift_right(q, 4) if j % 2 else and_bits(q, 15)
+                q = add(q, shift_left(and_bits(bits, 1), 4))
+                bits = shift_right(bits, 1)
+                store(out + 4 * (256 * i + 32 * j + 16 * half), sub(mul(factor, to_f32(q)), offset))
+
+
+@kernel
+def row_dot_q5_k(row, x, n_cols):
+    return row_dot(row, x, n_cols)
+
+
+SIZES = (BLOCK_BYTES, PANEL_BLOCK_BYTES)
+
+
+@op
+def matmul_q5_k(args, step, member, counter):
+    run_matmul(args, step, member, counter, BLOCK, SIZES, PARTS, unpack_block, multiply_block, row_dot)
+
+
+@op
+def embed_q5_k(args, step, member, counter):
+    run_embedding(args, step, counter, dequantize)
+
+
+FORMAT = Format(
+    name="Q5_K",
+    block=BLOCK,
+    block_bytes=BLOCK_BYTES,
+    activation=Activation.Q8K,
+    matmul=matmul_q5_k,
+    embed=embed_q5_k,
+    dequantize=dequantize,
+    row_dot=row_dot_q5_k,
+    panel_block_bytes=PANEL_BLOCK_BYTES,
+    parts=PARTS,
+)

@@ -1,0 +1,149 @@
+"""TQ2_0: 256 weights of -1, 0 and 1 in 66 bytes.
+
+    bytes    0..64   qs   2-bit values; byte 32 h + l holds weight 128 h + 32 k + l in bits 2 k .. 2 k + 2
+            64..66   d    f16
+
+    weight = d * (q - 1)
+
+The kernels keep q unsigned and take the sum of the activations away. q = 3, which no file should have, means 2.
+
+Source: ggml-common.h `block_tq2_0`, ggml-quants.c `dequantize_row_tq2_0`.
+"""
+
+import numpy as np
+
+from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUM, Activation
+from woolly_worker.kernels.formats.format import Format
+from woolly_worker.kernels.formats.fours import PARTS
+from woolly_worker.kernels.formats.panels import PANEL_BLOCK_BYTES, PANEL_D, dot_block
+from woolly_worker.kernels.formats.q2_k import load_runs
+from woolly_worker.kernels.jit import inline, kernel, op
+from woolly_worker.kernels.matmul import run_embedding, run_matmul
+from woolly_worker.kernels.simd import (
+    and_bits,
+    dot_u8i8,
+    fma_scalar,
+    hsum,
+    load_f16,
+    load_f32,
+    load_f32x16,
+    load_i8x16,
+    load_i8x64,
+    load_i32,
+    mul,
+    prefetch,
+    shift_right,
+    splat_f32x16,
+    splat_i32x16,
+    store,
+    sub,
+    to_f32,
+    zero_extend,
+    zero_i32x16,
+)
+from woolly_worker.kernels.simd.tiles import (
+    accumulate_each,
+    gather_columns,
+    gather_halves_f32,
+    sub_splat_each,
+    vector_of,
+)
+
+BLOCK, BLOCK_BYTES = 256, 66
+D = 64
+
+
+@inline
+def _unpack_column(q, place):
+    """Four weights of sixteen rows from each of the four runs of 32."""
+    store(place, and_bits(q, 0x03030303))
+    store(place + 512, and_bits(shift_right(q, 2), 0x03030303))
+    store(place + 1024, and_bits(shift_right(q, 4), 0x03030303))
+    store(place + 1536, and_bits(shift_right(q, 6), 0x03030303))
+
+
+@inline
+def unpack_block(block, row_bytes, ahead, panel):
+    """One block of sixteen rows into a panel of q, see `panels`."""
+    for line in range(17):  # 16 * 66 bytes of the next sixteen rows, see q4_k
+        prefetch(ahead + 64 * line)
+    for k in range(4):  # sixteen bytes: half k // 2, part k % 2
+        q, place = gather_columns(block + 16 * k, row_bytes), panel + 2048 * (k // 2) + 256 * (k % 2)
+        _unpack_column(vector_of(q, 0), place)
+        _unpack_column(vector_of(q, 1), place + 64)
+        _unpack_column(vector_of(q, 2), place + 128)
+        _unpack_column(vector_of(q, 3), place + 192)
+    store(panel + PANEL_D, gather_halves_f32(block + D, row_bytes))
+
+
+@inline
+def multiply_block(panel, x, i, x_stride, acc):
+    """acc[t] += panel . x[t]. Integers: 256 * (3 + 1) * 127 < 2**31. Shared with TQ1_0."""
+    x += i * Q8K_BYTES
+    s = dot_block(panel, x, x_stride, acc)
+    s = sub_splat_each(s, x + Q8K_SUM, x_stride, 1)
+    return accumulate_each(acc, load_f32x16(panel + PANEL_D), x + Q8K_SCALE, x_stride, s)
+
+
+@inline
+def row_dot(row, x, n_cols):
+    """One row times one token: `multiply_block` for a single lane, reading the bytes in place."""
+    acc = np.float32(0)
+    for i in range(n_cols // BLOCK):
+        block, xi = row + i * BLOCK_BYTES, x + i * Q8K_BYTES
+        q = load_i8x64(block)
+        s = dot_u8i8(zero_i32x16(), and_bits(q, 3), load_runs(xi))
+        s = dot_u8i8(s, and_bits(shift_right(q, 2), 3), load_runs(xi + 32))
+        s = dot_u8i8(s, and_bits(shift_right(q, 4), 3), load_runs(xi + 64))
+        s = dot_u8i8(s, shift_right(q, 6), load_runs(xi + 96))
+        total = hsum(s) - load_i32(xi + Q8K_SUM)
+        acc = fma_scalar(load_f16(block + D) * load_f32(xi + Q8K_SCALE), np.float32(total), acc)
+    return acc
+
+
+@kernel
+def dequantize(row, n_cols, out):
+    """One row as f32, with ggml's own operation: (q - 1) * d."""
+    one = splat_i32x16(np.int32(1))
+    for i in range(n_cols // BLOCK):
+        block = row + i * BLOCK_BYTES
+        d = splat_f32x16(load_f16(block + D))
+        for h in range(2):
+            for part in range(2):
+                q = zero_extend(load_i8x16(block + 32 * h + 16 * part))
+                for k in range(4):
+                    place = out + 4 * (256 * i + 128 * h + 32 * k + 16 * part)
+                    store(place, mul(to_f32(sub(and_bits(q, 3), one)), d))
+                    q = shift_right(q, 2)
+
+
+@kernel
+def row_dot_tq2_0(row, x, n_cols):
+    return row_dot(row, x, n_cols)
+
+
+SIZES = (BLOCK_BYTES, PANEL_BLOCK_BYTES)
+
+
+@op
+def matmul_tq2_0(args, step, member, counter):
+    run_matmul(args, step, member, counter, BLOCK, SIZES, PARTS, unpack_block, multiply_block, row_dot)
+
+
+@op
+def embed_tq2_0(args, step, member, counter):
+    run_embedding(args, step, counter, dequantize)
+
+
+FORMAT = Format(
+    name="TQ2_0",
+    block=BLOCK,
+    block_bytes=BLOCK_BYTES,
+    activation=Activation.Q8K,
+    matmul=matmul_tq2_0,
+    embed=embed_tq2_0,
+    dequantize=dequantize,
+    row_dot=row_dot_tq2_0,
+    panel_block_bytes=PANEL_BLOCK_BYTES,
+    parts=PARTS,
+)
