@@ -94,13 +94,13 @@ def unpack_scales(d_and_dmin, s0, s1, s2, panel):
     store(panel + PANEL_SCALES + 384, and_bits(shift_right(high_scales, 16), 63))
     store(panel + PANEL_SCALES + 448, and_bits(shift_right(high_scales, 24), 63))
     low_mins = and_bits(s1, 0x3F3F3F3F)
-    _store_pairs(panel + PANEL_MINS, low_mins)
-    _store_pairs(panel + PANEL_MINS + 128, high_mins)
+    store_pairs(panel + PANEL_MINS, low_mins)
+    store_pairs(panel + PANEL_MINS + 128, high_mins)
 
 
 @inline
-def _store_pairs(place, mins):
-    """Four bytes a lane as two vectors of 16-bit pairs: (byte 0, byte 1) and (byte 2, byte 3)."""
+def store_pairs(place, mins):
+    """Four bytes a lane as two vectors of 16-bit pairs: (byte 0, byte 1) and (byte 2, byte 3). Shared with Q2_K."""
     store(place, bor(and_bits(mins, 63), shift_left(and_bits(mins, 0x3F00), 8)))
     store(place + 64, bor(and_bits(shift_right(mins, 16), 63), shift_right(and_bits(mins, 0x3F000000), 8)))
 
