@@ -16,6 +16,7 @@ from woolly_worker.ledger.models import ModelCard
 from woolly_worker.memory.kv_cache import BLOCK_TOKENS, KVCache, blocks_for
 from woolly_worker.model.chat import ChatTemplate
 from woolly_worker.model.config import ModelConfig
+from woolly_worker.model.selfcheck import check_operations
 from woolly_worker.model.tokenizer import Tokenizer
 from woolly_worker.model.transformer import Transformer, kv_layout
 from woolly_worker.model.weights import open_model
@@ -90,8 +91,8 @@ def load_model(
     progress: Progress = lambda stage, share: None,
     remark: Callable[[str], None] = log.warning,
 ) -> LoadedModel:
-    """Raises ModelFileError for a file that cannot be served, with the numbers that disagree. What is allowed but
-    hardly meant goes to `remark`, a line each."""
+    """Raises ModelFileError for a file that cannot be served, with the numbers that disagree, and KernelMismatch if an
+    operation computes something else than it should. What is allowed but hardly meant goes to `remark`, a line each."""
     progress("reading the file", None)
     config, weights = open_model(settings.model)
     file = weights.file
@@ -118,6 +119,8 @@ def load_model(
         n_ctx=n_ctx,
         on_compile=on_compile,
     )
+    progress("checking the kernels", None)
+    check_operations(config, weights, layout)
     engine = Engine(
         transformer,
         tokenizer,
