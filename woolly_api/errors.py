@@ -54,6 +54,7 @@ TABLE: dict[type[e.WoollyError], Row] = {
     e.GGUFFormatError: Row("server_error", "model_error", "The worker's model file must be replaced."),
     e.UnsupportedArchitecture: Row("server_error", "model_error", "Serve a model of a supported architecture."),
     e.UnsupportedQuantization: Row("server_error", "model_error", "Serve the model in a supported quantization."),
+    e.KernelMismatch: Row("server_error", "internal_server_error", "The worker's kernels must be compiled anew."),
     e.InternalError: Row("server_error", "internal_server_error", "Report it with the request id."),
     e.PoisonJob: Row("server_error", "internal_server_error", "Change the request: it ends its workers."),
 }

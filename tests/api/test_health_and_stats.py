@@ -48,6 +48,8 @@ def test_stats_are_those_of_the_workers(http: httpx.Client, worker: ScriptedWork
         rss_bytes=512 * 1024 * 1024,
         decode_tokens_per_second=31.0,
         prefill_tokens_per_second=90.0,
+        minor_faults_total=5,
+        buffers={"1kb_to_1mb": {"leases_total": 8, "reused_total": 6, "reuse_rate": 0.75}},
     )
     stats = http.get("/api/v1/performance/stats").json()
     assert stats["model_type"] == "llama Q8_0"
@@ -59,6 +61,8 @@ def test_stats_are_those_of_the_workers(http: httpx.Client, worker: ScriptedWork
     assert stats["current_tokens_per_second"] == 31.0
     assert (stats["jobs_running"], stats["jobs_waiting"]) == (2, 1)
     assert stats["workers"][0]["worker_id"] == f"worker-{MODEL}"
+    assert stats["workers"][0]["stats"]["minor_faults_total"] == 5
+    assert stats["workers"][0]["stats"]["buffers"]["1kb_to_1mb"]["reuse_rate"] == 0.75
 
 
 def test_stats_without_data_invent_nothing(http: httpx.Client, redis_url: str) -> None:

@@ -17,6 +17,7 @@
     │   ├── GGUFFormatError         500  the bytes break the GGUF specification or point outside the file
     │   ├── UnsupportedArchitecture 500  a good file for a model Woolly does not know
     │   └── UnsupportedQuantization 500  a good file with a tensor type Woolly does not read
+    ├── KernelMismatch          500  compiled code computes something else than its definition; stop at boot
     └── InternalError           500  our bug: traceback in our log, only a code for the client
         └── PoisonJob               500  the job took down its worker too many times
 
@@ -117,6 +118,10 @@ class UnsupportedArchitecture(ModelFileError):
 
 class UnsupportedQuantization(ModelFileError):
     code = "unsupported_quantization"
+
+
+class KernelMismatch(WoollyError):
+    code = "kernel_mismatch"
 
 
 class InternalError(WoollyError):

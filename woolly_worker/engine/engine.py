@@ -143,6 +143,7 @@ class Engine:
             kv_blocks_total=self._kv.n_blocks,
             kv_blocks_free=self._kv.n_free,
             kv_blocks_cached=self._kv.n_cached,
+            buffers=self.scratch.figures(),
         )
 
     def _order(self, order: Callable[[], None]) -> None:
@@ -348,4 +349,3 @@ class Engine:
             self._outbox.release(sequence)
         while not self._outbox.is_empty:
             self._emit()
-        self._sampler.close()

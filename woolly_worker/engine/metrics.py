@@ -7,6 +7,8 @@ nothing here looks at a clock.
 import math
 from dataclasses import dataclass
 
+from woolly_worker.memory.pool import PoolFigures
+
 _GAP_STEP = math.log(1.05)  # inter-token times are kept in buckets 5 % wide: a percentile is off by 2.5 % at most
 
 
@@ -156,6 +158,7 @@ class EngineStats:
     kv_blocks_total: int
     kv_blocks_free: int
     kv_blocks_cached: int
+    buffers: PoolFigures  # of scratch that is leased while a token is sampled
     busy_seconds: float
     decode_tokens_per_second: float | None  # over busy time
     prefill_tokens_per_second: float | None
@@ -200,6 +203,7 @@ class EngineMeter:
         kv_blocks_total: int,
         kv_blocks_free: int,
         kv_blocks_cached: int,
+        buffers: PoolFigures,
     ) -> EngineStats:
         busy = self.schedule_seconds + self.forward_seconds + self.sample_seconds + self.emit_seconds
         prompt_tokens = n_cached_tokens + self.n_prefill_tokens
@@ -222,6 +226,7 @@ class EngineMeter:
             kv_blocks_total=kv_blocks_total,
             kv_blocks_free=kv_blocks_free,
             kv_blocks_cached=kv_blocks_cached,
+            buffers=buffers,
             busy_seconds=busy,
             decode_tokens_per_second=_rate(self.n_decode_tokens, busy),
             prefill_tokens_per_second=_rate(self.n_prefill_tokens, busy),

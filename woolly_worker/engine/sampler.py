@@ -9,8 +9,9 @@ Logprobs are of the model itself: the log-softmax of its raw logits, before bias
 OpenAI's and llama.cpp's users expect. They are rounded to six decimals.
 """
 
+import contextlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -70,26 +71,26 @@ def needs_seen_tokens(params: SamplingParams) -> bool:
 
 
 class Sampler:
-    """Holds the scratch that the chain needs, leased once: a row of changed logits, one of weights, two chunks."""
+    """Leases the scratch that the chain needs for as long as it works on a token. One thread at a time."""
 
     def __init__(self, n_vocab: int, pool: BufferPool | None = None) -> None:
-        pool = pool or BufferPool(self.scratch_bytes(n_vocab))
-        self._leases = [pool.lease(n_vocab, np.float32), pool.lease(n_vocab, np.float32)]
-        self._leases.append(pool.lease((2, n_vocab), np.float32))
-        self._logits, self._weights, self._scratch = (lease.array for lease in self._leases)
+        self._n_vocab = n_vocab
+        self._pool = pool or BufferPool(self.scratch_bytes(n_vocab))
 
     @staticmethod
     def scratch_bytes(n_vocab: int) -> int:
-        return 2 * aligned(4 * n_vocab) + aligned(2 * 4 * n_vocab)
-
-    def close(self) -> None:
-        for lease in self._leases:
-            lease.release()
+        """A row of changed logits, one of weights, and two chunks."""
+        return 2 * aligned(4 * n_vocab) + aligned(2 * 4 * min(n_vocab, stages.CHUNK_TOKENS))
 
     def sample(self, logits: Floats, params: SamplingParams, seen: SeenTokens | None, position: int) -> int:
         """The token at `position` of the completion (from 0)."""
         if params.logit_bias or seen is not None:
-            logits = self._penalized(logits, params, seen)
+            with self._pool.lease(self._n_vocab, np.float32) as changed:
+                self._penalize(logits, params, seen, changed)
+                return self._choose(changed, params, position)
+        return self._choose(logits, params, position)
+
+    def _choose(self, logits: Floats, params: SamplingParams, position: int) -> int:
         best = stages.greedy(logits)
         if not math.isfinite(logits[best]):
             raise InternalError("the model's logits are not finite")
@@ -99,8 +100,9 @@ class Sampler:
 
     def logprobs(self, logits: Floats, token_id: int, n_top: int) -> Logprobs:
         """Of `token_id`, and of the `n_top` most probable tokens."""
-        stages.softmax_weights(logits, 1.0, self._weights, self._scratch)
-        norm = float(logits.max()) + math.log(stages.block_sums(self._weights).sum())
+        with self._softmax_buffers() as (weights, scratch):
+            stages.softmax_weights(logits, 1.0, weights, scratch)
+            norm = float(logits.max()) + math.log(stages.block_sums(weights).sum())
         top = stages.top_k(logits, n_top) if n_top else np.empty(0, dtype=np.intp)
         top = top[np.argsort(-logits[top], kind="stable")]
         return Logprobs(
@@ -108,34 +110,42 @@ class Sampler:
             [(int(i), round(float(logits[i]) - norm, _LOGPROB_DIGITS)) for i in top],
         )
 
-    def _penalized(self, logits: Floats, params: SamplingParams, seen: SeenTokens | None) -> Floats:
-        np.copyto(self._logits, logits)
+    def _penalize(self, logits: Floats, params: SamplingParams, seen: SeenTokens | None, out: Floats) -> None:
+        np.copyto(out, logits)
         for token_id, bias in params.logit_bias.items():
-            self._logits[token_id] = stages.bounded(logits[token_id].astype(np.float64) + bias)
+            out[token_id] = stages.bounded(logits[token_id].astype(np.float64) + bias)
         if seen is not None:
-            values = self._logits[seen.ids].astype(np.float64)
+            values = out[seen.ids].astype(np.float64)
             if params.repetition_penalty != 1:
                 values = stages.penalize_repetition(values, params.repetition_penalty)
             if params.presence_penalty != 0:
                 values = stages.penalize_presence(values, seen.counts, params.presence_penalty)
             if params.frequency_penalty != 0:
                 values = stages.penalize_frequency(values, seen.counts, params.frequency_penalty)
-            self._logits[seen.ids] = stages.bounded(values)
-        return self._logits
+            out[seen.ids] = stages.bounded(values)
 
     def _draw(self, logits: Floats, params: SamplingParams, position: int) -> int:
         assert params.seed is not None, "the seed is drawn at submit"
-        ids = None  # None: all of them
-        if 0 < params.top_k < len(logits):
-            ids = stages.top_k(logits, params.top_k)
-            logits = logits[ids]
-        weights = self._weights[: len(logits)]
-        stages.softmax_weights(logits, params.temperature, weights, self._scratch)
-        if params.top_p < 1:
-            kept = stages.top_p(weights, params.top_p)
-            ids, weights = (kept if ids is None else ids[kept]), weights[kept]
-        if params.min_p > 0:
-            kept = stages.min_p(weights, params.min_p)
-            ids, weights = (kept if ids is None else ids[kept]), weights[kept]
-        index = stages.draw(weights, uniform(params.seed, position))
-        return index if ids is None else int(ids[index])
+        with self._softmax_buffers() as (all_weights, scratch):
+            ids = None  # None: all of them
+            if 0 < params.top_k < len(logits):
+                ids = stages.top_k(logits, params.top_k)
+                logits = logits[ids]
+            weights = all_weights[: len(logits)]
+            stages.softmax_weights(logits, params.temperature, weights, scratch)
+            if params.top_p < 1:
+                kept = stages.top_p(weights, params.top_p)
+                ids, weights = (kept if ids is None else ids[kept]), weights[kept]
+            if params.min_p > 0:
+                kept = stages.min_p(weights, params.min_p)
+                ids, weights = (kept if ids is None else ids[kept]), weights[kept]
+            index = stages.draw(weights, uniform(params.seed, position))
+            return index if ids is None else int(ids[index])
+
+    @contextlib.contextmanager
+    def _softmax_buffers(self) -> Iterator[tuple[Floats, Floats]]:
+        with (
+            self._pool.lease(self._n_vocab, np.float32) as weights,
+            self._pool.lease((2, min(self._n_vocab, stages.CHUNK_TOKENS)), np.float32) as scratch,
+        ):
+            yield weights, scratch

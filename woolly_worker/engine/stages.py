@@ -19,7 +19,7 @@ Ids = NDArray[np.intp]
 
 SUM_TOKENS = 64  # tokens whose weights are added up before a draw looks at single ones
 LARGEST_LOGIT = 1e38
-_CHUNK_TOKENS = 16384  # 64 KB of float32 per scratch array: the passes of `softmax_weights` stay in L2
+CHUNK_TOKENS = 16384  # 64 KB of float32 per scratch array: the passes of `softmax_weights` stay in L2
 
 # 2**f = 1 + f * (c0 + c1 f + ...) for |f| <= 1/2; least squares over Chebyshev nodes, relative error 2e-7 in float32.
 _EXP2 = tuple(
@@ -78,8 +78,8 @@ def softmax_weights(logits: Floats, temperature: float, out: Floats, scratch: Fl
     highest = logits.max()
     # The factor may be huge at tiny temperatures; then all but the best are lowest, as they should be.
     factor = np.float32(min(1 / (temperature * math.log(2)), 1e30))
-    for start in range(0, len(logits), _CHUNK_TOKENS):
-        power = out[start : start + _CHUNK_TOKENS]
+    for start in range(0, len(logits), CHUNK_TOKENS):
+        power = out[start : start + CHUNK_TOKENS]
         n = len(power)
         y, whole = scratch[0, :n], scratch[1, :n]
         np.subtract(logits[start : start + n], highest, out=y)

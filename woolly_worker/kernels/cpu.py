@@ -11,10 +11,20 @@ from dataclasses import dataclass
 
 from llvmlite import binding as llvm
 
-LEVELS = ("generic", "avx2", "avxvnni", "avx512vnni")
+_ARM_LEVELS = ("generic", "dotprod", "i8mm")
+LEVELS = ("generic", "avx2", "avxvnni", "avx512vnni", *_ARM_LEVELS[1:])
+_IS_X86 = platform.machine() in ("x86_64", "AMD64")
+_IS_ARM = platform.machine() in ("aarch64", "arm64")
 
 # An LLVM CPU model for each forced level: the oldest one that has everything the level needs.
-_MODEL = {"generic": "x86-64", "avx2": "haswell", "avxvnni": "haswell", "avx512vnni": "cascadelake"}
+_MODEL = {
+    "generic": "x86-64" if _IS_X86 else "generic",
+    "avx2": "haswell",
+    "avxvnni": "haswell",
+    "avx512vnni": "cascadelake",
+    "dotprod": "neoverse-n1",
+    "i8mm": "neoverse-v1",
+}
 _EXTRA_FEATURES = {"avxvnni": "+avxvnni"}
 
 
@@ -38,9 +48,11 @@ def _host_features() -> dict[str, bool]:
 
 def host_level() -> str:
     """The best level that this machine can execute."""
-    if platform.machine() not in ("x86_64", "AMD64"):
-        return "generic"
     has = _host_features().get
+    if _IS_ARM and has("dotprod"):
+        return "i8mm" if has("i8mm") else "dotprod"
+    if not _IS_X86:
+        return "generic"
     if has("avx512vnni") and has("avx512bw") and has("avx512vl"):
         return "avx512vnni"
     if has("avx2") and has("fma") and has("f16c"):
@@ -51,6 +63,8 @@ def host_level() -> str:
 def executable_levels() -> tuple[str, ...]:
     """Every level that this machine can execute, the plainest first. AVX-VNNI stands beside AVX-512, not below."""
     best = host_level()
+    if best in _ARM_LEVELS:
+        return _ARM_LEVELS[: _ARM_LEVELS.index(best) + 1]
     if best == "avx512vnni":
         return tuple(level for level in LEVELS if level != "avxvnni" or _host_features().get("avxvnni"))
     return LEVELS[: LEVELS.index(best) + 1]
@@ -61,7 +75,7 @@ def _decide() -> Cpu:
     if forced:
         if forced not in executable_levels():
             raise SystemExit(f"WOOLLY_CPU={forced}: this machine can execute {', '.join(executable_levels())}")
-        if platform.machine() in ("x86_64", "AMD64"):
+        if _IS_X86 or _IS_ARM:
             return Cpu(forced, _MODEL[forced], _EXTRA_FEATURES.get(forced, ""))
     if "numba" in sys.modules and os.environ.get("NUMBA_CPU_NAME"):
         # Numba has read its own settings already; follow them rather than disagree in silence.

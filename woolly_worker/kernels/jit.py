@@ -8,19 +8,16 @@ carries a hash over all sources of this package, Numba's version and the target 
 """
 
 import contextlib
+import ctypes
+import functools
 import hashlib
 import os
-from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from woolly_worker.kernels import cache_folder, object_cache
 from woolly_worker.kernels.cpu import CPU
-
-try:
-    import fcntl
-except ImportError:  # not a POSIX system: processes that compile at the same time each keep their own result
-    fcntl = None  # type: ignore[assignment]
 
 
 def _source_hash() -> str:
@@ -68,15 +65,16 @@ _OPTIONS: dict[str, Any] = {
 _PART_OPTIONS = _OPTIONS | {"cache": False, "forceinline": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 
-@contextlib.contextmanager
-def compiling() -> Iterator[None]:
+def compiling() -> contextlib.AbstractContextManager[None]:
     """One process at a time fills the cache: several at once may crash Numba (its issue 4807), and would only do the
     same work twice."""
-    CACHE_DIR.mkdir(parents=True, exist_ok=True)
-    with open(CACHE_DIR / "lock", "w") as file:
-        if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    return cache_folder.locked(CACHE_DIR)
+
+
+@functools.cache
+def _use_cache() -> None:
+    """Once per process."""
+    cache_folder.use(CACHE_DIR)
 
 
 def kernel(function: Any) -> Any:
@@ -100,25 +98,44 @@ OP_SIGNATURE = numba.types.void(numba.types.intp, numba.types.intp, numba.types.
 def op(function: Any) -> Any:
     """Compile one operation of a step program: `op(args, step, member, counter)`, four addresses or numbers.
 
-    Operations are C functions, called through their address by `program.run`, so that a program contains any mix of
-    them without being compiled itself. `error_model` is not a parameter of cfunc, hence the inner kernel.
+    Operations are C functions, called through their address by `team.py`, so that a program contains any mix of them
+    without being compiled itself.
     """
     return LazyOp(function)
 
 
 class LazyOp:
-    """An operation that is compiled (or taken from the disk cache) when its address is first asked for."""
+    """An operation that is compiled, or taken from the disk cache, when its address is first asked for.
+
+    Python may call one too, with four integers. The GIL is free meanwhile.
+    """
+
+    _PROTOTYPE = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 4)
 
     def __init__(self, function: Any) -> None:
         self.function = function
         self.__name__ = function.__name__
         self.__doc__ = function.__doc__
-        self._compiled: Any = None
 
-    @property
+    @functools.cached_property
     def address(self) -> int:
-        if self._compiled is None:
-            cfunc: Any = numba.cfunc
+        """Of the machine code, which stays for as long as the process does."""
+        _use_cache()
+        file = object_cache.path_of(self.function, CACHE_DIR)
+        known = object_cache.load(file)
+        if known is None:
             with compiling():
-                self._compiled = cfunc(OP_SIGNATURE, cache=True, error_model="numpy")(self.function)
-        return int(self._compiled.address)
+                known = object_cache.load(file)  # another process may have been at it
+                if known is None:
+                    compiled: Any = numba.cfunc(OP_SIGNATURE, error_model="numpy")(self.function)
+                    self._keep_alive = compiled
+                    known = int(compiled.address)
+                    object_cache.save(file, compiled)
+        return known
+
+    @functools.cached_property
+    def _call(self) -> Any:
+        return self._PROTOTYPE(self.address)
+
+    def __call__(self, args: int, step: int, member: int, counter: int) -> None:
+        self._call(args, step, member, counter)

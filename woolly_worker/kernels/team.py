@@ -19,7 +19,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.core.cgutils import get_or_insert_function
 
-from woolly_worker.kernels.jit import compiling, inline, kernel
+from woolly_worker.kernels.jit import inline, op
 from woolly_worker.kernels.simd import load_i64, store_i64
 from woolly_worker.kernels.simd.lowering import Builder, Value, call_ir, pointer, verb
 from woolly_worker.kernels.simd.vectors import I32, I64
@@ -143,8 +143,11 @@ def _run_program(team, member, n_members):
             _barrier(team, n_members)
 
 
-@kernel
-def _lead(team, alone):
+# What Python calls has the signature of an operation, and is kept like one; it needs fewer arguments.
+
+
+@op
+def _lead(team, alone, _2, _3):
     """Run one step as member 0. The program's last operation has a barrier, so all are done at the return.
 
     `alone`: the others are not called. Every unit of work is then taken by the caller, with the same result.
@@ -159,8 +162,8 @@ def _lead(team, alone):
     _run_program(team, 0, n_members)
 
 
-@kernel
-def _follow(team, member):
+@op
+def _follow(team, member, _2, _3):
     """Run every step as another member, until the team ends."""
     done = 0
     while True:
@@ -171,8 +174,8 @@ def _follow(team, member):
         _run_program(team, member, field(team + HEADER, N_MEMBERS))
 
 
-@kernel
-def _dismiss(team):
+@op
+def _dismiss(team, _1, _2, _3):
     store_i64(team + ENDED, 1)
     _advance(team + STEP_NUMBER, team)
 
@@ -185,7 +188,7 @@ def aligned_zeros(n_bytes: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 def _send_home(address: int, threads: list[threading.Thread], _kept: tuple[object, ...]) -> None:
-    _dismiss(address)
+    _dismiss(address, 0, 0, 0)
     for thread in threads:
         thread.join()
 
@@ -210,12 +213,10 @@ class Team:
         words[PROGRAM], words[N_OPS] = self.program.ctypes.data, len(program)
         words[STEP], words[COUNTERS] = self.step.ctypes.data, counters.ctypes.data
         words[N_MEMBERS] = n_members
-        with compiling():
-            _lead.compile((types.intp, types.intp))
-            _follow.compile((types.intp, types.intp))
-            _dismiss.compile((types.intp,))
+        for function in (_lead, _follow, _dismiss):
+            _ = function.address  # compiled now, not within a step
         threads = [
-            threading.Thread(target=_follow, args=(self._address, member), name=f"step-{member}", daemon=True)
+            threading.Thread(target=_follow, args=(self._address, member, 0, 0), name=f"step-{member}", daemon=True)
             for member in range(1, n_members)
         ]
         for thread in threads:
@@ -229,7 +230,7 @@ class Team:
         """One step, on all members, or by the caller alone where the work is too little to share."""
         if not self._finish.alive:
             raise RuntimeError("the team has been closed")
-        _lead(self._address, int(alone))
+        _lead(self._address, int(alone), 0, 0)
 
     def close(self) -> None:
         """Send the other members home. Closing twice is fine."""

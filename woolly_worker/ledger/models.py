@@ -43,6 +43,16 @@ class ModelCard(_Announced):
     announced_at: float | None = Field(None, description="Unix seconds, by Redis's clock")
 
 
+class BufferStats(_Announced):
+    """Scratch buffers of one size class, leased from a pool of memory that was taken once."""
+
+    used_bytes: int = 0
+    leases: int = Field(0, description="lent out now")
+    leases_total: int = 0
+    reused_total: int = Field(0, description="leases all of whose memory had been lent before")
+    reuse_rate: float | None = Field(None, description="share of all leases, 0 to 1")
+
+
 class WorkerStats(_Announced):
     """What an engine says about itself, once per heartbeat. Rates are over the last few seconds."""
 
@@ -64,8 +74,12 @@ class WorkerStats(_Announced):
     preemptions_total: int = Field(0, description="times a sequence gave up its KV blocks and was computed again")
     prefix_hit_rate: float | None = Field(None, description="share of prompt tokens found in the prefix cache")
     step_shares: dict[str, float] = Field(default_factory=dict, description="where the busy time went, by phase")
+    buffer_pool_bytes: int = Field(0, description="memory of the pool that scratch buffers are leased from")
+    buffers: dict[str, BufferStats] = Field(default_factory=dict, description="scratch buffers, by size class")
     rss_bytes: int | None = None
     cpu_seconds_total: float | None = None
+    minor_faults_total: int | None = Field(None, description="pages mapped without reading: memory that came into use")
+    major_faults_total: int | None = Field(None, description="pages read from disk: weights that were not in memory")
 
 
 class WorkerBeat(_Announced):

@@ -106,7 +106,9 @@ class KVCache:
         self.layout = layout
         self.n_blocks = n_blocks
         self.n_bytes = n_blocks * layout.block_bytes
-        self._memory = np.frombuffer(mmap.mmap(-1, self.n_bytes), dtype=np.uint8)
+        # Private, so that the system counts it as this process's own memory rather than as shared.
+        mapping = mmap.mmap(-1, self.n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._memory = np.frombuffer(mapping, dtype=np.uint8)
         self.base: int = self._memory.ctypes.data
 
         self.n_evictions = 0

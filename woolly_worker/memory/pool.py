@@ -29,6 +29,24 @@ def aligned(n_bytes: int) -> int:
     return -(-n_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
 
 
+# Buffers are counted by size: a class's name, and the size in bytes from which the next one begins.
+SIZE_CLASSES = (("under_1kb", 1 << 10), ("1kb_to_1mb", 1 << 20), ("above_1mb", None))
+
+
+def size_class(n_bytes: int) -> str:
+    return next(name for name, end in SIZE_CLASSES if end is None or n_bytes < end)
+
+
+@dataclass(frozen=True, slots=True)
+class ClassFigures:
+    """Leases of one size class. A lease is reused if all of its memory had been lent before."""
+
+    used_bytes: int = 0
+    n_leases: int = 0  # lent out now
+    n_leases_ever: int = 0
+    n_reused_ever: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class PoolFigures:
     n_bytes: int
@@ -36,6 +54,7 @@ class PoolFigures:
     peak_bytes: int
     n_leases: int  # lent out now
     n_leases_ever: int
+    classes: dict[str, ClassFigures]  # by the names of SIZE_CLASSES
 
 
 class Lease:
@@ -70,7 +89,10 @@ class BufferPool:
         self._lock = threading.Lock()
         self._leases: dict[int, int] = {}  # start -> end
         self._peak_bytes = 0
-        self._n_leases_ever = 0
+        # The memory that was ever lent is [0, _fresh_from): a lease begins where a gap begins, never behind this mark.
+        self._fresh_from = 0
+        self._n_leases_ever = dict.fromkeys((name for name, _ in SIZE_CLASSES), 0)
+        self._n_reused_ever = dict.fromkeys(self._n_leases_ever, 0)
 
     def lease(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> Lease:
         """A C-contiguous array of that shape, 64-byte aligned. PoolExhausted when no gap is long enough."""
@@ -79,7 +101,7 @@ class BufferPool:
         with self._lock:
             self._file_returned()
             start = self._take(max(aligned(n_bytes), ALIGNMENT_BYTES))
-            self._n_leases_ever += 1
+            self._count(start)
             self._peak_bytes = max(self._peak_bytes, self._used_bytes())
         array = self._arena[start : start + n_bytes].view(kind).reshape(shape)
         return Lease(array, self._returned.append, start)
@@ -92,7 +114,8 @@ class BufferPool:
                 used_bytes=self._used_bytes(),
                 peak_bytes=self._peak_bytes,
                 n_leases=len(self._leases),
-                n_leases_ever=self._n_leases_ever,
+                n_leases_ever=sum(self._n_leases_ever.values()),
+                classes={name: self._class_figures(name) for name, _ in SIZE_CLASSES},
             )
 
     def check_invariants(self) -> None:
@@ -108,6 +131,17 @@ class BufferPool:
                 raise AssertionError(f"buffer pool: {end} of {self.n_bytes} bytes are accounted for")
             if any(left[1] == right[0] for left, right in pairwise(self._gaps)):
                 raise AssertionError("buffer pool: two gaps touch")
+
+    def _count(self, start: int) -> None:
+        end = self._leases[start]
+        name = size_class(end - start)
+        self._n_leases_ever[name] += 1
+        self._n_reused_ever[name] += end <= self._fresh_from
+        self._fresh_from = max(self._fresh_from, end)
+
+    def _class_figures(self, name: str) -> ClassFigures:
+        sizes = [end - start for start, end in self._leases.items() if size_class(end - start) == name]
+        return ClassFigures(sum(sizes), len(sizes), self._n_leases_ever[name], self._n_reused_ever[name])
 
     def _used_bytes(self) -> int:
         return sum(end - start for start, end in self._leases.items())

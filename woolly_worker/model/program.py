@@ -11,10 +11,20 @@ from woolly_worker.kernels import attention, matmul, rmsnorm, rope, swiglu
 from woolly_worker.kernels.activations import Activation, row_bytes
 from woolly_worker.kernels.formats.registry import FORMATS
 from woolly_worker.kernels.jit import LazyOp
-from woolly_worker.kernels.step import N_LOGIT_ROWS, N_TOKENS
+from woolly_worker.kernels.step import (
+    BLOCK_TABLES,
+    BLOCKS_PER_SLOT,
+    LOGIT_ROWS,
+    N_LOGIT_ROWS,
+    N_TOKENS,
+    POSITIONS,
+    SLOTS,
+    TOKEN_IDS,
+)
 from woolly_worker.kernels.team import OP_ARGS, OP_BARRIER, OP_FUNCTION, OP_WORDS
 from woolly_worker.memory.activations import Buffer, Rows
 from woolly_worker.memory.kv_cache import KVCache
+from woolly_worker.model.batch import StepBatch
 from woolly_worker.model.weights import Matrix
 
 LEAST_TAKE_BYTES = 1 << 13  # weights a thread takes at once at the least: below, the counter costs as much
@@ -194,6 +204,13 @@ class Program:
         for row, (op, record, barrier) in zip(program, self._ops, strict=True):
             row[OP_FUNCTION], row[OP_ARGS], row[OP_BARRIER] = op.address, record.ctypes.data, int(barrier)
         return program
+
+
+def bind_batch(step: npt.NDArray[np.int64], batch: StepBatch) -> None:
+    """Put the addresses of the batch's arrays into a step record."""
+    step[TOKEN_IDS], step[POSITIONS] = batch.token_ids.ctypes.data, batch.positions.ctypes.data
+    step[SLOTS], step[LOGIT_ROWS] = batch.slots.ctypes.data, batch.logit_rows.ctypes.data
+    step[BLOCK_TABLES], step[BLOCKS_PER_SLOT] = batch.block_tables.ctypes.data, batch.block_tables.shape[1]
 
 
 def _form_fields(rows: Rows, first: int) -> dict[int, int]:

@@ -10,22 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from woolly_worker.kernels.rope import rope_table
-from woolly_worker.kernels.step import (
-    BLOCK_TABLES,
-    BLOCKS_PER_SLOT,
-    LOGIT_ROWS,
-    N_LOGIT_ROWS,
-    N_TOKENS,
-    POSITIONS,
-    SLOTS,
-    TOKEN_IDS,
-)
+from woolly_worker.kernels.step import N_LOGIT_ROWS, N_TOKENS
 from woolly_worker.kernels.team import Team
 from woolly_worker.memory.activations import Rows
 from woolly_worker.memory.kv_cache import KV_TYPES, KVCache, KVLayout, KVType, blocks_for, padded_head_dim
 from woolly_worker.model.batch import StepBatch
 from woolly_worker.model.config import ModelConfig
-from woolly_worker.model.program import Program, rows_for
+from woolly_worker.model.program import Program, bind_batch, rows_for
 from woolly_worker.model.weights import Weights
 
 # A step that multiplies less than this is run by one thread, in 0.15 ms or less. Two threads would save 0.05 ms of
@@ -86,7 +77,7 @@ class Transformer:
         self._team = Team(self._program.array(), n_threads)
         self._products_per_token = sum(m.n_rows * m.n_cols for layer in weights.layers for m in layer.matrices())
         self._products_per_logit_row = weights.output.n_rows * weights.output.n_cols
-        self._bind_batch()
+        bind_batch(self._team.step, self.batch)
 
     def _write_program(self, n_tokens: int, n_logit_rows: int) -> Program:
         c, w = self.config, self.weights
@@ -143,12 +134,6 @@ class Transformer:
             beta_slow=r.beta_slow,
             freq_factors=self.weights.rope_freqs,
         )
-
-    def _bind_batch(self) -> None:
-        step, batch = self._team.step, self.batch
-        step[TOKEN_IDS], step[POSITIONS] = batch.token_ids.ctypes.data, batch.positions.ctypes.data
-        step[SLOTS], step[LOGIT_ROWS] = batch.slots.ctypes.data, batch.logit_rows.ctypes.data
-        step[BLOCK_TABLES], step[BLOCKS_PER_SLOT] = batch.block_tables.ctypes.data, batch.block_tables.shape[1]
 
     @property
     def scratch_bytes(self) -> int:

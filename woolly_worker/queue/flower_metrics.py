@@ -33,8 +33,18 @@ WORKER_SERIES = {
     "batch_size_mean": "Sequences per step, over all steps",
     "busy_seconds_total": "Time in which the engine stepped",
     "preemptions_total": "Times a sequence gave up its KV blocks and was computed again",
+    "buffer_pool_bytes": "Memory of the pool that scratch buffers are leased from",
     "rss_bytes": "Resident memory, the mapped model included",
     "cpu_seconds_total": "CPU time used",
+    "minor_faults_total": "Pages mapped without reading",
+    "major_faults_total": "Pages read from disk",
+}
+# Field of BufferStats -> what it counts, for each size class.
+BUFFER_SERIES = {
+    "used_bytes": "Bytes of scratch buffers that are lent out",
+    "leases": "Scratch buffers lent out",
+    "leases_total": "Scratch buffers ever lent",
+    "reused_total": "Scratch buffers ever lent, all of whose memory had been lent before",
 }
 # Capacities whose field happens to end in _total.
 GAUGES = frozenset({"kv_blocks_total"})
@@ -63,6 +73,7 @@ class WoollyCollector(Collector):
         up.add_metric([], 1)
         yield up
         yield from worker_metrics(workers)
+        yield from buffer_metrics(workers)
         yield from job_metrics(models)
 
 
@@ -77,6 +88,18 @@ def worker_metrics(workers: list[WorkerBeat]) -> Iterator[Metric]:
             value = getattr(beat.stats, field)
             if value is not None:
                 family.add_metric([beat.worker_id, beat.model], float(value))
+        yield family
+
+
+def buffer_metrics(workers: list[WorkerBeat]) -> Iterator[Metric]:
+    for field, meaning in BUFFER_SERIES.items():
+        kind = CounterMetricFamily if field.endswith("_total") else GaugeMetricFamily
+        # A counter of leases and a gauge of them cannot share a name.
+        name = {"leases_total": "leased", "reused_total": "reused"}.get(field, field)
+        family = kind(f"woolly_worker_buffers_{name}", meaning, labels=["worker", "model", "size"])
+        for beat in workers:
+            for size, buffers in beat.stats.buffers.items():
+                family.add_metric([beat.worker_id, beat.model, size], float(getattr(buffers, field)))
         yield family
 
 

@@ -103,6 +103,8 @@ class Heartbeat:
             "slots": self._settings.slots,
             "rss_bytes": self._process.memory_info().rss,
             "cpu_seconds_total": usage.ru_utime + usage.ru_stime,
+            "minor_faults_total": usage.ru_minflt,
+            "major_faults_total": usage.ru_majflt,
         }
         if self._engine is None:
             return WorkerStats.model_validate(own)

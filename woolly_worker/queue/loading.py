@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import psutil
 
@@ -12,14 +13,17 @@ from woolly_worker.engine.events import EngineEvent
 from woolly_worker.engine.settings import EngineSettings
 from woolly_worker.gguf.reader import GGUFFile
 from woolly_worker.kernels.cpu import CPU, allowed_cpus
-from woolly_worker.ledger.models import ModelCard
 from woolly_worker.memory.kv_cache import BLOCK_TOKENS, KVCache, blocks_for
 from woolly_worker.model.chat import ChatTemplate
 from woolly_worker.model.config import ModelConfig
+from woolly_worker.model.selfcheck import check_operations
 from woolly_worker.model.tokenizer import Tokenizer
 from woolly_worker.model.transformer import Transformer, kv_layout
 from woolly_worker.model.weights import open_model
 from woolly_worker.settings import WorkerSettings
+
+if TYPE_CHECKING:
+    from woolly_worker.ledger.models import ModelCard
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +62,9 @@ class LoadedModel:
             *prefix_cache,
         )
 
-    def card(self) -> ModelCard:
+    def card(self) -> "ModelCard":
+        from woolly_worker.ledger.models import ModelCard  # brings redis, 0.25 s that `woolly generate` can do without
+
         config = self.config
         return ModelCard(
             name=self.name,
@@ -90,8 +96,8 @@ def load_model(
     progress: Progress = lambda stage, share: None,
     remark: Callable[[str], None] = log.warning,
 ) -> LoadedModel:
-    """Raises ModelFileError for a file that cannot be served, with the numbers that disagree. What is allowed but
-    hardly meant goes to `remark`, a line each."""
+    """Raises ModelFileError for a file that cannot be served, with the numbers that disagree, and KernelMismatch if an
+    operation computes something else than it should. What is allowed but hardly meant goes to `remark`, a line each."""
     progress("reading the file", None)
     config, weights = open_model(settings.model)
     file = weights.file
@@ -118,6 +124,8 @@ def load_model(
         n_ctx=n_ctx,
         on_compile=on_compile,
     )
+    progress("checking the kernels", None)
+    check_operations(config, weights, layout)
     engine = Engine(
         transformer,
         tokenizer,

@@ -4,8 +4,9 @@ from dataclasses import asdict
 
 from woolly_worker.contract.jobs import JobMetrics
 from woolly_worker.engine.metrics import EngineMetrics, EngineStats
-from woolly_worker.ledger.models import WorkerStats
+from woolly_worker.ledger.models import BufferStats, WorkerStats
 from woolly_worker.memory.kv_cache import BLOCK_TOKENS
+from woolly_worker.memory.pool import ClassFigures
 
 
 def job_metrics(metrics: EngineMetrics) -> JobMetrics:
@@ -41,6 +42,19 @@ def worker_stats(stats: EngineStats, before: WorkerStats, seconds: float) -> Wor
             "sample": stats.sample_share,
             "emit": stats.emit_share,
         },
+        buffer_pool_bytes=stats.buffers.n_bytes,
+        buffers={name: _buffer_stats(figures) for name, figures in stats.buffers.classes.items()},
+    )
+
+
+def _buffer_stats(figures: ClassFigures) -> BufferStats:
+    n = figures.n_leases_ever
+    return BufferStats(
+        used_bytes=figures.used_bytes,
+        leases=figures.n_leases,
+        leases_total=n,
+        reused_total=figures.n_reused_ever,
+        reuse_rate=figures.n_reused_ever / n if n else None,
     )
 
 

@@ -168,12 +168,19 @@ def test_seen_tokens_count(prompt: list[int], generated: list[int]) -> None:
     assert dict(zip(seen.ids.tolist(), seen.counts.tolist(), strict=True)) == expected
 
 
-def test_scratch_is_leased_and_comes_back() -> None:
-    pool = BufferPool(Sampler.scratch_bytes(100))
-    sampler = Sampler(100, pool)
-    assert pool.figures().used_bytes == pool.figures().n_bytes
-    sampler.close()
-    assert pool.figures().n_leases == 0
+def test_scratch_is_leased_for_a_token_and_comes_back() -> None:
+    """A greedy choice needs none; the second token gets the memory that the first one used."""
+    pool = BufferPool(Sampler.scratch_bytes(N_VOCAB))
+    sampler = Sampler(N_VOCAB, pool)
+    row = np.random.default_rng(3).standard_normal(N_VOCAB).astype(np.float32)
+    sampler.sample(row, SamplingParams(temperature=0), None, 0)
+    assert pool.figures().n_leases_ever == 0
+    for position in range(4):
+        sampler.sample(row, SamplingParams(temperature=1, seed=1, logit_bias={3: 1.0}), None, position)
+    figures = pool.figures()
+    assert (figures.n_leases, figures.used_bytes, figures.peak_bytes) == (0, 0, figures.n_bytes)
+    assert sum(one.n_leases_ever for one in figures.classes.values()) == figures.n_leases_ever == 12
+    assert sum(one.n_reused_ever for one in figures.classes.values()) == 9
 
 
 def test_mix64_is_splitmix64() -> None:

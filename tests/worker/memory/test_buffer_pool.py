@@ -96,3 +96,24 @@ def test_threads_share_a_pool() -> None:
     assert not problems
     assert pool.figures().n_leases_ever == 1200
     pool.check_invariants()
+
+
+def test_figures_by_size_class_tell_fresh_memory_from_used() -> None:
+    pool = BufferPool(3 << 20)
+    first = pool.lease(1000, np.uint8)  # 1024 bytes of the arena
+    with pool.lease(960, np.uint8), pool.lease(2 << 20, np.uint8):
+        classes = pool.figures().classes
+        assert {name: (c.used_bytes, c.n_leases) for name, c in classes.items()} == {
+            "under_1kb": (960, 1),
+            "1kb_to_1mb": (1024, 1),
+            "above_1mb": (2 << 20, 1),
+        }
+        assert all(c.n_reused_ever == 0 for c in classes.values())
+    first.release()
+    pool.lease(64, np.uint8).release()  # where the first one was
+    pool.lease(5000, np.uint8).release()  # over the place of all three
+    pool.lease((2 << 20) + 2000, np.uint8).release()  # a little longer than what was ever lent: fresh
+    classes = pool.figures().classes
+    ever = {name: (c.n_leases_ever, c.n_reused_ever) for name, c in classes.items()}
+    assert ever == {"under_1kb": (2, 1), "1kb_to_1mb": (2, 1), "above_1mb": (2, 0)}
+    assert all((c.used_bytes, c.n_leases) == (0, 0) for c in classes.values())

@@ -19,6 +19,7 @@ from woolly_worker.engine.events import (
 )
 from woolly_worker.engine.metrics import EngineMetrics, EngineStats
 from woolly_worker.ledger.models import ModelCard
+from woolly_worker.memory.pool import BufferPool
 
 MODEL = "tiny"
 PROMPT = "the prompt that nobody may log"
@@ -80,7 +81,15 @@ class ScriptedEngine:
 
     def stats(self) -> EngineStats:
         zeros = {field.name: 0 for field in fields(EngineStats)}
-        return EngineStats(**{**zeros, "n_slots": 4, "n_running": len(self.requests), "kv_blocks_total": 8})
+        return EngineStats(
+            **{
+                **zeros,
+                "n_slots": 4,
+                "n_running": len(self.requests),
+                "kv_blocks_total": 8,
+                "buffers": BufferPool(0).figures(),
+            }
+        )
 
 
 class Letters:

@@ -12,9 +12,9 @@ import pytest
 from woolly_worker.contract.jobs import JobRequest
 from woolly_worker.ledger.connection import connect
 from woolly_worker.ledger.ledger import Ledger
-from woolly_worker.ledger.models import ModelCard, ModelRegistry, WorkerBeat, WorkerStats
+from woolly_worker.ledger.models import BufferStats, ModelCard, ModelRegistry, WorkerBeat, WorkerStats
 from woolly_worker.ledger.server import EmbeddedServer, free_port
-from woolly_worker.queue.flower_metrics import WORKER_SERIES, WoollyCollector
+from woolly_worker.queue.flower_metrics import BUFFER_SERIES, WORKER_SERIES, WoollyCollector
 
 FOX = WorkerBeat(
     worker_id="w1",
@@ -22,7 +22,13 @@ FOX = WorkerBeat(
     hostname="here",
     pid=1,
     stats=WorkerStats(
-        slots=8, running=3, kv_blocks_total=64, generated_tokens_total=1234, decode_tokens_per_second=12.5
+        slots=8,
+        running=3,
+        kv_blocks_total=64,
+        generated_tokens_total=1234,
+        decode_tokens_per_second=12.5,
+        major_faults_total=17,
+        buffers={"above_1mb": BufferStats(used_bytes=4096, leases=1, leases_total=10, reused_total=9)},
     ),
 )
 
@@ -79,6 +85,10 @@ def test_flower_serves_its_pages_and_our_metrics(flower: str) -> None:
     assert 'woolly_worker_decode_tokens_per_second{model="fox",worker="w1"} 12.5' in text
     assert 'woolly_worker_generated_tokens_total{model="fox",worker="w1"} 1234.0' in text
     assert 'woolly_worker_kv_blocks{model="fox",worker="w1"} 64.0' in text
+    assert 'woolly_worker_major_faults_total{model="fox",worker="w1"} 17.0' in text
+    assert 'woolly_worker_buffers_leased_total{model="fox",size="above_1mb",worker="w1"} 10.0' in text
+    assert 'woolly_worker_buffers_reused_total{model="fox",size="above_1mb",worker="w1"} 9.0' in text
+    assert 'woolly_worker_buffers_leases{model="fox",size="above_1mb",worker="w1"} 1.0' in text
     assert 'woolly_jobs{model="fox",state="queued"} 2.0' in text
     assert 'woolly_jobs_ended_total{model="fox",state="cancelled"} 1.0' in text
     assert "secret" not in text
@@ -93,5 +103,6 @@ def test_an_absent_ledger_is_told_and_nothing_else() -> None:
 def test_every_series_is_a_field_of_the_heartbeat(redis_server: EmbeddedServer) -> None:
     assert set(WORKER_SERIES) <= set(WorkerStats.model_fields)
     # A constant, what a query computes from two others, and shares by name: not series of their own.
-    others = {"kv_block_tokens", "prefix_hit_rate", "step_shares"}
+    others = {"kv_block_tokens", "prefix_hit_rate", "step_shares", "buffers"}
     assert set(WORKER_SERIES) == set(WorkerStats.model_fields) - others
+    assert set(BUFFER_SERIES) == set(BufferStats.model_fields) - {"reuse_rate"}

@@ -135,11 +135,34 @@ def dot_u8i8_ir(b: Builder, acc: Value, u: Value, s: Value) -> Value:
         even = _madd_i16(b, b.and_(u16, constant(wide, 255)), b.ashr(b.shl(s16, eight), eight), n)
         odd = _madd_i16(b, b.lshr(u16, eight), b.ashr(s16, eight), n)
         return b.add(acc, b.add(even, odd))
+    if CPU.level in ("dotprod", "i8mm"):
+        return _dot_u8i8_arm(b, acc, u, s)
     for k in range(4):
         uk = b.and_(b.lshr(u, constant(vec, 8 * k)), constant(vec, 255))
         sk = b.ashr(b.shl(s, constant(vec, 24 - 8 * k)), constant(vec, 24))
         acc = b.add(acc, b.mul(uk, sk))
     return acc
+
+
+def _dot_u8i8_arm(b: Builder, acc: Value, u: Value, s: Value) -> Value:
+    """By pieces of 128 bits. With i8mm there is an instruction for it; without, both sides have to be signed:
+
+    u . s = (u - 128) . s - (-128) . s,   exact in 32 bits
+    """
+    bytes_, i32x4 = ir.VectorType(ir.IntType(8), 16), ir.VectorType(I32, 4)
+    top_bits = constant(bytes_, -128)
+    results = []
+    for start in range(0, acc.type.count, 4):
+        total, unsigned, signed = (shuffle_ir(b, v, v, list(range(start, start + 4))) for v in (acc, u, s))
+        unsigned, signed = b.bitcast(unsigned, bytes_), b.bitcast(signed, bytes_)
+        if CPU.level == "i8mm":
+            results.append(call_ir(b, "llvm.aarch64.neon.usdot.v4i32.v16i8", i32x4, total, unsigned, signed))
+            continue
+        sdot = "llvm.aarch64.neon.sdot.v4i32.v16i8"
+        offset = call_ir(b, sdot, i32x4, constant(i32x4, 0), top_bits, signed)
+        moved = call_ir(b, sdot, i32x4, total, b.xor(unsigned, top_bits), signed)
+        results.append(b.sub(moved, offset))
+    return join_ir(b, results)
 
 
 def dot_i16_ir(b: Builder, acc: Value, x: Value, y: Value) -> Value:
