@@ -17,11 +17,13 @@ import numpy.typing as npt
 from woolly_worker.contract.errors import KernelMismatch
 from woolly_worker.kernels.activations import (
     Q8_BYTES,
-    Q8_SCALE,
-    Q8_SUM,
+    Q8_RUN,
+    Q8_SCALES,
+    Q8_SUMS,
     Q8_VALUES,
     Q8K_BYTES,
     Q8K_SCALE,
+    Q8K_SUM,
     Q8K_SUMS16,
     Q8K_SUMS32,
     Q8K_VALUES,
@@ -32,6 +34,7 @@ from woolly_worker.kernels.cpu import CPU
 from woolly_worker.kernels.exponential import silu_reference
 from woolly_worker.kernels.formats.registry import FORMATS
 from woolly_worker.kernels.jit import CACHE_DIR
+from woolly_worker.kernels.matmul import FEW_TOKENS
 from woolly_worker.kernels.quantize import quantize_reference
 from woolly_worker.kernels.rmsnorm import rmsnorm_reference
 from woolly_worker.kernels.rope import rope_table
@@ -49,14 +52,9 @@ Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 
 TOKENS = 15  # tiles of 8, 4, 2 and 1
+MANY_TOKENS = FEW_TOKENS + 7  # the other way of multiplying, and a last tile that is not whole
 POSITIONS = 40  # a whole KV block and a part of the next
 EPS = 1e-5
-
-# Of each quantised form: values in a record, its bytes, where its scale is, and its sums (of how many values, where).
-_FORMS: dict[int, tuple[int, int, int, tuple[tuple[int, int, type], ...]]] = {
-    Activation.Q8K: (Q8K_VALUES, Q8K_BYTES, Q8K_SCALE, ((32, Q8K_SUMS32, np.int16), (16, Q8K_SUMS16, np.int16))),
-    Activation.Q8: (Q8_VALUES, Q8_BYTES, Q8_SCALE, ((32, Q8_SUM, np.int32),)),
-}
 
 # How far attention's results may lie from the definition, in parts of the largest value: keys and values are rounded.
 # Of a type that is not named here, 8 bits are expected.
@@ -90,11 +88,13 @@ class _Trial:
     def __init__(self, config: ModelConfig, layout: KVLayout) -> None:
         self._n_head, self._n_head_kv, self._head_dim = config.n_head, config.n_head_kv, config.head_dim
         self._kv = KVCache(replace(layout, n_layer=1), 3)
-        self._batch = StepBatch(max_step_tokens=POSITIONS, max_logit_rows=TOKENS, max_slots=1, max_blocks_per_slot=2)
+        self._batch = StepBatch(
+            max_step_tokens=max(POSITIONS, MANY_TOKENS), max_logit_rows=TOKENS, max_slots=1, max_blocks_per_slot=2
+        )
         self._batch.block_tables[0] = 2, 1
 
     def _program(self) -> Program:
-        return Program(1, self._kv, n_head=self._n_head, head_dim=self._head_dim)
+        return Program(1, self._kv, n_head=self._n_head, head_dim=self._head_dim, n_ctx=POSITIONS)
 
     def _run(self, program: Program, n_tokens: int) -> None:
         """One step of tokens 0, 1, .. n_tokens; all of them want their logits where a program asks for it."""
@@ -114,15 +114,15 @@ class _Trial:
         _compare(name, rows.array(), table.weights[ids], 1e-6 * np.abs(table.weights).max())
 
     def product(self, w: Sample, rng: np.random.Generator) -> None:
-        """Sixteen rows by panels and two by themselves, for 1, 2, 3, 7 and 15 tokens: all with the bits of one token
-        alone, and those close to the exact product.
+        """Sixteen rows by panels and two by themselves, for 1, 2, 3, 7, 15 and many tokens: all with the bits of one
+        token alone, and those close to the exact product.
 
         The activations are whole numbers up to 127, times a power of two: what the quantised forms make of them is
         exact, so the bound is that of the sums alone. There are at most two steps for each 16 columns, each rounded a
         few times, and no term is the difference of anything larger than eight times the row's largest weight.
         """
         name, n_cols = FORMATS[w.matrix.type.name].matmul.__name__, w.matrix.n_cols
-        x, out = rows_for(TOKENS, n_cols, w.matrix), Rows(TOKENS, w.matrix.n_rows)
+        x, out = rows_for(MANY_TOKENS, n_cols, w.matrix), Rows(MANY_TOKENS, w.matrix.n_rows)
         whole = rng.integers(-127, 128, (TOKENS, n_cols))
         whole[:, ::32] = 127
         tokens = (whole * 2.0 ** rng.integers(-9, 3, (TOKENS, 1))).astype(np.float32)
@@ -134,11 +134,12 @@ class _Trial:
             x.array()[0] = tokens[t]
             self._run(program, 1)
             one_by_one[t] = out.array()[0]
-        x.array()[:] = tokens
-        for n_tokens in (2, 3, 7, TOKENS):
+        which = np.arange(MANY_TOKENS) % TOKENS
+        x.array()[:] = tokens[which]
+        for n_tokens in (2, 3, 7, TOKENS, MANY_TOKENS):
             out.array()[:] = 0
             self._run(program, n_tokens)
-            _compare(name, out.array()[:n_tokens], one_by_one[:n_tokens], 0.0)
+            _compare(name, out.array()[:n_tokens], one_by_one[which[:n_tokens]], 0.0)
         exact = tokens.astype(np.float64) @ w.weights.T.astype(np.float64)
         terms = np.outer(np.abs(tokens.astype(np.float64)).sum(axis=1), 8 * np.abs(w.weights).max(axis=1))
         _compare(name, one_by_one, exact, terms * 2 * (n_cols / 16 + 5) * 2.0**-24)
@@ -225,19 +226,28 @@ def _turned(rows: Floats, table: Floats) -> Doubles:
 
 def _compare_forms(operation: str, rows: Rows) -> None:
     """The quantised forms of what `rows` holds against the definition: values, scales and sums, bit for bit."""
-    for form, (block, record_bytes, scale, sums) in _FORMS.items():
+    for form, n_record, n_run in ((Activation.Q8K, Q8K_VALUES, Q8K_VALUES), (Activation.Q8, Q8_VALUES, Q8_RUN)):
         if form not in rows.forms:
             continue
-        buffer, n_blocks = rows.forms[form], rows.n // block
-        records = buffer.memory.reshape(rows.n_rows, buffer.stride)[:, : n_blocks * record_bytes]
-        records = records.reshape(-1, record_bytes)
-        q, d = quantize_reference(rows.array(), block)
-        _compare(operation, records[:, :block].view(np.int8), q, 0.0)
-        _compare(operation, records[:, scale : scale + 4].copy().view(np.float32), d[:, None], 0.0)
-        for n, place, kind in sums:
-            expected = q.reshape(len(q), -1, n).sum(axis=2, dtype=kind)
-            stored: npt.NDArray[Any] = records[:, place : place + expected[0].nbytes].copy().view(kind)
-            _compare(operation, stored, expected, 0.0)
+        buffer, n_bytes = rows.forms[form], Q8K_BYTES if form == Activation.Q8K else Q8_BYTES
+        n_records = -(-rows.n // n_record)
+        records = buffer.memory.reshape(rows.n_rows, buffer.stride)[:, : n_records * n_bytes].reshape(-1, n_bytes)
+        # Behind the last run of a row a record is filled up with zeros, of which everything is zero.
+        numbers = np.zeros((rows.n_rows, n_records * n_record), np.float32)
+        numbers[:, : rows.n] = rows.array()
+        q, d = quantize_reference(numbers, n_run)
+        sums = q.astype(np.int32).sum(axis=1)
+        parts: dict[int, npt.NDArray[Any]] = {0: q}
+        if form == Activation.Q8K:
+            parts |= {Q8K_SCALE: d, Q8K_SUM: sums}
+            for n, place in ((32, Q8K_SUMS32), (16, Q8K_SUMS16)):
+                parts[place] = q.reshape(len(q), -1, n).sum(axis=2, dtype=np.int16)
+        else:
+            parts |= {Q8_SCALES: d, Q8_SUMS: 128 * sums}
+        for place, expected in parts.items():
+            part = expected.reshape(len(records), -1)
+            stored: npt.NDArray[Any] = records[:, place : place + part[0].nbytes].copy().view(part.dtype)
+            _compare(operation, stored, part, 0.0)
 
 
 def _compare(operation: str, found: npt.NDArray[Any], expected: npt.NDArray[Any], bound: Doubles | float) -> None:

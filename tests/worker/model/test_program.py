@@ -92,7 +92,7 @@ def test_work_is_shared_in_whole_panels(weights: Weights, n_members: int) -> Non
     for matrix in (weights.output, weights.layers[0].ffn_gate, weights.layers[0].attn_k):
         program.matmul(matrix, x, into=rows_for(4, matrix.n_rows))
     program.array()
-    for record in program._panel_records:
+    for record in program._matmul_records:
         least = int(record[matmul.LEAST_TAKE])
         assert least % matmul.PANEL_ROWS == 0
         assert least * record[matmul.ROW_BYTES] >= LEAST_TAKE_BYTES
@@ -108,10 +108,10 @@ def test_panels_have_room_for_the_widest_matrix(weights: Weights) -> None:
         program.matmul(matrix, rows_for(2, matrix.n_cols, matrix), into=rows_for(2, matrix.n_rows))
     program.array()
     needed = max(FORMATS[matrix.type.name].panel_bytes(matrix.n_cols) for matrix in readers)
-    strides = {int(record[matmul.PANEL_STRIDE]) for record in program._panel_records}
+    strides = {int(record[matmul.PANEL_STRIDE]) for record in program._matmul_records}
     assert len(strides) == 1
     assert strides.pop() >= needed
-    assert all(record[matmul.PANEL] % 64 == 0 for record in program._panel_records)
+    assert all(record[matmul.PANEL] % 64 == 0 for record in program._matmul_records)
 
 
 def test_norm_weights_are_padded_with_zeros(weights: Weights) -> None:
