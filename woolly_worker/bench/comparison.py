@@ -5,6 +5,7 @@ nothing here is ever compared with another run.
 """
 
 import statistics
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,6 +16,9 @@ from woolly_worker.bench.peer import LlamaCpp
 from woolly_worker.bench.plan import Decode, Mixed, ModelCost, Prefill, Work
 from woolly_worker.bench.runner import Runner, seconds_of
 from woolly_worker.kernels.cpu import CPU
+
+# Before a turn: threads of the other program spin for some milliseconds after their last step, on the same CPUs.
+SETTLE_SECONDS = 0.02
 
 Progress = Callable[[str, float], None]  # (what is being measured, the share that is done)
 
@@ -136,8 +140,10 @@ def _take_turns(
         limits.append(probe.measure())
         for i, (work, taken) in enumerate(times.items()):
             progress(work.name, (n + i / len(times)) / n_rounds)
+            time.sleep(SETTLE_SECONDS)
             taken.ours.append(runner.run(work))
             if peer is not None:
+                time.sleep(SETTLE_SECONDS)
                 taken.theirs.append(peer.run(work))
     return limits
 

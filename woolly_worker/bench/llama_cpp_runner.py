@@ -22,6 +22,7 @@ import llama_cpp
 
 STEP_TOKENS = 512
 FIRST_TOKEN = 3
+WAKE_SECONDS = 0.02
 
 Token = tuple[int, int, bool]  # its sequence, its position, whether logits are wanted
 
@@ -61,11 +62,20 @@ class Context:
         llama_cpp.llama_synchronize(self.handle)
         return time.perf_counter() - start
 
-    def forget(self) -> None:
-        llama_cpp.llama_memory_clear(self.memory, False)
+    def rewind(self, depth: int) -> None:
+        """Forget everything but the first `depth` tokens of sequence 0."""
+        if depth:
+            llama_cpp.llama_memory_seq_rm(self.memory, 0, depth, -1)
+        else:
+            llama_cpp.llama_memory_clear(self.memory, False)
 
-    def forget_from(self, position: int) -> None:
-        llama_cpp.llama_memory_seq_rm(self.memory, 0, position, -1)
+    def wake(self, depth: int) -> None:
+        """Steps that do not count: threads that have slept need milliseconds to come."""
+        self.rewind(depth)
+        seconds = 0.0
+        while seconds < WAKE_SECONDS:
+            seconds += self.step([(0, depth, True)])
+            self.rewind(depth)
 
     def fill(self, depth: int) -> None:
         """Give sequence 0 `depth` tokens: compute the first ones, copy them as often as needed, and move each copy to
@@ -84,8 +94,7 @@ class Context:
             llama_cpp.llama_memory_seq_rm(self.memory, 1, -1, -1)
         if llama_cpp.llama_memory_seq_pos_max(self.memory, 0) != depth - 1:
             raise SystemExit(f"llama.cpp's sequence does not reach {depth} tokens")
-        self.step([(0, depth, True)])  # carries out the moves
-        self.forget_from(depth)
+        self.wake(depth)  # carries out the moves
 
 
 class Runner:
@@ -124,13 +133,13 @@ class Runner:
         """Seconds of every step."""
         self.prepare(work)
         context = self._contexts[json.dumps(work, sort_keys=True)]
+        context.wake(work.get("depth", 0))
         arguments = {name: value for name, value in work.items() if name != "do"}
         steps: list[float] = getattr(self, "_" + work["do"])(context, **arguments)
         return steps
 
     @staticmethod
     def _prefill(context: Context, n_tokens: int) -> list[float]:
-        context.forget()
         seconds = []
         for first in range(0, n_tokens, STEP_TOKENS):
             last = min(first + STEP_TOKENS, n_tokens)
@@ -139,15 +148,10 @@ class Runner:
 
     @staticmethod
     def _decode(context: Context, n_steps: int, batch: int, depth: int) -> list[float]:
-        if depth:
-            context.forget_from(depth)
-        else:
-            context.forget()
         return [context.step([(s, depth + i, True) for s in range(batch)]) for i in range(n_steps)]
 
     @staticmethod
     def _mixed(context: Context, batch: int, n_prompt: int, chunk: int) -> list[float]:
-        context.forget()
         seconds = []
         for i, first in enumerate(range(0, n_prompt, chunk)):
             last = min(first + chunk, n_prompt)

@@ -9,7 +9,7 @@ from woolly_worker.bench.comparison import Report
 def print_report(report: Report, console: Console) -> None:
     console.print(
         f"{report.model}: {report.n_params / 1e6:,.0f} million parameters, {report.file_type}, "
-        f"{report.file_bytes / 1e6:,.0f} MB; {report.n_threads} threads, medians of {report.n_rounds} rounds"
+        f"{report.file_bytes / 1e6:,.0f} MB; {report.n_threads} threads, {rounds(report.n_rounds)}"
     )
     console.print(
         f"limits in this run: {report.read_bytes_per_second / 1e9:.1f} GB/s read, "
@@ -36,6 +36,10 @@ def table(report: Report) -> Table:
         share = "" if row.share_of_limit is None else f"{row.share_of_limit:.0%}"
         made.add_row(row.work, rate(row.tokens_per_second), *peer, share, row.limit or "")
     return made
+
+
+def rounds(n: int) -> str:
+    return "one round" if n == 1 else f"medians of {n} rounds"
 
 
 def rate(value: float | None) -> str:

@@ -17,6 +17,8 @@ from woolly_worker.memory.kv_cache import BLOCK_TOKENS, KVCache, blocks_for
 from woolly_worker.model.transformer import CompileProgress, Transformer, kv_layout
 from woolly_worker.model.weights import open_model
 
+# Waking a thread took 5 ms on a virtual machine whose CPU had gone to sleep. (The peer does the same.)
+WAKE_SECONDS = 0.02
 FIRST_TOKEN = 3  # ids below are control tokens in most vocabularies
 
 
@@ -41,7 +43,7 @@ class Runner:
             max_step_tokens=max(STEP_TOKENS, *(w.chunk + w.batch for w in plan if isinstance(w, Mixed)), n_slots),
             max_logit_rows=n_slots,
             max_slots=n_slots,
-            n_ctx=max(work.n_ctx for work in plan),
+            n_ctx=max(BLOCK_TOKENS, *(work.n_ctx for work in plan)),
             on_compile=on_compile,
         )
         self._random = np.random.default_rng(7)
@@ -52,7 +54,10 @@ class Runner:
         self.weights.file.close()
 
     def run(self, work: Work) -> list[float]:
-        """Seconds of every step of the work."""
+        """Seconds of every step of the work. Those before it do not count: they wake the threads."""
+        seconds = 0.0
+        while seconds < WAKE_SECONDS:
+            seconds += self._first_block()
         self._place_blocks(work)
         if isinstance(work, Prefill):
             return self._prefill(work)
@@ -69,12 +74,16 @@ class Runner:
     def _fill(self) -> None:
         """Compute one KV block, and copy it into all others: memory that was never written is one page of zeros, in the
         cache for ever."""
-        self.transformer.batch.block_tables[0, 0] = 0
-        self._step([(0, position) for position in range(BLOCK_TOKENS)], n_logit_rows=1)
+        self._first_block()
         kv = self.kv
         memory = np.ctypeslib.as_array((ctypes.c_uint8 * kv.n_bytes).from_address(kv.base))
         blocks = memory.reshape(kv.layout.n_layer, kv.n_blocks, -1)
         blocks[:, 1:] = blocks[:, :1]
+
+    def _first_block(self) -> float:
+        """Seconds to compute KV block 0."""
+        self.transformer.batch.block_tables[0, 0] = 0
+        return self._step([(0, position) for position in range(BLOCK_TOKENS)], n_logit_rows=1)
 
     def _step(self, tokens: list[tuple[int, int]], n_logit_rows: int) -> float:
         """Seconds of one step over (slot, position) pairs; logits are wanted of the last `n_logit_rows`."""
