@@ -406,3 +406,14 @@ def test_bench_measures_and_prints_json() -> None:
 def test_bench_refuses_what_is_no_list(option: str, value: str, message: str) -> None:
     result = woolly("bench", "-m", "demo", option, value, "--no-peer")
     assert (result.returncode, one_line(result)) == (2, f"woolly: {message}")
+
+
+def test_the_baseline_generates_the_same() -> None:
+    question = ["generate", "-m", "demo", "--chat", "What is 7 + 8?", "-t", "0"]
+    assert woolly(*question, "--baseline").stdout == woolly(*question, "--use-optimized-inference").stdout != ""
+
+
+def test_the_api_refuses_what_only_a_worker_can_do() -> None:
+    result = woolly("api", "--baseline")
+    assert result.returncode == 2
+    assert one_line(result).startswith("woolly: --baseline: the API computes nothing; give it to 'woolly worker'")

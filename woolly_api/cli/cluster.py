@@ -15,6 +15,7 @@ from woolly_api.cli.options import (
     ModelFile,
     ModelName,
     NCtx,
+    Optimized,
     Slots,
     Threads,
     check_redis_url,
@@ -43,6 +44,7 @@ def up(
     n_ctx: NCtx = None,
     slots: Slots = None,
     threads: Threads = None,
+    optimized: Optimized = None,
     host: Annotated[str, typer.Option("--host", metavar="ADDRESS", help="Where the API listens.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", "-p", metavar="PORT", help="The API's port.")] = API_PORT,
     flower_port: Annotated[
@@ -90,7 +92,7 @@ def up(
             flower_port=choose_port(flower_port, exact=True) if flower else None,
             redis_url=redis,
             redis_port=choose_port(0, exact=True),
-            worker_options=worker_options(name, n_ctx, slots, threads),
+            worker_options=worker_options(name, n_ctx, slots, threads, optimized),
             drain_seconds=drain_seconds,
             api_grace_seconds=api_grace_seconds,
         )
@@ -224,9 +226,14 @@ def show_metrics(*groups: dict[str, Any]) -> None:
     Console(soft_wrap=True, highlight=False).print(table)
 
 
-def worker_options(name: str | None, n_ctx: int | None, slots: int | None, threads: int | None) -> tuple[str, ...]:
+def worker_options(
+    name: str | None, n_ctx: int | None, slots: int | None, threads: int | None, optimized: bool | None
+) -> tuple[str, ...]:
     given = {"--name": name, "--ctx": n_ctx, "--slots": slots, "--threads": threads}
-    return tuple(word for option, value in given.items() if value is not None for word in (option, str(value)))
+    words = tuple(word for option, value in given.items() if value is not None for word in (option, str(value)))
+    if optimized is None:
+        return words
+    return (*words, "--use-optimized-inference" if optimized else "--baseline")
 
 
 def grace_seconds(

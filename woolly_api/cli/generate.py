@@ -18,6 +18,7 @@ from woolly_api.cli.options import (
     MinP,
     ModelFile,
     NCtx,
+    Optimized,
     PresencePenalty,
     Prompt,
     RepetitionPenalty,
@@ -28,6 +29,7 @@ from woolly_api.cli.options import (
     Threads,
     TopK,
     TopP,
+    baseline_setting,
     model_path,
     sampling_params,
     settings_failure,
@@ -53,6 +55,7 @@ def generate(
     system: System = None,
     n_ctx: NCtx = None,
     threads: Threads = None,
+    optimized: Optimized = None,
     max_tokens: MaxTokens = None,
     temperature: Temperature = None,
     top_k: TopK = None,
@@ -91,7 +94,7 @@ def generate(
     content: dict[str, Any] = {"messages": tuple(messages_of(text, system))} if chat else {"prompt": text}
     with Progress() as progress:
         printer = Printer(progress)
-        loaded = _load(path, n_ctx, threads, printer)
+        loaded = _load(path, n_ctx, threads, optimized, printer)
         try:
             _run(loaded, JobRequest(model=loaded.name, sampling=sampling, **content), printer)
         finally:
@@ -160,13 +163,16 @@ def _run(loaded: "LoadedModel", request: JobRequest, printer: Printer) -> None:
         say(_summary(ending, seed, sampling))
 
 
-def _load(path: "Path", n_ctx: int | None, threads: int | None, printer: Printer) -> "LoadedModel":
+def _load(
+    path: "Path", n_ctx: int | None, threads: int | None, optimized: bool | None, printer: Printer
+) -> "LoadedModel":
     from pydantic import ValidationError
 
     from woolly_worker.queue.loading import load_model
     from woolly_worker.settings import WorkerSettings
 
     given: dict[str, Any] = {"model": path, "n_ctx": n_ctx, "threads": threads, "slots": 1}
+    given["baseline"] = baseline_setting(optimized)
     try:
         settings = WorkerSettings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:

@@ -37,6 +37,14 @@ RedisUrl = Annotated[
 NCtx = Annotated[int | None, typer.Option("--ctx", "-c", min=1, metavar="N", help="Tokens per sequence.")]
 Slots = Annotated[int | None, typer.Option("--slots", min=1, metavar="N", help="Sequences that run together.")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, metavar="N", help="CPU threads of the engine.")]
+Optimized = Annotated[
+    bool | None,
+    typer.Option(
+        "--use-optimized-inference/--baseline",
+        help="Compute with the kernels, or with the naive loops that they are measured against.",
+        show_default=False,
+    ),
+]
 ModelName = Annotated[
     str | None, typer.Option("--name", metavar="NAME", help="The model's name for clients; default: from the file.")
 ]
@@ -51,6 +59,11 @@ def model_path(model: Path) -> Path:
     if not model.is_file():
         raise Failure(f"no model file {model}" if not model.exists() else f"{model} is not a file", 2)
     return model
+
+
+def baseline_setting(optimized: bool | None) -> bool | None:
+    """None when nothing was said: then the environment decides."""
+    return None if optimized is None else not optimized
 
 
 def _help(name: str) -> str:

@@ -14,6 +14,7 @@ from woolly_worker.gguf.reader import GGUFFile
 from woolly_worker.kernels.cpu import CPU, allowed_cpus
 from woolly_worker.ledger.models import ModelCard
 from woolly_worker.memory.kv_cache import BLOCK_TOKENS, KVCache, blocks_for
+from woolly_worker.model.baseline import Baseline
 from woolly_worker.model.chat import ChatTemplate
 from woolly_worker.model.config import ModelConfig
 from woolly_worker.model.tokenizer import Tokenizer
@@ -24,6 +25,7 @@ from woolly_worker.settings import WorkerSettings
 log = logging.getLogger(__name__)
 
 LARGEST_DEFAULT_CONTEXT = 4096
+BASELINE = "baseline_forward_pass"  # among a worker's optimizations: it has none here
 
 # (what is being done, the share that is done or None)
 Progress = Callable[[str, float | None], None]
@@ -38,7 +40,7 @@ class LoadedModel:
     config: ModelConfig
     tokenizer: Tokenizer
     chat: ChatTemplate | None
-    transformer: Transformer
+    transformer: Transformer | Baseline
     kv: KVCache
     engine: Engine
 
@@ -50,13 +52,8 @@ class LoadedModel:
     def optimizations(self) -> tuple[str, ...]:
         """What is switched on, for people who look at a worker."""
         prefix_cache = ("prefix_cache",) if self.engine.settings.prefix_cache else ()
-        return (
-            "continuous_batching",
-            "paged_kv_cache",
-            f"kv_{self.kv.layout.dtype}",
-            f"simd_{CPU.level}",
-            *prefix_cache,
-        )
+        arithmetic = BASELINE if isinstance(self.transformer, Baseline) else f"simd_{CPU.level}"
+        return ("continuous_batching", "paged_kv_cache", f"kv_{self.kv.layout.dtype}", arithmetic, *prefix_cache)
 
     def card(self) -> ModelCard:
         config = self.config
@@ -101,30 +98,31 @@ def load_model(
     n_ctx = settings.n_ctx or min(config.n_ctx_train, LARGEST_DEFAULT_CONTEXT)
     for line in _remarks(n_ctx, config.n_ctx_train, settings.threads, allowed_cpus()):
         remark(line)
-    layout = kv_layout(config, settings.kv_dtype)
+    layout = kv_layout(config, "f32" if settings.baseline else settings.kv_dtype)
     kv = KVCache(layout, _n_blocks(settings, n_ctx, layout.block_bytes))
+
+    # Many tokens at once make the naive loops no faster, and a lease lives by steps that end in time.
+    max_step_tokens = settings.slots if settings.baseline else settings.prefill_chunk
+    sizes = {
+        "max_step_tokens": max_step_tokens,
+        "max_logit_rows": settings.slots,
+        "max_slots": settings.slots,
+        "n_ctx": n_ctx,
+    }
 
     def on_compile(operation: str, n_ready: int, n_all: int) -> None:
         progress("compiling kernels", n_ready / n_all if n_all else None)
 
-    transformer = Transformer(
-        config,
-        weights,
-        kv,
-        n_threads=settings.threads,
-        max_step_tokens=settings.prefill_chunk,
-        max_logit_rows=settings.slots,
-        max_slots=settings.slots,
-        n_ctx=n_ctx,
-        on_compile=on_compile,
-    )
+    transformer: Transformer | Baseline
+    if settings.baseline:
+        transformer = Baseline(config, weights, n_blocks=kv.n_blocks, **sizes)
+    else:
+        transformer = Transformer(config, weights, kv, n_threads=settings.threads, on_compile=on_compile, **sizes)
     engine = Engine(
         transformer,
         tokenizer,
         kv,
-        EngineSettings(
-            n_slots=settings.slots, max_step_tokens=settings.prefill_chunk, prefix_cache=settings.prefix_cache
-        ),
+        EngineSettings(n_slots=settings.slots, max_step_tokens=max_step_tokens, prefix_cache=settings.prefix_cache),
         on_events,
     )
     progress("ready", 1.0)
