@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import psutil
 
+from woolly_worker.bench.beside import Measured, Subject, measure
+from woolly_worker.contract.benchmarks import BenchmarkType
 from woolly_worker.contract.errors import ModelFileError
 from woolly_worker.engine.engine import Engine
 from woolly_worker.engine.events import EngineEvent
@@ -74,6 +76,13 @@ class LoadedModel:
             path=str(self.file.path),
             chat=self.chat is not None,
         )
+
+    def benchmark(self, kind: BenchmarkType, iterations: int, stop: Callable[[], bool]) -> Measured:
+        """Measure beside the engine, on the same weights; see `bench/beside.py`."""
+        is_naive = isinstance(self.transformer, Baseline)
+        n_threads = 1 if isinstance(self.transformer, Baseline) else self.transformer.n_threads
+        subject = Subject(self.config, self.transformer.weights, n_threads=n_threads, is_naive=is_naive)
+        return measure(subject, kind, iterations, stop)
 
     def close(self) -> None:
         """The engine has been stopped before."""
