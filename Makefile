@@ -35,6 +35,10 @@ TYPES := Q4_K_M
 bench: $(READY) ## Woolly beside llama.cpp, and the bars; MODELS="1b 7b" TYPES="Q4_K_M Q4_0" ARGS="--peer-python PYTHON"
 	$(BIN)/python loadtest/engine/compare.py --models "$(MODELS)" --types "$(TYPES)" $(ARGS)
 
+.PHONY: bench-kernels
+bench-kernels: $(READY) ## every kernel beside NumPy, a plain loop and the limits; ARGS="--types Q4_K --only matmul"
+	$(BIN)/python loadtest/kernels/kernels.py $(ARGS)
+
 .PHONY: lint
 lint: $(READY) ## ruff, mypy, import-linter
 	$(BIN)/ruff check

@@ -1,11 +1,12 @@
 """`woolly bench`: how fast a model runs here, beside the machine's limits and, where it is installed, llama.cpp."""
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from woolly_api.cli.common import ALONE_PANEL, Failure
+from woolly_api.cli.common import ALONE_PANEL, Failure, say
 from woolly_api.cli.options import AsJson, ModelFile, Threads, model_path
 from woolly_api.cli.progress import Progress
 
@@ -40,6 +41,9 @@ def bench(
             show_default=False,
         ),
     ] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE.png", help="Draw a roofline; needs matplotlib.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure the forward pass: prompts, decoding, batches and long contexts, in turns with llama.cpp.
@@ -52,6 +56,7 @@ def bench(
     from woolly_worker.bench.comparison import compare
     from woolly_worker.bench.peer import PeerFailed, find_peer_python
     from woolly_worker.bench.plan import make_plan
+    from woolly_worker.bench.roofline import NoMatplotlib, draw, pyplot
     from woolly_worker.bench.runner import affordable
     from woolly_worker.kernels.cpu import allowed_cpus
 
@@ -62,6 +67,11 @@ def bench(
         depths=_numbers("--depth", depth, least=0),
         mixed=mixed,
     )
+    if plot is not None:
+        try:
+            pyplot()  # said before minutes of measuring, not after
+        except NoMatplotlib as error:
+            raise Failure(str(error), 2) from error
     with Progress() as progress:
         try:
             python = find_peer_python(peer_python) if peer else None
@@ -81,6 +91,11 @@ def bench(
             )
         except PeerFailed as error:
             raise Failure(str(error)) from error
+    if plot is not None:
+        try:
+            draw(report, plot)
+        except (OSError, ValueError) as error:  # no such folder, or no such format
+            say(f"no plot: {error}")
     if as_json:
         print(json.dumps(report.as_dict(), indent=1))
         return

@@ -13,6 +13,7 @@ from woolly_worker.bench.comparison import Report, Row, compare
 from woolly_worker.bench.peer import LlamaCpp, PeerFailed, find_peer_python
 from woolly_worker.bench.plan import Decode, Mixed, Prefill, Work
 from woolly_worker.bench.report import print_report
+from woolly_worker.bench.roofline import NoMatplotlib, draw, pyplot
 from woolly_worker.demo import DEMO_MODEL
 
 PLAN: list[Work] = [Prefill(16), Decode(2), Mixed(batch=2, n_prompt=8, chunk=4)]
@@ -121,3 +122,17 @@ def test_tables_show_the_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     assert "123.40" in text
     assert "longest gap 250 ms, the peer's 500 ms" in text
     assert text.count("not measured") == len(BARS)
+
+
+def test_a_roofline_has_both_programs(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    decode = Row("decode", "decode", 10.0, 5.0, ratio=2.0, limit="bandwidth", per_second=5e8, intensity=1.8)
+    prefill = Row("prefill", "prefill", 10.0, 5.0, ratio=2.0, limit="int8", per_second=5e8, intensity=900.0)
+    draw(report_of(decode, prefill, Row("mixed", "mixed", 1.0)), tmp_path / "roofline.png")
+    assert (tmp_path / "roofline.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_plot_without_matplotlib_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(NoMatplotlib, match=r"woolly\[bench\]"):
+        pyplot()
