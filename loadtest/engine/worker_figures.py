@@ -73,7 +73,7 @@ def private_bytes_here(model: Path) -> int:
     settings = WorkerSettings.model_validate({"model": model, "slots": 1, "n_ctx": N_CTX, "kv_dtype": kv_dtype()})
     loaded = load_model(settings, on_events)
     prompt = tuple(FIRST_TOKEN + i % (loaded.config.n_vocab - FIRST_TOKEN) for i in range(N_CTX - 8))
-    sampling = SamplingParams(max_tokens=8, temperature=0, ignore_eos=True)
+    sampling = SamplingParams(max_tokens=8, temperature=0, seed=0, ignore_eos=True)
     loaded.engine.submit(EngineRequest("memory", 1, prompt, sampling))
     while not endings:
         loaded.engine.step()
