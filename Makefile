@@ -28,6 +28,17 @@ test: lint ## lint, then all tests but the slow ones; ARGS="-k name" passes opti
 test-slow: $(READY) ## the tests that take minutes
 	$(BIN)/pytest -m slow $(ARGS)
 
+MODELS := 1b
+TYPES := Q4_K_M
+
+.PHONY: bench
+bench: $(READY) ## Woolly beside llama.cpp, and the bars; MODELS="1b 7b" TYPES="Q4_K_M Q4_0" ARGS="--peer-python PYTHON"
+	$(BIN)/python loadtest/engine/compare.py --models "$(MODELS)" --types "$(TYPES)" $(ARGS)
+
+.PHONY: bench-kernels
+bench-kernels: $(READY) ## every kernel beside NumPy, a plain loop and the limits; ARGS="--types Q4_K --only matmul"
+	$(BIN)/python loadtest/kernels/kernels.py $(ARGS)
+
 .PHONY: lint
 lint: $(READY) ## ruff, mypy, import-linter
 	$(BIN)/ruff check
@@ -35,11 +46,14 @@ lint: $(READY) ## ruff, mypy, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Peers compile for minutes, and few people draw plots: `bench` and `peers` are installed by whoever wants them.
+LOCKED_EXTRAS := api worker redis dev
+
 .PHONY: lock
 lock: $(READY) ## resolve requirements.lock anew; UPGRADE=--upgrade moves to the newest versions
 	@uv=$$(for u in .uv/bin/uv .uv/venv/bin/uv uv; do $$u --version >/dev/null 2>&1 && echo $$u && break; done); \
 	$$uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
-		--python-version 3.11 --all-extras $(UPGRADE) pyproject.toml -o requirements.lock
+		--python-version 3.11 $(LOCKED_EXTRAS:%=--extra %) $(UPGRADE) pyproject.toml -o requirements.lock
 
 .PHONY: readme
 readme: $(READY) ## write the parts of README.md that can be made: settings, and what the demo model says

@@ -387,3 +387,35 @@ def test_bytes_for_people(n_bytes: int, text: str) -> None:
 
 def test_text_from_elsewhere_cannot_move_the_cursor() -> None:
     assert printable("a\x1b[2Jb\r\n") == "a�[2Jb��"
+
+
+def test_bench_measures_and_prints_json() -> None:
+    work = ["--prefill", "8", "--decode", "2", "--batch", "1,2", "--depth", "none", "--no-mixed"]
+    result = woolly("bench", "-m", "demo", *work, "--rounds", "1", "--threads", "1", "--no-peer", "--json")
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert [row["work"] for row in report["rows"]] == ["prefill 8", "decode, 1 sequence", "decode, 2 sequences"]
+    assert all(row["tokens_per_second"] > 0 for row in report["rows"])
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--batch", "1,x", "--batch: '1,x' is not a list of numbers such as 1,8, nor 'none'"),
+        ("--prefill", "0", "--prefill: 0 is less than 1"),
+    ],
+)
+def test_bench_refuses_what_is_no_list(option: str, value: str, message: str) -> None:
+    result = woolly("bench", "-m", "demo", option, value, "--no-peer")
+    assert (result.returncode, one_line(result)) == (2, f"woolly: {message}")
+
+
+def test_the_baseline_generates_the_same() -> None:
+    question = ["generate", "-m", "demo", "--chat", "What is 7 + 8?", "-t", "0"]
+    assert woolly(*question, "--baseline").stdout == woolly(*question, "--use-optimized-inference").stdout != ""
+
+
+def test_the_api_refuses_what_only_a_worker_can_do() -> None:
+    result = woolly("api", "--baseline")
+    assert result.returncode == 2
+    assert one_line(result).startswith("woolly: --baseline: the API computes nothing; give it to 'woolly worker'")

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
+import httpx
 import pytest
 from cluster import WOOLLY, Cluster, Process, environment, running_cluster, wait_for
 
@@ -243,3 +244,16 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
+
+
+@pytest.mark.parametrize("test_type", ["token_generation", "matrix_multiplication", "memory_allocation"])
+def test_a_live_worker_measures_itself(cluster: Cluster, test_type: str) -> None:
+    response = httpx.post(
+        f"{cluster.api_url}/api/v1/performance/benchmark", json={"test_type": test_type, "iterations": 4}, timeout=100
+    )
+    assert response.status_code == 200, response.text
+    body = response.json()
+    assert (body["test_type"], body["iterations"], body["model"]) == (test_type, 4, "woolly-demo")
+    assert body["average_time_ms"] * 4 == pytest.approx(body["total_time_ms"])
+    assert body["speedup_vs_baseline"] > 0
+    assert (body["tokens_per_second"] is not None) == (test_type == "token_generation")

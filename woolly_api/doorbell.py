@@ -12,7 +12,7 @@ from typing import Any
 
 from woolly_api.telemetry import log
 from woolly_worker.ledger import keys
-from woolly_worker.ledger.records import Bell
+from woolly_worker.ledger.records import Bell, BenchmarkCall
 
 CLOSE_SECONDS = 2.0
 
@@ -23,7 +23,7 @@ class Doorbell:
     def __init__(self, redis_url: str, *, capacity: int, count: Callable[[str], None] = lambda outcome: None) -> None:
         """`count` is told 'rung', 'failed' or 'dropped' for every bell."""
         self._redis_url = redis_url
-        self._waiting: queue.Queue[Bell | None] = queue.Queue(maxsize=capacity)
+        self._waiting: queue.Queue[Bell | BenchmarkCall | None] = queue.Queue(maxsize=capacity)
         self._count = count
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
@@ -40,7 +40,7 @@ class Doorbell:
             self._thread = threading.Thread(target=self._run, name="doorbell", daemon=True)
             self._thread.start()
 
-    def ring(self, bell: Bell) -> None:
+    def ring(self, bell: Bell | BenchmarkCall) -> None:
         """Never blocks, never raises."""
         with self._lock:
             if self._closed:
@@ -82,7 +82,7 @@ class Doorbell:
         finally:
             celery.close()
 
-    def _next(self) -> Bell | None:
+    def _next(self) -> Bell | BenchmarkCall | None:
         """The next bell to send, or None at the end. With the broker away one attempt takes seconds (redis-py's own
         retries, which kombu leaves no way to set), so what is left after `close` is dropped without one."""
         while not self._given_up.is_set():
@@ -95,9 +95,10 @@ class Doorbell:
                 self._lost(bell, "dropped", "the doorbell is closed")
         return None
 
-    def _lost(self, bell: Bell, outcome: str, reason: str) -> None:
+    def _lost(self, bell: Bell | BenchmarkCall, outcome: str, reason: str) -> None:
         self._count(outcome)
-        log.warning("bell not rung, the reaper will", job_id=bell.job_id, outcome=outcome, reason=reason)
+        again = "" if isinstance(bell, BenchmarkCall) else ", the reaper will"
+        log.warning(f"bell not rung{again}", job_id=bell.job_id, outcome=outcome, reason=reason)
 
 
 def _celery(redis_url: str) -> Any:

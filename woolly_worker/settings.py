@@ -53,6 +53,10 @@ class WorkerSettings(BaseSettings):
         "f16", description="how keys and values are stored: f16, f32, q8_0 or q4_0"
     )
     prefix_cache: bool = Field(True, description="keep the KV blocks of past prompts and reuse equal beginnings")
+    baseline: bool = Field(
+        False,
+        description="compute with the naive loops that the kernels are measured against: one thread, for comparisons",
+    )
     lease_seconds: PositiveFloat = Field(12.0, description="a worker that is silent for so long has lost its jobs")
     drain_seconds: NonNegativeFloat = Field(20.0, description="running jobs may finish within this at SIGTERM")
     retention_seconds: PositiveFloat = Field(3600.0, description="how long the record of a finished job is kept")

@@ -1,117 +1,114 @@
-"""Woolly beside llama.cpp on one GGUF, interleaved: A B A B ..., medians and ratios.
+"""The full comparison: several models, Woolly beside llama.cpp, and the project's bars beside what was measured.
 
-    python loadtest/engine/compare.py MODEL.gguf --peer-python PATH/TO/python [--rounds 5] [--json]
+    python loadtest/engine/compare.py --models 1b,7b --types Q4_K_M,Q4_0 --peer-python PYTHON [--json]
 
-The peer's Python needs llama-cpp-python; without --peer-python this one is tried. Both run with the same threads, one
-at a time, each in a process of its own that stays loaded. Machines are shared and noisy: only ratios of one run mean
-something, and the memory bandwidth of that run is printed beside them.
+or `make bench MODELS="1b 7b" TYPES="Q4_K_M Q4_0"`. Models with random weights are written on demand into
+~/.cache/woolly/bench (WOOLLY_BENCH_DIR); the model of the demo is measured as well. For one model of your own there is
+`woolly bench`.
 """
 
 import argparse
 import json
 import os
-import statistics
-import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-HERE = Path(__file__).parent
+from random_gguf import QUANTS, SHAPES, write
+from rich.console import Console
+from worker_figures import worker_figures
 
-WORK: dict[str, dict[str, Any]] = {
-    "prefill 512": {"do": "prefill", "n": 512},
-    "first token, 32-token prompt": {"do": "prefill", "n": 32},
-    "decode, 1 sequence": {"do": "decode", "n": 24, "depth": 64, "batch": 1},
-    "decode, 4 sequences": {"do": "decode", "n": 12, "depth": 64, "batch": 4},
-    "decode, 8 sequences": {"do": "decode", "n": 12, "depth": 64, "batch": 8},
-    "decode, 16 sequences": {"do": "decode", "n": 8, "depth": 64, "batch": 16},
-}
+from woolly_worker.bench.bars import DEMO_BARS, Verdict, bars_table, judge, judge_worker
+from woolly_worker.bench.comparison import Report, compare
+from woolly_worker.bench.peer import PeerFailed, find_peer_python
+from woolly_worker.bench.plan import DECODE_STEPS, DEPTHS, make_plan
+from woolly_worker.bench.report import print_report
+from woolly_worker.bench.runner import affordable
+from woolly_worker.demo import DEMO_MODEL
+from woolly_worker.kernels.cpu import allowed_cpus
 
-
-class Peer:
-    """A runner's process."""
-
-    def __init__(self, python: str, script: str, arguments: list[str]) -> None:
-        environment = os.environ | {"PYTHONPATH": str(HERE.parents[1])}
-        self.process = subprocess.Popen(
-            [python, str(HERE / script), *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        self.answer()
-
-    def answer(self) -> Any:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"{self.process.args[1]} ended with {self.process.wait()}")  # type: ignore[index]
-        return json.loads(line).get("value")
-
-    def ask(self, command: dict[str, Any]) -> float:
-        assert self.process.stdin is not None
-        print(json.dumps(command), file=self.process.stdin, flush=True)
-        return float(self.answer())
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
+WORKER_BARS_MODEL = ("7b", "Q4_K_M")
 
 
-def tokens_of(command: dict[str, Any]) -> int:
-    """Tokens that one measured time stands for."""
-    return int(command["n"]) if command["do"] == "prefill" else int(command["batch"])
+def cache_folder() -> Path:
+    folder = os.environ.get("WOOLLY_BENCH_DIR")
+    if folder:
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "woolly" / "bench"
+
+
+def model_file(shape: str, quant: str) -> Path:
+    """The file of that shape and type, written now if it is not there."""
+    path = cache_folder() / f"{shape}-{quant.lower()}.gguf"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        print(f"writing {path}", file=sys.stderr, flush=True)
+        write(path, shape, quant)
+    return path
+
+
+def measure(path: Path, options: argparse.Namespace, peer_python: str | None) -> Report:
+    depths = (0,) if path == DEMO_MODEL else DEPTHS
+    plan = make_plan(decode_steps=options.decode, depths=depths)
+    kept = affordable(path, plan, with_peer=peer_python is not None)
+    for work in plan:
+        if work not in kept:
+            print(f"{path.name}: left out, too little memory is free: {work.name}", file=sys.stderr, flush=True)
+    return compare(
+        path,
+        kept,
+        n_threads=options.threads,
+        n_rounds=options.rounds,
+        peer_python=peer_python,
+        progress=lambda what, share: print(f"{path.name}: {share:4.0%}  {what}", file=sys.stderr, flush=True),
+    )
+
+
+def words(text: str) -> list[str]:
+    return text.replace(",", " ").split()
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Several models beside llama.cpp, and the bars.")
+    parser.add_argument("--models", default="1b", help=f"of {', '.join(SHAPES)}")
+    parser.add_argument("--types", default="Q4_K_M", help=f"of {', '.join(QUANTS)}")
+    parser.add_argument("--threads", type=int, default=allowed_cpus())
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--decode", type=int, default=DECODE_STEPS, help="steps of a decode")
+    parser.add_argument("--peer-python", help="a Python that has llama-cpp-python; else WOOLLY_BENCH_PEER, or this one")
+    parser.add_argument("--no-peer", action="store_true")
+    parser.add_argument("--no-worker", action="store_true", help="leave out a worker's start and memory")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    for word, known in [*((m, SHAPES) for m in words(options.models)), *((t, QUANTS) for t in words(options.types))]:
+        if word not in known:
+            parser.error(f"{word} is none of {', '.join(known)}")
+    return options
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Woolly beside llama.cpp, interleaved.")
-    parser.add_argument("model", type=Path)
-    parser.add_argument("--peer-python", default=sys.executable)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--n-ctx", type=int, default=1024)
-    parser.add_argument("--only", help="run only the work whose name contains this")
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-
-    arguments = [str(options.model.resolve()), "--threads", str(options.threads), "--n-ctx", str(options.n_ctx)]
-    woolly = Peer(sys.executable, "runner_woolly.py", arguments)
-    llama = Peer(options.peer_python, "runner_llama_cpp.py", arguments)
-    work = {name: command for name, command in WORK.items() if not options.only or options.only in name}
-
-    seconds: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in work}
-    bandwidth: list[float] = []
-    for _ in range(options.rounds):
-        bandwidth.append(woolly.ask({"do": "bandwidth"}))
-        for name, command in work.items():
-            seconds[name][0].append(woolly.ask(command))
-            seconds[name][1].append(llama.ask(command))
-    woolly.close()
-    llama.close()
-
-    size, speed = options.model.stat().st_size, max(bandwidth)
-    results = []
-    for name, (ours, theirs) in seconds.items():
-        n = tokens_of(work[name])
-        a, b = statistics.median(ours), statistics.median(theirs)
-        row = {"work": name, "woolly_tokens_per_second": n / a, "llama_cpp_tokens_per_second": n / b, "ratio": b / a}
-        if work[name]["do"] == "decode":
-            row["share_of_bandwidth"] = size / a / speed
-        results.append(row)
-    summary = {"model": options.model.name, "threads": options.threads, "bandwidth_bytes_per_second": speed}
+    options = parse()
+    try:
+        peer_python = None if options.no_peer else find_peer_python(options.peer_python)
+    except PeerFailed as error:
+        raise SystemExit(str(error)) from error
+    names = [(shape, quant) for shape in words(options.models) for quant in words(options.types)]
+    reports, verdicts = [], list[Verdict]()
+    for path in [DEMO_MODEL, *(model_file(*name) for name in names)]:
+        report = measure(path, options, peer_python)
+        reports.append(report)
+        verdicts += judge(report, DEMO_BARS) if path == DEMO_MODEL else judge(report)
+    if WORKER_BARS_MODEL in names and not options.no_worker:
+        verdicts += judge_worker(worker_figures(model_file(*WORKER_BARS_MODEL)))
     if options.json:
-        print(json.dumps(summary | {"results": results}, indent=1))
+        bars = [asdict(verdict) for verdict in verdicts]
+        print(json.dumps({"reports": [report.as_dict() for report in reports], "bars": bars}, indent=1))
         return
-    print(f"{options.model.name}, {options.threads} threads, {options.rounds} rounds, {speed / 1e9:.1f} GB/s read")
-    print(f"{'tokens/s':34}{'Woolly':>10}{'llama.cpp':>11}{'ratio':>8}{'of bandwidth':>14}")
-    for row in results:
-        share = f"{row['share_of_bandwidth']:.0%}" if "share_of_bandwidth" in row else ""
-        print(
-            f"{row['work']:34}{row['woolly_tokens_per_second']:10.1f}{row['llama_cpp_tokens_per_second']:11.1f}"
-            f"{row['ratio']:8.2f}{share:>14}"
-        )
+    console = Console(soft_wrap=True, highlight=False)
+    for report in reports:
+        print_report(report, console)
+        console.print()
+    console.print(bars_table(verdicts))
 
 
 if __name__ == "__main__":

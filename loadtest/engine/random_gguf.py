@@ -10,9 +10,10 @@ It does not train, quantise or convert anything.
 """
 
 import argparse
+import math
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice, product
 from pathlib import Path
 from string import ascii_lowercase, digits, printable
@@ -33,8 +34,10 @@ class Shape:
     n_layer: int
     n_head: int
     n_head_kv: int
-    n_ff: int
+    n_ff: int  # of one expert, where there are several
     n_ctx: int
+    n_expert: int = 0  # 0: one dense network
+    n_expert_used: int = 0
 
 
 SHAPES = {
@@ -44,39 +47,56 @@ SHAPES = {
     "3b": Shape(3072, 28, 24, 8, 8192, 8192),  # Llama 3.2 3B
     "7b": Shape(4096, 32, 32, 32, 11008, 4096),  # Llama 2 7B
     "8b": Shape(4096, 32, 32, 8, 14336, 8192),  # Llama 3 8B
+    "moe": Shape(2048, 16, 16, 4, 1024, 4096, n_expert=8, n_expert_used=2),  # small, in Mixtral's shape
 }
 
 
 @dataclass(frozen=True)
 class Quant:
-    """The mix of tensor types: `more` is for the matrices that llama-quantize gives more bits, see `types_of`."""
+    """The mix of tensor types: `more` is for the matrices that llama-quantize gives more bits, see `tensors_of`.
+
+    Where llama-quantize has more than two types for the layers (Q3_K_M, Q2_K), the most frequent two stand here.
+    """
 
     base: Type
     more: Type
     output: Type
     file_type: gguf.LlamaFileType
+    embedding: Type | None = None  # None: as `base`
 
 
+def plain(base: Type, output: Type, file_type: gguf.LlamaFileType) -> Quant:
+    """All layers alike."""
+    return Quant(base, base, output, file_type)
+
+
+Mostly = gguf.LlamaFileType
 QUANTS = {
-    "F16": Quant(Type.F16, Type.F16, Type.F16, gguf.LlamaFileType.MOSTLY_F16),
-    "Q8_0": Quant(Type.Q8_0, Type.Q8_0, Type.Q8_0, gguf.LlamaFileType.MOSTLY_Q8_0),
-    "Q4_0": Quant(Type.Q4_0, Type.Q4_0, Type.Q6_K, gguf.LlamaFileType.MOSTLY_Q4_0),
-    "Q2_K": Quant(Type.Q2_K, Type.Q3_K, Type.Q6_K, gguf.LlamaFileType.MOSTLY_Q2_K),
-    "Q3_K_M": Quant(Type.Q3_K, Type.Q4_K, Type.Q6_K, gguf.LlamaFileType.MOSTLY_Q3_K_M),
-    "Q4_K_M": Quant(Type.Q4_K, Type.Q6_K, Type.Q6_K, gguf.LlamaFileType.MOSTLY_Q4_K_M),
-    "Q5_K_M": Quant(Type.Q5_K, Type.Q6_K, Type.Q6_K, gguf.LlamaFileType.MOSTLY_Q5_K_M),
-    "Q6_K": Quant(Type.Q6_K, Type.Q6_K, Type.Q6_K, gguf.LlamaFileType.MOSTLY_Q6_K),
+    "F16": plain(Type.F16, Type.F16, Mostly.MOSTLY_F16),
+    "BF16": plain(Type.BF16, Type.BF16, Mostly.MOSTLY_BF16),
+    "Q8_0": plain(Type.Q8_0, Type.Q8_0, Mostly.MOSTLY_Q8_0),
+    "Q5_0": plain(Type.Q5_0, Type.Q6_K, Mostly.MOSTLY_Q5_0),
+    "Q5_1": plain(Type.Q5_1, Type.Q6_K, Mostly.MOSTLY_Q5_1),
+    "Q4_0": plain(Type.Q4_0, Type.Q6_K, Mostly.MOSTLY_Q4_0),
+    "Q4_1": plain(Type.Q4_1, Type.Q6_K, Mostly.MOSTLY_Q4_1),
+    "IQ4_NL": plain(Type.IQ4_NL, Type.Q6_K, Mostly.MOSTLY_IQ4_NL),
+    "MXFP4": plain(Type.MXFP4, Type.Q8_0, Mostly.MOSTLY_MXFP4_MOE),
+    "Q6_K": plain(Type.Q6_K, Type.Q6_K, Mostly.MOSTLY_Q6_K),
+    "Q5_K_M": Quant(Type.Q5_K, Type.Q6_K, Type.Q6_K, Mostly.MOSTLY_Q5_K_M),
+    "Q4_K_M": Quant(Type.Q4_K, Type.Q6_K, Type.Q6_K, Mostly.MOSTLY_Q4_K_M),
+    "Q3_K_M": Quant(Type.Q3_K, Type.Q4_K, Type.Q6_K, Mostly.MOSTLY_Q3_K_M),
+    "Q2_K": Quant(Type.Q2_K, Type.Q3_K, Type.Q6_K, Mostly.MOSTLY_Q2_K),
+    "IQ4_XS": plain(Type.IQ4_XS, Type.Q6_K, Mostly.MOSTLY_IQ4_XS),
+    "TQ2_0": Quant(Type.TQ2_0, Type.TQ2_0, Type.Q6_K, Mostly.MOSTLY_TQ2_0, embedding=Type.Q4_K),
+    "TQ1_0": plain(Type.TQ1_0, Type.Q6_K, Mostly.MOSTLY_TQ1_0),
     # llama-quantize gives the embedding and some matrices of every layer more bits; here all have the name's type.
-    "IQ3_S": Quant(Type.IQ3_S, Type.IQ3_S, Type.Q6_K, gguf.LlamaFileType.MOSTLY_IQ3_S),
-    "IQ3_XXS": Quant(Type.IQ3_XXS, Type.IQ3_XXS, Type.Q6_K, gguf.LlamaFileType.MOSTLY_IQ3_XXS),
-    "IQ2_S": Quant(Type.IQ2_S, Type.IQ2_S, Type.Q6_K, gguf.LlamaFileType.MOSTLY_IQ2_S),
-    "IQ2_XS": Quant(Type.IQ2_XS, Type.IQ2_XS, Type.Q6_K, gguf.LlamaFileType.MOSTLY_IQ2_XS),
-    "IQ2_XXS": Quant(Type.IQ2_XXS, Type.IQ2_XXS, Type.Q6_K, gguf.LlamaFileType.MOSTLY_IQ2_XXS),
-    "IQ1_M": Quant(Type.IQ1_M, Type.IQ1_M, Type.Q6_K, gguf.LlamaFileType.MOSTLY_IQ1_M),
-    "IQ1_S": Quant(Type.IQ1_S, Type.IQ1_S, Type.Q6_K, gguf.LlamaFileType.MOSTLY_IQ1_S),
-    "IQ4_XS": Quant(Type.IQ4_XS, Type.Q5_K, Type.Q6_K, gguf.LlamaFileType.MOSTLY_IQ4_XS),
-    "TQ1_0": Quant(Type.TQ1_0, Type.TQ1_0, Type.Q6_K, gguf.LlamaFileType.MOSTLY_TQ1_0),
-    "TQ2_0": Quant(Type.TQ2_0, Type.TQ2_0, Type.Q6_K, gguf.LlamaFileType.MOSTLY_TQ2_0),
+    "IQ3_S": plain(Type.IQ3_S, Type.Q6_K, Mostly.MOSTLY_IQ3_S),
+    "IQ3_XXS": plain(Type.IQ3_XXS, Type.Q6_K, Mostly.MOSTLY_IQ3_XXS),
+    "IQ2_S": plain(Type.IQ2_S, Type.Q6_K, Mostly.MOSTLY_IQ2_S),
+    "IQ2_XS": plain(Type.IQ2_XS, Type.Q6_K, Mostly.MOSTLY_IQ2_XS),
+    "IQ2_XXS": plain(Type.IQ2_XXS, Type.Q6_K, Mostly.MOSTLY_IQ2_XXS),
+    "IQ1_M": plain(Type.IQ1_M, Type.Q6_K, Mostly.MOSTLY_IQ1_M),
+    "IQ1_S": plain(Type.IQ1_S, Type.Q6_K, Mostly.MOSTLY_IQ1_S),
 }
 
 
@@ -84,29 +104,38 @@ QUANTS = {
 class BlockLayout:
     """Where a random quant block keeps its f16 scales. All other bytes are uniform random.
 
-    `unit_std` is the standard deviation of a weight when d = 1, from the uniform distribution of its integers:
-    q in -128..127 has 73.9, -8..7 has 4.61 (root mean square 4.64), Q6_K's scale times q has 73.9 x 18.48;
-    Q4_K's d*sc*q - dmin*m with sc, m in 0..63 and dmin = 7.5 d has sqrt(47490 + 19190) = 258. The i-quants' is the root
-    mean square of the scale, 2.31 for (0.5 + s) / 4 with s in 0..15, times that of the grid, 23.1 to 24.4 for IQ2's;
-    likewise 4.62 x 30.8 for IQ3_XXS, 18.5 x 7.59 for IQ3_S and 9.22 x 0.781 for IQ1's.
-    Q4_K's d*sc*q - dmin*m with sc, m in 0..63 and dmin = 7.5 d has sqrt(47490 + 19190) = 258. Likewise Q5_K's with
-    dmin = 15.5 d, and Q2_K's with sc, m in 0..15 and dmin = 1.5 d. Scales in -32..31 have 18.48: times -4..3 in Q3_K,
-    times the values of IQ4_XS's table (root mean square 67.4). Ternary bytes are -1, 0 and 1 (0.82) in TQ1_0; in TQ2_0
-    they are 2 as well (1.22), which no real file has.
+    unit_std   the standard deviation of a weight when d = 1, of uniform integers: computed with gguf's dequantisation
+    m_at       where the second f16 lies, and
+    m_ratio    what it is for d = 1, so that weights have the mean 0: `- m` in K-quants, `+ m` in Q4_1 and Q5_1
+    e8m0       the scale is one byte instead, an exponent: d = 2 ** (byte - 128)
+    ternary    two bits are 0, 1 or 2, never 3
+    d_in_nibbles  four bits of d, the lowest first, in the high nibble of every second byte from d_at on
     """
 
     d_at: int
     unit_std: float
-    dmin_at: int | None = None
-    d_in_nibbles: bool = False  # four bits of d, the lowest first, in the high nibble of every second byte from d_at on
-    dmin_to_d: float = 7.5  # such that the mean weight is 0
+    m_at: int | None = None
+    m_ratio: float = 0.0
+    e8m0: bool = False
+    ternary: bool = False
+    d_in_nibbles: bool = False
 
 
 LAYOUTS = {
     Type.Q8_0: BlockLayout(d_at=0, unit_std=73.9),
+    Type.Q5_0: BlockLayout(d_at=0, unit_std=9.25),
+    Type.Q5_1: BlockLayout(d_at=0, unit_std=9.23, m_at=2, m_ratio=-15.5),
     Type.Q4_0: BlockLayout(d_at=0, unit_std=4.64),
+    Type.Q4_1: BlockLayout(d_at=0, unit_std=4.61, m_at=2, m_ratio=-7.5),
+    Type.IQ4_NL: BlockLayout(d_at=0, unit_std=67.2),
+    Type.MXFP4: BlockLayout(d_at=0, unit_std=5.85, e8m0=True),
     Type.Q6_K: BlockLayout(d_at=208, unit_std=73.9 * 18.48),
-    Type.Q4_K: BlockLayout(d_at=0, unit_std=258.0, dmin_at=2),
+    Type.Q5_K: BlockLayout(d_at=0, unit_std=528.0, m_at=2, m_ratio=15.5),
+    Type.Q4_K: BlockLayout(d_at=0, unit_std=258.0, m_at=2, m_ratio=7.5),
+    Type.Q3_K: BlockLayout(d_at=108, unit_std=43.3),
+    Type.Q2_K: BlockLayout(d_at=80, unit_std=13.9, m_at=82, m_ratio=1.5),
+    Type.IQ4_XS: BlockLayout(d_at=0, unit_std=1246.0),
+    Type.TQ2_0: BlockLayout(d_at=64, unit_std=0.707, ternary=True),
     Type.IQ3_S: BlockLayout(d_at=0, unit_std=140.2),
     Type.IQ3_XXS: BlockLayout(d_at=0, unit_std=142.4),
     Type.IQ2_S: BlockLayout(d_at=0, unit_std=56.4),
@@ -114,12 +143,7 @@ LAYOUTS = {
     Type.IQ2_XXS: BlockLayout(d_at=0, unit_std=53.4),
     Type.IQ1_M: BlockLayout(d_at=49, unit_std=7.2, d_in_nibbles=True),
     Type.IQ1_S: BlockLayout(d_at=0, unit_std=7.2),
-    Type.Q5_K: BlockLayout(d_at=0, unit_std=527.0, dmin_at=2, dmin_to_d=15.5),
-    Type.Q2_K: BlockLayout(d_at=80, unit_std=13.9, dmin_at=82, dmin_to_d=1.5),
-    Type.Q3_K: BlockLayout(d_at=108, unit_std=18.48 * 2.35),
-    Type.IQ4_XS: BlockLayout(d_at=0, unit_std=18.48 * 67.4),
     Type.TQ1_0: BlockLayout(d_at=52, unit_std=0.82),
-    Type.TQ2_0: BlockLayout(d_at=64, unit_std=1.22),
 }
 
 
@@ -145,11 +169,18 @@ def tensors_of(shape: Shape, quant: Quant, n_vocab: int) -> Iterator[Tensor]:
                 return Tensor(name, (rows, cols), candidate)
         raise AssertionError(name)
 
+    def network(name: str, rows: int, cols: int, kind: Type) -> Tensor:
+        """A matrix of the feed-forward network, or those of all experts, one after the other."""
+        if not shape.n_expert:
+            return matrix(f"{name}.weight", rows, cols, kind)
+        one = matrix(f"{name}_exps.weight", rows, cols, kind)
+        return Tensor(one.name, (shape.n_expert, *one.shape), one.type)
+
     def vector(name: str) -> Tensor:
         return Tensor(name, (shape.n_embd,), Type.F32)
 
     n_layer, kv_width = shape.n_layer, shape.n_embd // shape.n_head * shape.n_head_kv
-    yield matrix("token_embd.weight", n_vocab, shape.n_embd, quant.base)
+    yield matrix("token_embd.weight", n_vocab, shape.n_embd, quant.embedding or quant.base)
     for i in range(n_layer):
         # llama-quantize's rule for the _M mixes: first and last eighth, and every third layer between.
         more = i < n_layer // 8 or i >= 7 * n_layer // 8 or (i - n_layer // 8) % 3 == 2
@@ -161,16 +192,18 @@ def tensors_of(shape: Shape, quant: Quant, n_vocab: int) -> Iterator[Tensor]:
         yield matrix(layer + "attn_v.weight", kv_width, shape.n_embd, kind)
         yield matrix(layer + "attn_output.weight", shape.n_embd, shape.n_embd, quant.base)
         yield vector(layer + "ffn_norm.weight")
-        yield matrix(layer + "ffn_gate.weight", shape.n_ff, shape.n_embd, quant.base)
-        yield matrix(layer + "ffn_up.weight", shape.n_ff, shape.n_embd, quant.base)
-        yield matrix(layer + "ffn_down.weight", shape.n_embd, shape.n_ff, kind)
+        if shape.n_expert:
+            yield Tensor(layer + "ffn_gate_inp.weight", (shape.n_expert, shape.n_embd), Type.F32)
+        yield network(layer + "ffn_gate", shape.n_ff, shape.n_embd, quant.base)
+        yield network(layer + "ffn_up", shape.n_ff, shape.n_embd, quant.base)
+        yield network(layer + "ffn_down", shape.n_embd, shape.n_ff, kind)
     yield vector("output_norm.weight")
     yield matrix("output.weight", n_vocab, shape.n_embd, quant.output)
 
 
 def tensor_pieces(rng: np.random.Generator, tensor: Tensor) -> Iterator[bytes]:
     """The tensor's bytes, some MiB at a time. Weights have the variance 1 / columns; norms are one."""
-    if tensor.type is Type.F32:
+    if len(tensor.shape) == 1:
         yield np.ones(tensor.shape, np.float32).tobytes()
         return
     std = tensor.shape[-1] ** -0.5
@@ -179,25 +212,42 @@ def tensor_pieces(rng: np.random.Generator, tensor: Tensor) -> Iterator[bytes]:
     while left:
         n_blocks = min(left, PIECE_BYTES // block_bytes)
         left -= n_blocks
-        if tensor.type is Type.F16:
-            yield (rng.standard_normal(n_blocks, np.float32) * std).astype(np.float16).tobytes()
+        if tensor.type in (Type.F32, Type.F16, Type.BF16):
+            yield random_floats(rng, tensor.type, n_blocks, std)
         else:
             yield random_blocks(rng, LAYOUTS[tensor.type], n_blocks, block_bytes, std)
 
 
+def random_floats(rng: np.random.Generator, kind: Type, n: int, std: float) -> bytes:
+    values = rng.standard_normal(n, np.float32) * np.float32(std)
+    if kind is Type.BF16:
+        return (values.view(np.uint32) >> 16).astype("<u2").tobytes()
+    return values.astype("<f4" if kind is Type.F32 else "<f2").tobytes()
+
+
 def random_blocks(rng: np.random.Generator, layout: BlockLayout, n_blocks: int, block_bytes: int, std: float) -> bytes:
     blocks = np.frombuffer(bytearray(rng.bytes(n_blocks * block_bytes)), np.uint8).reshape(n_blocks, block_bytes)
+    if layout.ternary:
+        q = blocks[:, : layout.d_at]
+        q ^= (q & (q >> 1) & 0x55) << 1  # 3 becomes 1
+    if layout.e8m0:
+        blocks[:, layout.d_at] = 128 + round(math.log2(std / layout.unit_std))
+        return blocks.tobytes()
     d = (0.5 + rng.random(n_blocks, np.float32)) * np.float32(std / layout.unit_std)
     if layout.d_in_nibbles:
         nibbles = (d.astype("<f2").view("<u2")[:, None] >> np.array([0, 4, 8, 12], "<u2")) & 15
         places = blocks[:, layout.d_at : layout.d_at + 8 : 2]
         places[:] = (places & 15) | (nibbles << 4).astype(np.uint8)
     else:
-        blocks[:, layout.d_at : layout.d_at + 2] = d.astype("<f2").view(np.uint8).reshape(n_blocks, 2)
-    if layout.dmin_at is not None:
-        dmin = (d * layout.dmin_to_d).astype("<f2").view(np.uint8).reshape(n_blocks, 2)
-        blocks[:, layout.dmin_at : layout.dmin_at + 2] = dmin
+        blocks[:, layout.d_at : layout.d_at + 2] = halves(d)
+    if layout.m_at is not None:
+        blocks[:, layout.m_at : layout.m_at + 2] = halves(d * np.float32(layout.m_ratio))
     return blocks.tobytes()
+
+
+def halves(values: np.ndarray) -> np.ndarray:
+    """(n,) floats as (n, 2) bytes of f16."""
+    return values.astype("<f2").view(np.uint8).reshape(len(values), 2)
 
 
 def generated_pieces(n_vocab: int) -> list[str]:
@@ -270,7 +320,7 @@ def write(
     """Write the file beside its name and rename it, so that `out` is whole whenever it exists."""
     shape, quant = SHAPES[shape_name], QUANTS[quant_name]
     if n_layer is not None:
-        shape = Shape(shape.n_embd, n_layer, shape.n_head, shape.n_head_kv, shape.n_ff, shape.n_ctx)
+        shape = replace(shape, n_layer=n_layer)
     part = out.with_name(out.name + ".part")
     writer = gguf.GGUFWriter(part, "llama")
     writer.add_name(f"random-{shape_name}-{quant_name}")
@@ -282,6 +332,9 @@ def write(
     writer.add_feed_forward_length(shape.n_ff)
     writer.add_head_count(shape.n_head)
     writer.add_head_count_kv(shape.n_head_kv)
+    if shape.n_expert:
+        writer.add_expert_count(shape.n_expert)
+        writer.add_expert_used_count(shape.n_expert_used)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_dimension_count(shape.n_embd // shape.n_head)
     writer.add_rope_freq_base(10000.0)

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from woolly_api.cli import cluster, generate, inspect, jobs, serve
+from woolly_api.cli import bench, cluster, generate, inspect, jobs, serve
 from woolly_api.cli.common import Failure, say
 from woolly_worker.contract.errors import ModelFileError, RequestError, WoollyError
 
@@ -67,6 +67,7 @@ cluster.register(app)
 serve.register(app)
 generate.register(app)
 inspect.register(app)
+bench.register(app)
 jobs.register(app)
 
 

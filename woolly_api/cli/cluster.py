@@ -16,6 +16,7 @@ from woolly_api.cli.options import (
     ModelFile,
     ModelName,
     NCtx,
+    Optimized,
     Slots,
     Threads,
     check_redis_url,
@@ -45,6 +46,7 @@ def up(
     slots: Slots = None,
     threads: Threads = None,
     kv_dtype: KVDtype = None,
+    optimized: Optimized = None,
     host: Annotated[str, typer.Option("--host", metavar="ADDRESS", help="Where the API listens.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", "-p", metavar="PORT", help="The API's port.")] = API_PORT,
     flower_port: Annotated[
@@ -92,7 +94,7 @@ def up(
             flower_port=choose_port(flower_port, exact=True) if flower else None,
             redis_url=redis,
             redis_port=choose_port(0, exact=True),
-            worker_options=worker_options(name, n_ctx, slots, threads, kv_dtype),
+            worker_options=worker_options(name, n_ctx, slots, threads, kv_dtype, optimized),
             drain_seconds=drain_seconds,
             api_grace_seconds=api_grace_seconds,
         )
@@ -227,10 +229,18 @@ def show_metrics(*groups: dict[str, Any]) -> None:
 
 
 def worker_options(
-    name: str | None, n_ctx: int | None, slots: int | None, threads: int | None, kv_dtype: str | None
+    name: str | None,
+    n_ctx: int | None,
+    slots: int | None,
+    threads: int | None,
+    kv_dtype: str | None,
+    optimized: bool | None,
 ) -> tuple[str, ...]:
     given = {"--name": name, "--ctx": n_ctx, "--slots": slots, "--threads": threads, "--kv": kv_dtype}
-    return tuple(word for option, value in given.items() if value is not None for word in (option, str(value)))
+    words = tuple(word for option, value in given.items() if value is not None for word in (option, str(value)))
+    if optimized is None:
+        return words
+    return (*words, "--use-optimized-inference" if optimized else "--baseline")
 
 
 def grace_seconds(

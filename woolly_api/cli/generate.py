@@ -19,6 +19,7 @@ from woolly_api.cli.options import (
     MinP,
     ModelFile,
     NCtx,
+    Optimized,
     PresencePenalty,
     Prompt,
     RepetitionPenalty,
@@ -29,6 +30,7 @@ from woolly_api.cli.options import (
     Threads,
     TopK,
     TopP,
+    baseline_setting,
     model_path,
     sampling_params,
     settings_failure,
@@ -55,6 +57,7 @@ def generate(
     n_ctx: NCtx = None,
     threads: Threads = None,
     kv_dtype: KVDtype = None,
+    optimized: Optimized = None,
     max_tokens: MaxTokens = None,
     temperature: Temperature = None,
     top_k: TopK = None,
@@ -93,7 +96,7 @@ def generate(
     content: dict[str, Any] = {"messages": tuple(messages_of(text, system))} if chat else {"prompt": text}
     with Progress() as progress:
         printer = Printer(progress)
-        loaded = _load(path, n_ctx, threads, kv_dtype, printer)
+        loaded = _load(path, n_ctx, threads, kv_dtype, optimized, printer)
         try:
             _run(loaded, JobRequest(model=loaded.name, sampling=sampling, **content), printer)
         finally:
@@ -163,7 +166,12 @@ def _run(loaded: "LoadedModel", request: JobRequest, printer: Printer) -> None:
 
 
 def _load(
-    path: "Path", n_ctx: int | None, threads: int | None, kv_dtype: str | None, printer: Printer
+    path: "Path",
+    n_ctx: int | None,
+    threads: int | None,
+    kv_dtype: str | None,
+    optimized: bool | None,
+    printer: Printer,
 ) -> "LoadedModel":
     from pydantic import ValidationError
 
@@ -171,6 +179,7 @@ def _load(
     from woolly_worker.settings import WorkerSettings
 
     given: dict[str, Any] = {"model": path, "n_ctx": n_ctx, "threads": threads, "kv_dtype": kv_dtype, "slots": 1}
+    given["baseline"] = baseline_setting(optimized)
     try:
         settings = WorkerSettings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:

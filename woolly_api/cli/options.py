@@ -41,6 +41,14 @@ KVDtype = Annotated[
     Literal["f16", "f32", "q8_0", "q4_0"] | None,
     typer.Option("--kv", help="How keys and values are stored; the shorter, the less exact.", show_default=False),
 ]
+Optimized = Annotated[
+    bool | None,
+    typer.Option(
+        "--use-optimized-inference/--baseline",
+        help="Compute with the kernels, or with the naive loops that they are measured against.",
+        show_default=False,
+    ),
+]
 ModelName = Annotated[
     str | None, typer.Option("--name", metavar="NAME", help="The model's name for clients; default: from the file.")
 ]
@@ -55,6 +63,11 @@ def model_path(model: Path) -> Path:
     if not model.is_file():
         raise Failure(f"no model file {model}" if not model.exists() else f"{model} is not a file", 2)
     return model
+
+
+def baseline_setting(optimized: bool | None) -> bool | None:
+    """None when nothing was said: then the environment decides."""
+    return None if optimized is None else not optimized
 
 
 def _help(name: str) -> str:

@@ -14,9 +14,11 @@ from woolly_api.cli.options import (
     ModelFile,
     ModelName,
     NCtx,
+    Optimized,
     RedisUrl,
     Slots,
     Threads,
+    baseline_setting,
     check_redis_url,
     model_path,
     settings_failure,
@@ -35,6 +37,7 @@ def worker(
     slots: Slots = None,
     threads: Threads = None,
     kv_dtype: KVDtype = None,
+    optimized: Optimized = None,
     redis: RedisUrl = None,
 ) -> None:
     """Serve a model to the jobs in Redis. Every setting is also an environment variable, WOOLLY_<NAME>.
@@ -50,7 +53,7 @@ def worker(
     from woolly_worker.settings import WorkerSettings
 
     given: dict[str, Any] = {"model": path, "model_name": name, "n_ctx": n_ctx, "slots": slots, "threads": threads}
-    given |= {"redis_url": redis, "kv_dtype": kv_dtype}
+    given |= {"redis_url": redis, "kv_dtype": kv_dtype, "baseline": baseline_setting(optimized)}
     try:
         settings = WorkerSettings(**{key: value for key, value in given.items() if value is not None})
     except ValidationError as error:
@@ -63,11 +66,15 @@ def api(
     host: Annotated[str | None, typer.Option("--host", metavar="ADDRESS", help="Default: 127.0.0.1.")] = None,
     port: Annotated[int | None, typer.Option("--port", "-p", metavar="PORT", help="Default: 8080.")] = None,
     redis: RedisUrl = None,
+    optimized: Annotated[bool | None, typer.Option("--use-optimized-inference/--baseline", hidden=True)] = None,
 ) -> None:
     """Serve HTTP. Every setting is also an environment variable, WOOLLY_API_<NAME>.
 
     [dim]woolly api --host 0.0.0.0 --port 8000 --redis redis://10.0.0.1:6379/0[/dim]
     """
+    if optimized is not None:
+        option = "--use-optimized-inference" if optimized else "--baseline"
+        raise Failure(f"{option}: the API computes nothing; give it to 'woolly worker' or 'woolly up'", 2)
     from pydantic import ValidationError
 
     from woolly_api.server import serve

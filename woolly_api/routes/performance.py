@@ -1,16 +1,36 @@
-"""/api/v1/performance: how fast it runs, measured: from the workers' heartbeats and the records of finished jobs."""
+"""/api/v1/performance: how fast it runs, measured: from the workers' heartbeats and the records of finished jobs, and
+on request by a worker that takes the time."""
+
+import asyncio
+import time
+import uuid
+from typing import Any
 
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
+from woolly_api.documentation import ErrorAnswer
+from woolly_api.error_info import error_from_info
 from woolly_api.services import Injected
+from woolly_worker.contract.benchmarks import BenchmarkRequest, BenchmarkResult
+from woolly_worker.contract.errors import BenchmarkTimeout, InternalError, NoWorker
 from woolly_worker.contract.jobs import JobView
 from woolly_worker.ledger.models import WorkerBeat
+from woolly_worker.ledger.records import BenchmarkCall
 
 router = APIRouter(prefix="/api/v1/performance", tags=["Performance"])
 
 MEASURED_JOBS = 100
 MIB = 1024 * 1024
+BENCHMARK_SECONDS = 120.0  # a 7B model's baseline takes 10 s a token
+BENCHMARK_POLL_SECONDS = 0.05
+
+
+BENCHMARK_RESPONSES: dict[int | str, dict[str, Any]] = {
+    429: {"model": ErrorAnswer, "description": "The worker runs a benchmark already."},
+    503: {"model": ErrorAnswer, "description": "No live worker, or Redis is away."},
+    504: {"model": ErrorAnswer, "description": "No worker answered in time."},
+}
 
 
 class PerformanceStats(BaseModel):
@@ -63,6 +83,29 @@ async def stats(services: Injected) -> PerformanceStats:
         jobs_waiting=sum(queued) + sum(one.waiting for one in each),
         workers=workers,
     )
+
+
+@router.post("/benchmark", summary="Measure now, on a live worker", responses=BENCHMARK_RESPONSES)
+async def benchmark(request: BenchmarkRequest, services: Injected) -> BenchmarkResult:
+    """A worker measures beside its running jobs, which become slower for these seconds and say the same.
+
+    One benchmark at a time per worker. It takes one of the worker's places for a job, and waits while there is none.
+    """
+    kind, iterations = request.checked()
+    live = sorted(beat.model for beat in await services.reader.workers() if beat.state == "ready")
+    model = request.model or next(iter(live), None)
+    if model is None or model not in live:
+        raise NoWorker("no worker is ready" if request.model is None else f"no worker that serves '{model}' is ready")
+    call = BenchmarkCall(uuid.uuid4().hex, model, kind.value, iterations, expires_seconds=BENCHMARK_SECONDS)
+    services.doorbell.ring(call)
+    deadline = time.monotonic() + BENCHMARK_SECONDS
+    while (answer := await services.reader.benchmark_answer(call.call_id)) is None:
+        if services.stopping.is_set() or time.monotonic() > deadline:
+            raise BenchmarkTimeout(f"no worker of '{model}' answered within {BENCHMARK_SECONDS:.0f} s")
+        await asyncio.sleep(BENCHMARK_POLL_SECONDS)
+    if answer.result is None:
+        raise error_from_info(answer.error) if answer.error else InternalError("an answer without content")
+    return answer.result
 
 
 def _decode_seconds(view: JobView) -> float:

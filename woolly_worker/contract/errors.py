@@ -3,13 +3,17 @@
     WoollyError
     ├── RequestError            the caller can fix it; never retried
     │   ├── InvalidRequest          400  a parameter is unknown, unsupported or out of range
+    │   ├── InvalidBenchmarkType    400  there is no benchmark of this name
     │   ├── ContextOverflow         400  prompt + max_tokens do not fit into n_ctx
     │   ├── ModelNotFound           404  no worker has ever announced this model
     │   └── JobNotFound             404  no such job, or its retention time is over
     ├── CapacityError           later may work; retryable
     │   ├── QueueFull               429  the backlog is above its limit
     │   ├── PoolExhausted           503  no KV blocks or slots, and none will become free
-    │   └── LedgerUnavailable       503  Redis does not answer
+    │   ├── LedgerUnavailable       503  Redis does not answer
+    │   ├── NoWorker                503  no live worker could do it
+    │   ├── BenchmarkRunning        429  the worker runs a benchmark already
+    │   └── BenchmarkTimeout        504  the worker did not answer in time
     ├── Interrupted             it ended, nothing broke
     │   ├── JobCancelled            499  somebody asked for it
     │   └── DeadlineExceeded        504  its deadline passed before it was done
@@ -51,6 +55,10 @@ class InvalidRequest(RequestError):
     pass
 
 
+class InvalidBenchmarkType(RequestError):
+    code = "INVALID_BENCHMARK_TYPE"  # in capitals, as the earlier program has it
+
+
 class ContextOverflow(RequestError):
     code = "context_length_exceeded"
 
@@ -88,6 +96,20 @@ class PoolExhausted(CapacityError):
 
 class LedgerUnavailable(CapacityError):
     code = "ledger_unavailable"
+
+
+class NoWorker(CapacityError):
+    code = "no_worker"
+
+
+class BenchmarkRunning(CapacityError):
+    code = "benchmark_running"
+    http_status = 429
+
+
+class BenchmarkTimeout(CapacityError):
+    code = "benchmark_timeout"
+    http_status = 504
 
 
 class Interrupted(WoollyError):

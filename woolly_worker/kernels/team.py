@@ -90,7 +90,7 @@ def _futex(typing_context: Any, address: Any, operation: Any, value: Any) -> Any
 
 
 @verb
-def _call(typing_context: Any, function: Any, args: Any, step: Any, member: Any, counter: Any) -> Any:
+def call_op(typing_context: Any, function: Any, args: Any, step: Any, member: Any, counter: Any) -> Any:
     """Call an operation through its address."""
 
     def emit(context: Any, b: Builder, sig: Any, values: Any) -> Value:
@@ -138,7 +138,7 @@ def _run_program(team, member, n_members):
     step, counters = field(header, STEP), field(header, COUNTERS)
     for i in range(field(header, N_OPS)):
         op = field(header, PROGRAM) + 8 * OP_WORDS * i
-        _call(field(op, OP_FUNCTION), field(op, OP_ARGS), step, member, counters + LINE * i)
+        call_op(field(op, OP_FUNCTION), field(op, OP_ARGS), step, member, counters + LINE * i)
         if n_members > 1 and field(op, OP_BARRIER):
             _barrier(team, n_members)
 

@@ -11,6 +11,7 @@ woolly:lanes:<model>              hash     every transition             for ever
 woolly:models                     hash     workers, at start            for ever (a card per model ever served)
 woolly:workers                    zset     workers, every heartbeat     an entry leaves a day after its last beat
 woolly:worker:<worker id>         string   workers, every heartbeat     HEARTBEAT_TTL_SECONDS after the last one
+woolly:benchmark:<id>             string   the worker that ran it       BENCHMARK_TTL_SECONDS
 woolly:reaper                     string   whichever reaper has a turn  one turn (the mutex of all reapers)
 m.<model>.l<lane>[sep<priority>]  list     Celery (kombu)               while it holds bells
 
@@ -45,6 +46,8 @@ WORKERS = PREFIX + "workers"
 REAPER_MUTEX = PREFIX + "reaper"
 
 TASK_GENERATE = "woolly.generate"
+TASK_BENCHMARK = "woolly.benchmark"
+BENCHMARK_TTL_SECONDS = 60
 N_LANES = 8
 N_PRIORITIES = 10
 
@@ -79,6 +82,11 @@ def lanes(model: str) -> str:
 
 def worker(worker_id: str) -> str:
     return f"{PREFIX}worker:{worker_id}"
+
+
+def benchmark(call_id: str) -> str:
+    """The answer to one call of the benchmark."""
+    return f"{PREFIX}benchmark:{call_id}"
 
 
 def lane_of(tenant: str) -> int:

@@ -10,6 +10,7 @@ from typing import Any, cast
 import redis
 from pydantic import BaseModel, ConfigDict, Field
 
+from woolly_worker.contract.benchmarks import BenchmarkAnswer
 from woolly_worker.ledger import keys
 from woolly_worker.ledger.connection import translated_errors
 
@@ -133,6 +134,11 @@ class ModelRegistry:
         with translated_errors():
             self.client.delete(keys.worker(worker_id))
             self.client.zrem(keys.WORKERS, worker_id)
+
+    def answer(self, call_id: str, answer: BenchmarkAnswer) -> None:
+        """Leave the answer to a benchmark where the API looks for it."""
+        with translated_errors():
+            self.client.set(keys.benchmark(call_id), answer.model_dump_json(), ex=keys.BENCHMARK_TTL_SECONDS)
 
     def cards(self) -> list[ModelCard]:
         with translated_errors():

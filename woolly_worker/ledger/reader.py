@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import redis.asyncio
 
+from woolly_worker.contract.benchmarks import BenchmarkAnswer
 from woolly_worker.contract.errors import JobNotFound
 from woolly_worker.contract.events import (
     DoneEvent,
@@ -89,6 +90,12 @@ class LedgerReader:
             ids: Any = await self.client.zrange(keys.WORKERS, 0, -1)
             beats = await cast(Any, self.client.mget([keys.worker(i) for i in ids])) if ids else []
         return [beat_of(text) for text in beats if text is not None]
+
+    async def benchmark_answer(self, call_id: str) -> BenchmarkAnswer | None:
+        """None as long as no worker has answered."""
+        with translated_errors():
+            text = await cast(Any, self.client.get(keys.benchmark(call_id)))
+        return None if text is None else BenchmarkAnswer.model_validate_json(text)
 
     async def lane_counts(self, model: str) -> LaneCounts:
         with translated_errors():

@@ -122,6 +122,39 @@ class Bell:
 
 
 @dataclass(frozen=True, slots=True)
+class BenchmarkCall:
+    """A Celery message that asks a worker of this model for a benchmark. It may be lost: the caller then hears of it.
+
+    `expires_seconds`: nobody waits for the answer any longer.
+    """
+
+    call_id: str
+    model: str
+    test_type: str
+    iterations: int
+    expires_seconds: float
+
+    @property
+    def job_id(self) -> str:
+        """What logs know it by, where they know a bell by its job."""
+        return self.call_id
+
+    def send_task_options(self) -> dict[str, Any]:
+        """Keyword arguments for Celery's `send_task`."""
+        return {
+            "name": keys.TASK_BENCHMARK,
+            "args": (self.call_id, self.test_type, self.iterations),
+            "task_id": self.call_id,
+            "queue": keys.queue(self.model, 0),
+            "priority": 0,
+            "expires": self.expires_seconds,
+            "shadow": f"benchmark[{self.model}]",
+            "ignore_result": True,
+            "retry": False,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Released:
     reply: Reply
     bell: Bell | None = None  # to be rung when the reply is OK

@@ -34,6 +34,23 @@ def kv_layout(config: ModelConfig, dtype: KVType = "f16") -> KVLayout:
     return KVLayout(config.n_layer, config.n_head_kv, padded_head_dim(config.head_dim, dtype), dtype)
 
 
+def angles_for(config: ModelConfig, weights: Weights, n_ctx: int) -> npt.NDArray[np.float32]:
+    """(n_ctx, head_dim / 2, 2): cosine and sine of every position, as this model scales them."""
+    r = config.rope
+    return rope_table(
+        n_ctx,
+        r.dimension_count,
+        r.freq_base,
+        factor=r.factor,
+        attn_factor=r.attn_factor,
+        ext_factor=r.ext_factor,
+        original_context_length=r.original_context_length,
+        beta_fast=r.beta_fast,
+        beta_slow=r.beta_slow,
+        freq_factors=weights.rope_freqs,
+    )
+
+
 class Transformer:
     """A model that is ready to step.
 
@@ -99,7 +116,7 @@ class Transformer:
         self._activations = (x, h, q, k, v, attended, gate, up, last, self._logits)
 
         p = Program(self.n_threads, self.kv, n_head=c.n_head, head_dim=c.head_dim, n_ctx=self.n_ctx)
-        angles = self._angles()
+        angles = angles_for(c, w, self.n_ctx)
         p.embed(w.token_embd, into=x)
         for i, layer in enumerate(layers):
             p.norm(x, layer.attn_norm, c.rms_eps, into=h)
@@ -119,21 +136,6 @@ class Transformer:
         p.norm(x, w.output_norm, c.rms_eps, into=last, gather=True)
         p.matmul(w.output, last, into=self._logits, logit_rows=True)
         return p
-
-    def _angles(self) -> npt.NDArray[np.float32]:
-        r = self.config.rope
-        return rope_table(
-            self.n_ctx,
-            r.dimension_count,
-            r.freq_base,
-            factor=r.factor,
-            attn_factor=r.attn_factor,
-            ext_factor=r.ext_factor,
-            original_context_length=r.original_context_length,
-            beta_fast=r.beta_fast,
-            beta_slow=r.beta_slow,
-            freq_factors=self.weights.rope_freqs,
-        )
 
     @property
     def scratch_bytes(self) -> int:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from woolly_worker.bench.beside import Measured, Subject, measure
+from woolly_worker.contract.benchmarks import BenchmarkType
 from woolly_worker.contract.errors import ModelFileError
 from woolly_worker.engine.engine import Engine
 from woolly_worker.engine.events import EngineEvent
@@ -14,6 +16,7 @@ from woolly_worker.engine.settings import EngineSettings
 from woolly_worker.gguf.reader import GGUFFile
 from woolly_worker.kernels.cpu import CPU, allowed_cpus
 from woolly_worker.memory.kv_cache import BLOCK_TOKENS, KVCache, blocks_for
+from woolly_worker.model.baseline import Baseline
 from woolly_worker.model.chat import ChatTemplate
 from woolly_worker.model.config import ModelConfig
 from woolly_worker.model.selfcheck import check_operations
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LARGEST_DEFAULT_CONTEXT = 4096
+BASELINE = "baseline_forward_pass"  # among a worker's optimizations: it has none here
 
 # (what is being done, the share that is done or None)
 Progress = Callable[[str, float | None], None]
@@ -42,7 +46,7 @@ class LoadedModel:
     config: ModelConfig
     tokenizer: Tokenizer
     chat: ChatTemplate | None
-    transformer: Transformer
+    transformer: Transformer | Baseline
     kv: KVCache
     engine: Engine
 
@@ -54,13 +58,8 @@ class LoadedModel:
     def optimizations(self) -> tuple[str, ...]:
         """What is switched on, for people who look at a worker."""
         prefix_cache = ("prefix_cache",) if self.engine.settings.prefix_cache else ()
-        return (
-            "continuous_batching",
-            "paged_kv_cache",
-            f"kv_{self.kv.layout.dtype}",
-            f"simd_{CPU.level}",
-            *prefix_cache,
-        )
+        arithmetic = BASELINE if isinstance(self.transformer, Baseline) else f"simd_{CPU.level}"
+        return ("continuous_batching", "paged_kv_cache", f"kv_{self.kv.layout.dtype}", arithmetic, *prefix_cache)
 
     def card(self) -> "ModelCard":
         from woolly_worker.ledger.models import ModelCard  # brings redis, 0.25 s that `woolly generate` can do without
@@ -83,6 +82,13 @@ class LoadedModel:
             path=str(self.file.path),
             chat=self.chat is not None,
         )
+
+    def benchmark(self, kind: BenchmarkType, iterations: int, stop: Callable[[], bool]) -> Measured:
+        """Measure beside the engine, on the same weights; see `bench/beside.py`."""
+        is_naive = isinstance(self.transformer, Baseline)
+        n_threads = 1 if isinstance(self.transformer, Baseline) else self.transformer.n_threads
+        subject = Subject(self.config, self.transformer.weights, n_threads=n_threads, is_naive=is_naive)
+        return measure(subject, kind, iterations, stop)
 
     def close(self) -> None:
         """The engine has been stopped before."""
@@ -107,32 +113,33 @@ def load_model(
     n_ctx = settings.n_ctx or min(config.n_ctx_train, LARGEST_DEFAULT_CONTEXT)
     for line in _remarks(n_ctx, config.n_ctx_train, settings.threads, allowed_cpus()):
         remark(line)
-    layout = kv_layout(config, settings.kv_dtype)
+    layout = kv_layout(config, "f32" if settings.baseline else settings.kv_dtype)
     kv = KVCache(layout, _n_blocks(settings, n_ctx, layout.block_bytes))
+
+    # Many tokens at once make the naive loops no faster, and a lease lives by steps that end in time.
+    max_step_tokens = settings.slots if settings.baseline else settings.prefill_chunk
+    sizes = {
+        "max_step_tokens": max_step_tokens,
+        "max_logit_rows": settings.slots,
+        "max_slots": settings.slots,
+        "n_ctx": n_ctx,
+    }
 
     def on_compile(operation: str, n_ready: int, n_all: int) -> None:
         progress("compiling kernels", n_ready / n_all if n_all else None)
 
-    transformer = Transformer(
-        config,
-        weights,
-        kv,
-        n_threads=settings.threads,
-        max_step_tokens=settings.prefill_chunk,
-        max_logit_rows=settings.slots,
-        max_slots=settings.slots,
-        n_ctx=n_ctx,
-        on_compile=on_compile,
-    )
-    progress("checking the kernels", None)
-    check_operations(config, weights, layout)
+    transformer: Transformer | Baseline
+    if settings.baseline:
+        transformer = Baseline(config, weights, n_blocks=kv.n_blocks, **sizes)
+    else:
+        transformer = Transformer(config, weights, kv, n_threads=settings.threads, on_compile=on_compile, **sizes)
+        progress("checking the kernels", None)
+        check_operations(config, weights, layout)
     engine = Engine(
         transformer,
         tokenizer,
         kv,
-        EngineSettings(
-            n_slots=settings.slots, max_step_tokens=settings.prefill_chunk, prefix_cache=settings.prefix_cache
-        ),
+        EngineSettings(n_slots=settings.slots, max_step_tokens=max_step_tokens, prefix_cache=settings.prefix_cache),
         on_events,
     )
     progress("ready", 1.0)

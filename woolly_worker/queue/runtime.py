@@ -12,6 +12,9 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
+from woolly_worker.bench.beside import Measured
+from woolly_worker.contract.benchmarks import BenchmarkResult, BenchmarkType
+from woolly_worker.contract.errors import BenchmarkRunning
 from woolly_worker.engine.events import EngineEvent, EngineRequest
 from woolly_worker.ledger.connection import connect
 from woolly_worker.ledger.ledger import Ledger
@@ -54,6 +57,7 @@ class Served(Protocol):
     @property
     def optimizations(self) -> tuple[str, ...]: ...
     def card(self) -> ModelCard: ...
+    def benchmark(self, kind: BenchmarkType, iterations: int, stop: Callable[[], bool]) -> Measured: ...
     def close(self) -> None: ...
 
 
@@ -76,7 +80,9 @@ class Runtime:
         self._writer_client = connect(settings.redis_url, timeout_seconds=WRITER_TIMEOUT_SECONDS)
         self.ledger = self._ledger(self._client)
         self.publisher = Publisher(self._ledger(self._writer_client), lease_seconds=settings.lease_seconds)
-        self._heartbeat = Heartbeat(ModelRegistry(self._client), self.worker_id, settings)
+        self.registry = ModelRegistry(self._client)
+        self._heartbeat = Heartbeat(self.registry, self.worker_id, settings)
+        self._benchmarking = threading.Lock()
         self._reaper = Reaper(self.ledger, self.ring, self.worker_id)
         self._send = send
         self._end = end
@@ -139,6 +145,31 @@ class Runtime:
         assert self._served is not None, "start() loads the model"
         return prompt_ids(claim.request, self._served.tokenizer, self._served.chat, created_at=claim.created_at)
 
+    def benchmark(self, kind: BenchmarkType, iterations: int) -> BenchmarkResult:
+        """Measure beside the engine, which goes on with its jobs, slower. Raises BenchmarkRunning: one at a time, or
+        they would measure each other."""
+        if not self._benchmarking.acquire(blocking=False):
+            raise BenchmarkRunning("this worker runs a benchmark already", retry_after_seconds=5.0)
+        try:
+            assert self._served is not None, "start() loads the model"
+            measured = self._served.benchmark(kind, iterations, self._draining.is_set)
+        finally:
+            self._benchmarking.release()
+        return BenchmarkResult(
+            test_type=kind,
+            iterations=iterations,
+            total_time_ms=1000 * measured.seconds,
+            average_time_ms=1000 * measured.seconds / iterations,
+            tokens_per_second=iterations / measured.seconds if kind is BenchmarkType.TOKEN_GENERATION else None,
+            speedup_vs_baseline=measured.baseline_average / (measured.seconds / iterations),
+            baseline_iterations=measured.baseline_iterations,
+            baseline_average_time_ms=1000 * measured.baseline_average,
+            measured=measured.what,
+            model=self.settings.served_name,
+            worker_id=self.worker_id,
+            threads=measured.n_threads,
+        )
+
     def ring(self, bell: Bell) -> None:
         """Sends Celery's message. If that fails the bell is lost, and the reaper of some process will find out."""
         try:
@@ -199,7 +230,8 @@ class Runtime:
         self.publisher.stop(timeout_seconds=2.0)
         self.engine.stop()
         self._heartbeat.stop()
-        self._served.close()
+        with self._benchmarking:  # it reads the mapped weights; draining ends it within one of its steps
+            self._served.close()
         self._served = None
         self._client.close()
         self._writer_client.close()

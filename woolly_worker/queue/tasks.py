@@ -1,4 +1,4 @@
-"""The one Celery task: claim the job, hand it to the engine, wait, report. A thin door.
+"""The Celery task of a job: claim it, hand it to the engine, wait, report. A thin door. And that of a benchmark.
 
 The task's result is a small dict for Flower. What a job said and why it failed is in the ledger.
 """
@@ -6,7 +6,8 @@ The task's result is a small dict for Flower. What a job said and why it failed 
 import uuid
 from typing import Any
 
-from woolly_worker.contract.errors import InternalError, WoollyError
+from woolly_worker.contract.benchmarks import BenchmarkAnswer, BenchmarkType
+from woolly_worker.contract.errors import InternalError, LedgerUnavailable, WoollyError
 from woolly_worker.contract.events import FailedEvent
 from woolly_worker.contract.jobs import ErrorInfo, JobResult, Usage
 from woolly_worker.contract.states import JobState
@@ -27,6 +28,10 @@ def register(app: Any) -> None:
     @app.task(bind=True, name=keys.TASK_GENERATE, acks_late=True, throws=(JobFailed,))
     def generate(self: Any, job_id: str) -> dict[str, Any]:
         return run_job(app.runtime, job_id, self.request.id or job_id)
+
+    @app.task(name=keys.TASK_BENCHMARK, acks_late=False)
+    def benchmark(call_id: str, test_type: str, iterations: int) -> dict[str, Any]:
+        return run_benchmark(app.runtime, call_id, test_type, iterations)
 
 
 def run_job(runtime: Runtime, job_id: str, task_id: str) -> dict[str, Any]:
@@ -56,6 +61,25 @@ def run_job(runtime: Runtime, job_id: str, task_id: str) -> dict[str, Any]:
     if outcome.bell is not None:
         runtime.ring(outcome.bell)
     return _report(job_id, outcome)
+
+
+def run_benchmark(runtime: Runtime, call_id: str, test_type: str, iterations: int) -> dict[str, Any]:
+    """Measure, and leave the answer for whoever asked; if Redis is away, they hear that no answer came."""
+    try:
+        result = runtime.benchmark(BenchmarkType(test_type), iterations)
+        answer = BenchmarkAnswer(result=result)
+    except WoollyError as error:
+        answer = BenchmarkAnswer(error=ErrorInfo.of(error))
+    except Exception as error:
+        log_bug("a benchmark failed", error, call_id=call_id)
+        answer = BenchmarkAnswer(error=ErrorInfo.of(InternalError("the benchmark failed")))
+    try:
+        runtime.registry.answer(call_id, answer)
+    except LedgerUnavailable as error:
+        log.warning("benchmark not answered", call_id=call_id, reason=error.message)
+    if answer.result is None:
+        return {"error": answer.error.code if answer.error else None}
+    return {"test_type": test_type, "average_time_ms": round(answer.result.average_time_ms, 3)}
 
 
 def _run_claimed(runtime: Runtime, claim: Claim) -> Outcome:

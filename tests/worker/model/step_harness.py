@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from woolly_worker.memory.kv_cache import KVCache, KVType, blocks_for
+from woolly_worker.model.baseline import Baseline
 from woolly_worker.model.transformer import Transformer, kv_layout
 from woolly_worker.model.weights import open_model
 
@@ -30,21 +31,25 @@ class Bench:
         max_slots: int = 8,
         n_ctx: int = 256,
         kv_dtype: KVType = "f16",
+        baseline: bool = False,
     ) -> None:
         self.config, self.weights = open_model(path)
         self.n_ctx, self.max_slots = n_ctx, max_slots
         self.kv = KVCache(kv_layout(self.config, kv_dtype), max_slots * blocks_for(n_ctx))
-        self.transformer = Transformer(
-            self.config,
-            self.weights,
-            self.kv,
-            n_threads=n_threads,
-            alone_below=0,  # also tiny steps are shared by all threads
-            max_step_tokens=max_step_tokens,
-            max_logit_rows=max_step_tokens,
-            max_slots=max_slots,
-            n_ctx=n_ctx,
-        )
+        sizes = {
+            "max_step_tokens": max_step_tokens,
+            "max_logit_rows": max_step_tokens,
+            "max_slots": max_slots,
+            "n_ctx": n_ctx,
+        }
+        self.transformer: Transformer | Baseline
+        if baseline:
+            self.transformer = Baseline(self.config, self.weights, n_blocks=self.kv.n_blocks, **sizes)
+        else:
+            # alone_below: also tiny steps are shared by all threads
+            self.transformer = Transformer(
+                self.config, self.weights, self.kv, n_threads=n_threads, alone_below=0, **sizes
+            )
         self.place_blocks()
 
     def place_blocks(self, seed: int | None = None) -> None:

@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from woolly_worker.contract.errors import WoollyError
+from woolly_worker.bench.beside import Measured
+from woolly_worker.contract.benchmarks import BenchmarkType
+from woolly_worker.contract.errors import JobCancelled, WoollyError
 from woolly_worker.contract.jobs import ErrorInfo, JobRequest, Usage
 from woolly_worker.contract.states import JobState
 from woolly_worker.engine.events import (
@@ -110,9 +112,19 @@ class Scripted:
     chat: Any = None
     optimizations: tuple[str, ...] = ("scripted",)
     closed: bool = False
+    hold: threading.Event = field(default_factory=threading.Event)
+    measuring: threading.Event = field(default_factory=threading.Event)
 
     def card(self) -> ModelCard:
         return ModelCard(name=MODEL, architecture="scripted", n_ctx=64)
+
+    def benchmark(self, kind: BenchmarkType, iterations: int, stop: Callable[[], bool]) -> Measured:
+        """Takes as long as the test lets it: `hold` is what it waits for."""
+        self.measuring.set()
+        while not self.hold.wait(0.01):
+            if stop():
+                raise JobCancelled("the worker stops")
+        return Measured("a script", 1, seconds=0.5, baseline_iterations=1, baseline_average=1.0)
 
     def close(self) -> None:
         self.closed = True

@@ -79,7 +79,8 @@ def mins_of_quarters(typing_context: Any, low: Any, high: Any) -> Any:
     indices = [16 * quarter + index for quarter in range(4) for index in from_each]
 
     def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
-        mins = shuffle_ir(b, *(b.bitcast(a, i8x64.llvm) for a in args), indices)
+        first, last = (b.bitcast(a, i8x64.llvm) for a in args)
+        mins = shuffle_ir(b, first, last, indices)
         return b.bitcast(b.zext(mins, ir.VectorType(ir.IntType(16), 32)), i32x16.llvm)
 
     return i32x16(low, low), emit

@@ -1,0 +1,66 @@
+"""The machine's limits, measured: bytes per second that all threads read from memory together, and int8 multiply-adds
+per second that they do in registers.
+
+Shared machines change from minute to minute, so whoever compares with a limit measures it beside the work.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from woolly_worker.kernels.probes import (
+    PROBE_BYTES,
+    PRODUCTS_PER_ROUND,
+    READ_STEP_BYTES,
+    multiply_bytes,
+    read_all,
+)
+
+READ_BYTES = 1 << 28  # far beyond any cache
+ROUNDS = 1 << 22  # of `multiply_bytes`: about 10 ms
+ATTEMPTS = 5  # the best counts: a limit, not what somebody else left of it
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of all threads together."""
+
+    read_bytes_per_second: float
+    products_per_second: float
+
+
+class LimitProbe:
+    """Measures the limits for `n_threads`. Holds the memory that is read; made once, asked often."""
+
+    def __init__(self, n_threads: int) -> None:
+        self.n_threads = n_threads
+        self._memory = np.ones(READ_BYTES, np.uint8)  # ones: untouched pages would all be one page of zeros
+        # Compiled, or taken from the disk cache, before any clock starts.
+        read_all(self._memory.ctypes.data, READ_STEP_BYTES)
+        multiply_bytes(self._memory.ctypes.data, 1)
+
+    def measure(self) -> Limits:
+        piece = READ_BYTES // self.n_threads // READ_STEP_BYTES * READ_STEP_BYTES
+        first = int(self._memory.ctypes.data)
+        reading = self._best(lambda member: read_all(first + member * piece, piece))
+        multiplying = self._best(lambda member: multiply_bytes(first + member * PROBE_BYTES, ROUNDS))
+        return Limits(
+            read_bytes_per_second=piece * self.n_threads / reading,
+            products_per_second=ROUNDS * PRODUCTS_PER_ROUND * self.n_threads / multiplying,
+        )
+
+    def _best(self, work: Callable[[int], object]) -> float:
+        """Seconds of the fastest attempt; an attempt ends with its last thread."""
+        return min(self._once(work) for _ in range(ATTEMPTS))
+
+    def _once(self, work: Callable[[int], object]) -> float:
+        threads = [threading.Thread(target=work, args=(member,)) for member in range(self.n_threads)]
+        start = time.perf_counter()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return time.perf_counter() - start

@@ -1,0 +1,53 @@
+"""What this machine can do at the most: loops that do one thing each, as fast as it goes, for measurements to be
+compared with. No model calls them.
+"""
+
+from woolly_worker.kernels.jit import kernel
+from woolly_worker.kernels.simd import add, dot_u8i8, hsum, load_i8x64, load_i32x16, prefetch, zero_i32x16
+
+READ_STEP_BYTES = 256  # `read_all` takes whole steps
+PROBE_BYTES = 2048  # memory that `multiply_bytes` reads again and again: it stays in L1
+PRODUCTS_PER_ROUND = 12 * 64
+
+
+@kernel
+def read_all(address, n_bytes):
+    """The sum of `n_bytes` (a multiple of READ_STEP_BYTES) as i32s, four vectors at a time: as memory delivers them."""
+    a = b = c = d = zero_i32x16()
+    for i in range(0, n_bytes, 256):
+        prefetch(address + i + 1024)
+        prefetch(address + i + 1088)
+        prefetch(address + i + 1152)
+        prefetch(address + i + 1216)
+        a = add(a, load_i32x16(address + i))
+        b = add(b, load_i32x16(address + i + 64))
+        c = add(c, load_i32x16(address + i + 128))
+        d = add(d, load_i32x16(address + i + 192))
+    return hsum(add(add(a, b), add(c, d)))
+
+
+@kernel
+def multiply_bytes(address, n_rounds):
+    """`n_rounds` times PRODUCTS_PER_ROUND multiply-adds of unsigned with signed bytes, by `dot_u8i8` into registers.
+
+    Twelve accumulators hide the latency of the instruction. One operand comes from PROBE_BYTES of memory at `address`,
+    at a place that changes with every round: else a compiler could take the products out of the loop.
+    """
+    u = load_i8x64(address)
+    a = b = c = d = e = f = g = h = i = j = k = m = zero_i32x16()
+    for n in range(n_rounds):
+        x = address + 64 * (n & 15)
+        a = dot_u8i8(a, u, load_i8x64(x))
+        b = dot_u8i8(b, u, load_i8x64(x + 64))
+        c = dot_u8i8(c, u, load_i8x64(x + 128))
+        d = dot_u8i8(d, u, load_i8x64(x + 192))
+        e = dot_u8i8(e, u, load_i8x64(x + 256))
+        f = dot_u8i8(f, u, load_i8x64(x + 320))
+        g = dot_u8i8(g, u, load_i8x64(x + 384))
+        h = dot_u8i8(h, u, load_i8x64(x + 448))
+        i = dot_u8i8(i, u, load_i8x64(x + 512))
+        j = dot_u8i8(j, u, load_i8x64(x + 576))
+        k = dot_u8i8(k, u, load_i8x64(x + 640))
+        m = dot_u8i8(m, u, load_i8x64(x + 704))
+    s = add(add(add(a, b), add(c, d)), add(add(e, f), add(g, h)))
+    return hsum(add(s, add(add(i, j), add(k, m))))
