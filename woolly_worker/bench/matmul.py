@@ -24,11 +24,11 @@ class KernelMatmul:
         self.out = Rows(n_tokens, matrix.n_rows)
         self.x.array()[:] = random_rows(n_tokens, matrix.n_cols)
         kv = KVCache(_NO_KV, 1)
-        prepare = Program(1, kv, n_head=1, head_dim=16)
+        prepare = Program(1, kv, n_head=1, head_dim=16, n_ctx=1)
         prepare.quantize(self.x)
         prepare.matmul(matrix, self.x, into=self.out)
         self._run_once(prepare, n_tokens, 1)
-        self._program = Program(n_threads, kv, n_head=1, head_dim=16)
+        self._program = Program(n_threads, kv, n_head=1, head_dim=16, n_ctx=1)
         self._program.matmul(matrix, self.x, into=self.out)
         self._team = Team(self._program.array(), n_threads)
         self._team.step[N_TOKENS] = n_tokens

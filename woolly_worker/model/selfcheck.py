@@ -236,7 +236,7 @@ def _compare_forms(operation: str, rows: Rows) -> None:
         numbers = np.zeros((rows.n_rows, n_records * n_record), np.float32)
         numbers[:, : rows.n] = rows.array()
         q, d = quantize_reference(numbers, n_run)
-        sums = q.astype(np.int32).sum(axis=1)
+        sums = q.sum(axis=1, dtype=np.int32)
         parts: dict[int, npt.NDArray[Any]] = {0: q}
         if form == Activation.Q8K:
             parts |= {Q8K_SCALE: d, Q8K_SUM: sums}
