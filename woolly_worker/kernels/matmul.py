@@ -6,7 +6,8 @@ One token: each row's bytes are read once, in place, by the format's `row_dot`; 
 More tokens: sixteen rows are unpacked into a panel, and tiles of 8, 4, 2 and 1 tokens are multiplied by it.
 
     few tokens    one block at a time: its panel never leaves L1, and all tokens use it before the next one is made. The
-                  weights are read from memory exactly as fast as they are used.
+                  weights are read from memory exactly as fast as they are used. A format may prepare only what a
+                  block's scales need and unpack the weights while it multiplies: stores are what unpacking costs most.
     many tokens   all blocks of sixteen rows first: the panel stays in L2 while tile after tile passes over it.
 
 The blocks of a row are dealt in turn to `parts` partial sums, which are added up in order at the end; that is what lets
@@ -130,7 +131,7 @@ def _add_up(sums, part_bytes, parts, n_tokens, place, stride, add_to_out):
 
 
 @inline
-def _rows_few_tokens(args, first, last, n_tokens, sums, panel, block, sizes, parts, unpack_block, multiply_block):
+def _rows_few_tokens(args, first, last, n_tokens, sums, panel, block, sizes, parts, prepare_block, multiply_prepared):
     w, row_bytes, n_blocks = field(args, WEIGHTS), field(args, ROW_BYTES), field(args, N_COLS) // block
     x, x_stride = field(args, X), field(args, X_STRIDE)
     out, out_stride = field(args, OUT), field(args, OUT_STRIDE)
@@ -140,9 +141,9 @@ def _rows_few_tokens(args, first, last, n_tokens, sums, panel, block, sizes, par
         ahead = rows + PANEL_ROWS * row_bytes
         _clear(sums, parts * n_tokens)
         for i in range(n_blocks):
-            unpack_block(rows + i * sizes[0], row_bytes, ahead + i * PANEL_ROWS * sizes[0], panel)
+            prepare_block(rows + i * sizes[0], row_bytes, ahead + i * PANEL_ROWS * sizes[0], panel)
             s = sums + i % parts * part_bytes
-            multiply_tiles(n_tokens, s, panel, 0, x, x_stride, i, 1, i + 1, multiply_block)
+            multiply_tiles(n_tokens, s, panel, 0, x, x_stride, i, 1, i + 1, multiply_prepared)
         _add_up(sums, part_bytes, parts, n_tokens, out + 4 * r, out_stride, field(args, ADD_TO_OUT))
 
 
@@ -191,6 +192,38 @@ def _rows_many_tokens(args, first, last, n_tokens, sums, panel, block, sizes, pa
 
 @inline
 def run_matmul(args, step, member, counter, block, sizes, parts, unpack_block, multiply_block, row_dot):
+    """The body of a quantised matmul operation: see run_matmul_in_place, with panels for few tokens too."""
+    run_matmul_in_place(
+        args,
+        step,
+        member,
+        counter,
+        block,
+        sizes,
+        parts,
+        unpack_block,
+        multiply_block,
+        row_dot,
+        unpack_block,
+        multiply_block,
+    )
+
+
+@inline
+def run_matmul_in_place(
+    args,
+    step,
+    member,
+    counter,
+    block,
+    sizes,
+    parts,
+    unpack_block,
+    multiply_block,
+    row_dot,
+    prepare_block,
+    multiply_prepared,
+):
     """The body of every quantised matmul operation.
 
     block    weights in a quant block
@@ -200,6 +233,8 @@ def run_matmul(args, step, member, counter, block, sizes, parts, unpack_block, m
                                                          where an equal share of the next sixteen rows lies, to prefetch
     multiply_block(panel, x, i, x_stride, acc) -> acc    the panel of block i times as many tokens as acc has vectors
     row_dot(row, x, n_cols) -> f32                       one row times one token
+    prepare_block, multiply_prepared                     what stands in for unpack_block and multiply_block where tokens
+                                                         are few: the panel may then hold whatever the two agree on
     """
     n_tokens = field(step, field(args, COUNT_FIELD))
     if n_tokens == 0:
@@ -218,7 +253,7 @@ def run_matmul(args, step, member, counter, block, sizes, parts, unpack_block, m
             continue
         if n_tokens <= FEW_TOKENS:
             _rows_few_tokens(
-                args, first, stop, n_tokens, sums, panel, block, sizes, parts, unpack_block, multiply_block
+                args, first, stop, n_tokens, sums, panel, block, sizes, parts, prepare_block, multiply_prepared
             )
         else:
             _rows_many_tokens(

@@ -100,18 +100,18 @@ def test_work_is_shared_in_whole_panels(weights: Weights, n_members: int) -> Non
         assert record[matmul.SHARE] == 2 * n_members
 
 
-def test_panels_have_room_for_the_widest_matrix(weights: Weights) -> None:
+def test_scratch_has_room_for_the_widest_matrix(weights: Weights) -> None:
     program = empty_program(3)
     layer = weights.layers[0]
     readers: tuple[Matrix, ...] = (layer.ffn_gate, layer.ffn_down)
     for matrix in readers:
         program.matmul(matrix, rows_for(2, matrix.n_cols, matrix), into=rows_for(2, matrix.n_rows))
     program.array()
-    needed = max(FORMATS[matrix.type.name].panel_bytes(matrix.n_cols) for matrix in readers)
-    strides = {int(record[matmul.PANEL_STRIDE]) for record in program._matmul_records}
+    needed = max(FORMATS[matrix.type.name].scratch_bytes(matrix.n_cols) for matrix in readers)
+    strides = {int(record[matmul.SCRATCH_STRIDE]) for record in program._matmul_records}
     assert len(strides) == 1
     assert strides.pop() >= needed
-    assert all(record[matmul.PANEL] % 64 == 0 for record in program._matmul_records)
+    assert all(record[matmul.SCRATCH] % 64 == 0 for record in program._matmul_records)
 
 
 def test_norm_weights_are_padded_with_zeros(weights: Weights) -> None:

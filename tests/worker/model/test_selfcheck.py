@@ -58,7 +58,7 @@ def test_all_types_in_one_model_pass_with_f32_keys(tmp_path: Path) -> None:
     check(shaped_gguf.write(tmp_path / "model.gguf", Type.Q4_K, mixed=mixed), "f32")
 
 
-@pytest.mark.parametrize("matmul", [wrong_ops.matmul_whose_rows_differ, wrong_ops.matmul_of_the_last_block])
+@pytest.mark.parametrize("matmul", [wrong_ops.matmul_whose_rows_differ, wrong_ops.matmul_of_the_first_block])
 def test_a_wrong_product_is_named(matmul: Any, q8_0: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(FORMATS, "Q8_0", replace(FORMATS["Q8_0"], matmul=matmul))
     with pytest.raises(KernelMismatch, match=f"{matmul.__name__}, compiled for {CPU.level}"):

@@ -108,8 +108,13 @@ def test_tensors_that_say_nothing_new_are_passed_over(tmp_path: Path) -> None:
 
 
 def test_an_unsupported_type_names_the_supported_ones(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedQuantization, match=r"is Q5_0; supported are F32, F16, .*Q4_K, .*Q6_K"):
-        weights_of(tmp_path, kind=Type.Q5_0)
+    path = tiny_gguf.write(tmp_path / "a.gguf", kind=Type.F32)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"blk.0.attn_q.weight") + len(b"blk.0.attn_q.weight") + 4 + 2 * 8
+    data[at : at + 4] = int(GGMLType.I32).to_bytes(4, "little")  # as long as F32
+    path.write_bytes(data)
+    with pytest.raises(UnsupportedQuantization, match=r"is I32; supported are F32, F16, .*Q4_K, .*Q6_K"):
+        open_model(path)
 
 
 def test_a_quantised_norm_is_refused(tmp_path: Path) -> None:

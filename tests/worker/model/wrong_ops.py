@@ -3,7 +3,6 @@
 from woolly_worker.kernels.formats import q8_0
 from woolly_worker.kernels.jit import inline, op
 from woolly_worker.kernels.matmul import run_matmul
-from woolly_worker.kernels.simd.tiles import zeros_f32_like
 
 
 @inline
@@ -13,26 +12,36 @@ def row_dot_and_a_bit(row, x, n_cols):
 
 
 @inline
-def skip_block(panel, x, x_stride, acc):
-    """Nothing but the last block counts."""
-    return q8_0.multiply_block(panel, x, x_stride, zeros_f32_like(acc))
+def multiply_the_first_block(panel, x, i, x_stride, acc):
+    """Nothing but the first block counts."""
+    if i == 0:
+        return q8_0.multiply_block(panel, x, i, x_stride, acc)
+    return acc
 
 
 @inline
-def row_dot_of_the_last_block(row, x, n_cols):
-    n_blocks = n_cols // q8_0.BLOCK
-    return q8_0.row_dot(row + (n_blocks - 1) * q8_0.SIZES[0], x + (n_blocks - 1) * q8_0.SIZES[2], q8_0.BLOCK)
+def row_dot_of_the_first_block(row, x, n_cols):
+    return q8_0.row_dot(row, x, q8_0.BLOCK)
 
 
 @op
 def matmul_whose_rows_differ(args, step, member, counter):
     run_matmul(
-        args, step, member, counter, q8_0.BLOCK, q8_0.SIZES, q8_0.unpack_block, q8_0.multiply_block, row_dot_and_a_bit
+        args,
+        step,
+        member,
+        counter,
+        q8_0.BLOCK,
+        q8_0.SIZES,
+        q8_0.PARTS,
+        q8_0.unpack_block,
+        q8_0.multiply_block,
+        row_dot_and_a_bit,
     )
 
 
 @op
-def matmul_of_the_last_block(args, step, member, counter):
+def matmul_of_the_first_block(args, step, member, counter):
     """Rows and panels agree, and are wrong."""
     run_matmul(
         args,
@@ -41,9 +50,10 @@ def matmul_of_the_last_block(args, step, member, counter):
         counter,
         q8_0.BLOCK,
         q8_0.SIZES,
+        q8_0.PARTS,
         q8_0.unpack_block,
-        skip_block,
-        row_dot_of_the_last_block,
+        multiply_the_first_block,
+        row_dot_of_the_first_block,
     )
 
 

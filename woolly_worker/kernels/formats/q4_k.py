@@ -16,7 +16,7 @@ from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUMS32, 
 from woolly_worker.kernels.formats.format import Format
 from woolly_worker.kernels.formats.fours import PARTS, dot_in_fours_with_mins
 from woolly_worker.kernels.jit import inline, kernel, op
-from woolly_worker.kernels.matmul import run_embedding, run_matmul
+from woolly_worker.kernels.matmul import run_embedding, run_matmul_in_place
 from woolly_worker.kernels.simd import (
     add,
     and_bits,
@@ -33,6 +33,7 @@ from woolly_worker.kernels.simd import (
     load_i8x32,
     load_i8x64,
     load_i32x16,
+    load_i64,
     load_quarters,
     load_u8,
     low_halves_f32,
@@ -48,6 +49,7 @@ from woolly_worker.kernels.simd import (
     splat_f32x16,
     spread,
     store,
+    store_i64,
     sub,
     sums_of_four,
     to_f32,
@@ -61,6 +63,7 @@ from woolly_worker.kernels.simd.tiles import (
     add_product_each,
     dot_groups,
     dot_pairs,
+    dot_vector_each,
     gather_columns,
     vector_of,
     zeros_i32_like,
@@ -141,9 +144,66 @@ def multiply_block(panel, x, i, x_stride, acc):
     for j in range(8):
         s = dot_groups(zeros_i32_like(acc), panel + 512 * j, x + 32 * j, x_stride, 8)
         total = add_product_each(total, s, load_i32x16(panel + PANEL_SCALES + 64 * j))
+    return _add_to_floats(panel, x, x_stride, acc, total)
+
+
+@inline
+def _add_to_floats(panel, x, x_stride, acc, total):
+    """The block's float steps: its scaled sums, then its mins."""
     mins = dot_pairs(zeros_i32_like(acc), panel + PANEL_MINS, x + Q8K_SUMS32, x_stride, 4)
     acc = accumulate_each(acc, load_f32x16(panel + PANEL_D), x + Q8K_SCALE, x_stride, total)
     return accumulate_each(acc, negate(load_f32x16(panel + PANEL_DMIN)), x + Q8K_SCALE, x_stride, mins)
+
+
+@inline
+def prepare_block(block, row_bytes, ahead, panel):
+    """For few tokens: only the scales go into the panel, and where the rows lie instead of their values."""
+    for line in range(36):  # 16 * 144 bytes of the next sixteen rows, see unpack_block
+        prefetch(ahead + 64 * line)
+    store_i64(panel, block)
+    store_i64(panel + 8, row_bytes)
+    head = gather_columns(block, row_bytes)
+    unpack_scales(vector_of(head, 0), vector_of(head, 1), vector_of(head, 2), vector_of(head, 3), panel)
+
+
+@inline
+def _low(q, k):
+    return and_bits(vector_of(q, k), 0x0F0F0F0F)
+
+
+@inline
+def _high(q, k):
+    return and_bits(shift_right(vector_of(q, k), 4), 0x0F0F0F0F)
+
+
+@inline
+def multiply_prepared(panel, x, i, x_stride, acc):
+    """multiply_block without stored values: 32 bytes of sixteen rows stay in registers for two sub-blocks."""
+    block, row_bytes = load_i64(panel), load_i64(panel + 8)
+    x += i * Q8K_BYTES
+    total = zeros_i32_like(acc)
+    for c in range(4):
+        u, v = gather_columns(block + 16 + 32 * c, row_bytes), gather_columns(block + 32 + 32 * c, row_bytes)
+        y, scales = x + 64 * c, panel + PANEL_SCALES + 128 * c
+        s = dot_vector_each(zeros_i32_like(acc), _low(u, 0), y, x_stride)
+        s = dot_vector_each(s, _low(u, 1), y + 4, x_stride)
+        s = dot_vector_each(s, _low(u, 2), y + 8, x_stride)
+        s = dot_vector_each(s, _low(u, 3), y + 12, x_stride)
+        s = dot_vector_each(s, _low(v, 0), y + 16, x_stride)
+        s = dot_vector_each(s, _low(v, 1), y + 20, x_stride)
+        s = dot_vector_each(s, _low(v, 2), y + 24, x_stride)
+        s = dot_vector_each(s, _low(v, 3), y + 28, x_stride)
+        total = add_product_each(total, s, load_i32x16(scales))
+        s = dot_vector_each(zeros_i32_like(acc), _high(u, 0), y + 32, x_stride)
+        s = dot_vector_each(s, _high(u, 1), y + 36, x_stride)
+        s = dot_vector_each(s, _high(u, 2), y + 40, x_stride)
+        s = dot_vector_each(s, _high(u, 3), y + 44, x_stride)
+        s = dot_vector_each(s, _high(v, 0), y + 48, x_stride)
+        s = dot_vector_each(s, _high(v, 1), y + 52, x_stride)
+        s = dot_vector_each(s, _high(v, 2), y + 56, x_stride)
+        s = dot_vector_each(s, _high(v, 3), y + 60, x_stride)
+        total = add_product_each(total, s, load_i32x16(scales + 64))
+    return _add_to_floats(panel, x, x_stride, acc, total)
 
 
 @inline
@@ -246,7 +306,20 @@ SIZES = (BLOCK_BYTES, PANEL_BLOCK_BYTES)
 
 @op
 def matmul_q4_k(args, step, member, counter):
-    run_matmul(args, step, member, counter, BLOCK, SIZES, PARTS, unpack_block, multiply_block, row_dot)
+    run_matmul_in_place(
+        args,
+        step,
+        member,
+        counter,
+        BLOCK,
+        SIZES,
+        PARTS,
+        unpack_block,
+        multiply_block,
+        row_dot,
+        prepare_block,
+        multiply_prepared,
+    )
 
 
 @op

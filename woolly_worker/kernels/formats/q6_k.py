@@ -119,18 +119,23 @@ def _unpack_scales(four, panel, j):
 
 
 @inline
-def unpack_block(block, row_bytes, ahead, panel):
-    """One block of sixteen rows into a panel: values 0..63 as [64 groups][16 rows][4 columns] u8, then scales and d."""
-    for line in range(53):  # 16 * 210 bytes of the next sixteen rows, see q4_k
-        prefetch(ahead + 64 * line)
-    _unpack_half(block, block + QH, row_bytes, panel)
-    _unpack_half(block + 64, block + QH + 32, row_bytes, panel + 2048)
+def _unpack_all_scales(block, row_bytes, panel):
     scales = gather_columns(block + SCALES, row_bytes)
     _unpack_scales(vector_of(scales, 0), panel, 0)
     _unpack_scales(vector_of(scales, 1), panel, 1)
     _unpack_scales(vector_of(scales, 2), panel, 2)
     _unpack_scales(vector_of(scales, 3), panel, 3)
     store(panel + PANEL_D, gather_halves_f32(block + D, row_bytes))
+
+
+@inline
+def unpack_block(block, row_bytes, ahead, panel):
+    """One block of sixteen rows into a panel: values 0..63 as [64 groups][16 rows][4 columns] u8, then scales and d."""
+    for line in range(53):  # 16 * 210 bytes of the next sixteen rows, see q4_k
+        prefetch(ahead + 64 * line)
+    _unpack_half(block, block + QH, row_bytes, panel)
+    _unpack_half(block + 64, block + QH + 32, row_bytes, panel + 2048)
+    _unpack_all_scales(block, row_bytes, panel)
 
 
 @inline
@@ -141,6 +146,12 @@ def multiply_block(panel, x, i, x_stride, acc):
     for j in range(16):
         s = dot_groups(zeros_i32_like(acc), panel + 256 * j, x + 16 * j, x_stride, 4)
         total = add_product_each(total, s, load_i32x16(panel + PANEL_SCALES + 64 * j))
+    return _add_to_floats(panel, x, x_stride, acc, total)
+
+
+@inline
+def _add_to_floats(panel, x, x_stride, acc, total):
+    """The offset of every q leaves, then the block's float step."""
     offsets = dot_pairs(zeros_i32_like(acc), panel + PANEL_PAIRS, x + Q8K_SUMS16, x_stride, 8)
     total = sub_scaled_each(total, offsets, 32)
     return accumulate_each(acc, load_f32x16(panel + PANEL_D), x + Q8K_SCALE, x_stride, total)

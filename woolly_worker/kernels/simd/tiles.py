@@ -117,6 +117,20 @@ def dot_groups(typing_context: Any, acc: Any, panel: Any, x: Any, stride: Any, n
 
 
 @verb
+def dot_vector_each(typing_context: Any, acc: Any, vector: Any, x: Any, stride: Any) -> Any:
+    """acc[t] += vector . x[t] for one group of four columns: `vector` has them for sixteen rows, see dot_groups."""
+
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        results = []
+        for t, a in enumerate(_unpack(b, args[0])):
+            values = _splat_load(b, _at(b, args[2], t, args[3]), I32, acc.vec.n)
+            results.append(dot_u8i8_ir(b, a, args[1], values))
+        return _pack(b, results)
+
+    return acc(acc, vector, types.intp, types.intp), emit
+
+
+@verb
 def dot_pairs(typing_context: Any, acc: Any, panel: Any, x: Any, stride: Any, n_pairs: Any) -> Any:
     """acc[t] += panel . x[t] over n_pairs pairs of 16-bit integers; the layout of dot_groups with pairs for bytes."""
     if not isinstance(n_pairs, types.IntegerLiteral):
