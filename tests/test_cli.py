@@ -244,10 +244,15 @@ def test_inspect_describes_what_it_cannot_run(tmp_path: Path) -> None:
 
 
 def test_inspect_names_an_unsupported_type(tmp_path: Path) -> None:
-    report = json.loads(woolly("inspect", str(write_model(tmp_path / "q5.gguf", kind="Q5_1")), "--json").stdout)
+    path = write_model(tmp_path / "i32.gguf", kind="F32")
+    data = bytearray(path.read_bytes())
+    at = data.index(b"blk.0.attn_q.weight") + len(b"blk.0.attn_q.weight") + 4 + 2 * 8
+    data[at : at + 4] = (26).to_bytes(4, "little")  # I32, as long as F32
+    path.write_bytes(data)
+    report = json.loads(woolly("inspect", str(path), "--json").stdout)
     assert not report["runs"]
-    assert "Q5_1" in report["reason"]
-    assert {group["type"]: group["supported"] for group in report["tensors"]} == {"Q5_1": False, "F32": True}
+    assert "I32" in report["reason"]
+    assert {group["type"]: group["supported"] for group in report["tensors"]} == {"I32": False, "F32": True}
 
 
 def test_up_refuses_a_taken_port(model: Path, tmp_path: Path) -> None:
