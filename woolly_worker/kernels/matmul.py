@@ -65,7 +65,7 @@ def take_rows(args, counter):
 
 
 @inline
-def _rows_one_by_one(args, first, last, n_tokens, row_dot):
+def rows_one_by_one(args, first, last, n_tokens, row_dot):
     w, row_bytes, n_cols = field(args, WEIGHTS), field(args, ROW_BYTES), field(args, N_COLS)
     x, x_stride = field(args, X), field(args, X_STRIDE)
     out, out_stride = field(args, OUT), field(args, OUT_STRIDE)
@@ -249,7 +249,7 @@ def run_matmul_in_place(
             return
         stop = min(last, whole)
         if n_tokens == 1:
-            _rows_one_by_one(args, first, last, 1, row_dot)
+            rows_one_by_one(args, first, last, 1, row_dot)
             continue
         if n_tokens <= FEW_TOKENS:
             _rows_few_tokens(
@@ -259,7 +259,7 @@ def run_matmul_in_place(
             _rows_many_tokens(
                 args, first, stop, n_tokens, sums, panel, block, sizes, parts, unpack_block, multiply_block
             )
-        _rows_one_by_one(args, max(first, whole), last, n_tokens, row_dot)
+        rows_one_by_one(args, max(first, whole), last, n_tokens, row_dot)
 
 
 # Fields of an embedding's argument record; the first three are a matmul's.

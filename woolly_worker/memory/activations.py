@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 ALIGNMENT = 64  # a cache line, and the widest vector
+PAGE = 4096  # bytes: addresses so far apart compete for the same few places of an L1 cache
 
 
 def aligned_zeros(n_bytes: int) -> npt.NDArray[np.uint8]:
@@ -18,12 +19,18 @@ def aligned_zeros(n_bytes: int) -> npt.NDArray[np.uint8]:
 
 
 class Buffer:
-    """`n_rows` rows of `row_bytes` bytes, one after the other; `stride` is row_bytes rounded up to a cache line."""
+    """`n_rows` rows of `row_bytes` bytes, one after the other.
+
+    `stride` is row_bytes rounded up to a cache line, and one more where it would be whole pages: kernels read the same
+    column of several rows together.
+    """
 
     __slots__ = ("address", "memory", "n_bytes", "stride")
 
     def __init__(self, n_rows: int, row_bytes: int) -> None:
         self.stride = -(-row_bytes // ALIGNMENT) * ALIGNMENT
+        if self.stride % PAGE == 0:
+            self.stride += ALIGNMENT
         self.n_bytes = n_rows * self.stride
         self.memory = aligned_zeros(self.n_bytes)
         self.address: int = self.memory.ctypes.data

@@ -5,22 +5,10 @@ of sixteen long. Tiles share a row's load among tokens, which changes nothing fo
 """
 
 from woolly_worker.kernels.activations import Activation
+from woolly_worker.kernels.formats.float_loops import SUMS_BYTES, run_float_matmul
 from woolly_worker.kernels.formats.format import Format
 from woolly_worker.kernels.jit import inline, kernel, op
-from woolly_worker.kernels.matmul import (
-    ADD_TO_OUT,
-    COUNT_FIELD,
-    N_COLS,
-    N_ROWS,
-    OUT,
-    OUT_STRIDE,
-    ROW_BYTES,
-    WEIGHTS,
-    X_STRIDE,
-    X,
-    run_embedding,
-    take_rows,
-)
+from woolly_worker.kernels.matmul import run_embedding
 from woolly_worker.kernels.simd import (
     as_f16x16,
     as_f32x16,
@@ -38,43 +26,6 @@ from woolly_worker.kernels.simd import (
     zero_extend,
     zero_f32x16,
 )
-from woolly_worker.kernels.simd.tiles import fma_load_each, store_sums_each, zeros_f32
-from woolly_worker.kernels.step import field
-
-
-@inline
-def _row_times_tile(row, x, x_stride, n_cols, size, load, load_first, acc):
-    whole = n_cols - n_cols % 16
-    for k in range(0, whole, 16):
-        acc = fma_load_each(acc, load(row + size * k), x + 4 * k, x_stride)
-    if whole < n_cols:  # the activations' rows are padded with zeros; the weights' are not
-        acc = fma_load_each(acc, load_first(row + size * whole, n_cols - whole), x + 4 * whole, x_stride)
-    return acc
-
-
-@inline
-def run_float_matmul(args, step, counter, size, load, load_first):
-    """The body of a float matmul operation; `size` is the bytes of a weight, `load` reads sixteen as f32."""
-    n_tokens = field(step, field(args, COUNT_FIELD))
-    n_rows, n_cols = field(args, N_ROWS), field(args, N_COLS)
-    w, row_bytes = field(args, WEIGHTS), field(args, ROW_BYTES)
-    x, x_stride = field(args, X), field(args, X_STRIDE)
-    out, out_stride, adding = field(args, OUT), field(args, OUT_STRIDE), field(args, ADD_TO_OUT)
-    while True:
-        first, last = take_rows(args, counter)
-        if first >= n_rows:
-            return
-        for r in range(first, last):
-            row, place = w + r * row_bytes, out + 4 * r
-            t = 0
-            while t + 8 <= n_tokens:
-                acc = _row_times_tile(row, x + t * x_stride, x_stride, n_cols, size, load, load_first, zeros_f32(8))
-                store_sums_each(place + t * out_stride, out_stride, acc, adding)
-                t += 8
-            while t < n_tokens:
-                one = _row_times_tile(row, x + t * x_stride, x_stride, n_cols, size, load, load_first, zeros_f32(1))
-                store_sums_each(place + t * out_stride, out_stride, one, adding)
-                t += 1
 
 
 @inline
@@ -139,7 +90,7 @@ def row_dot_f32(row, x, n_cols):
 
 @op
 def matmul_f32(args, step, member, counter):
-    run_float_matmul(args, step, counter, 4, _load_f32, _load_first_f32)
+    run_float_matmul(args, step, member, counter, 4, _load_f32, _load_first_f32, row_dot_f32)
 
 
 @op
@@ -159,7 +110,7 @@ def row_dot_f16(row, x, n_cols):
 
 @op
 def matmul_f16(args, step, member, counter):
-    run_float_matmul(args, step, counter, 2, _load_f16, _load_first_f16)
+    run_float_matmul(args, step, member, counter, 2, _load_f16, _load_first_f16, row_dot_f16)
 
 
 @op
@@ -179,7 +130,7 @@ def row_dot_bf16(row, x, n_cols):
 
 @op
 def matmul_bf16(args, step, member, counter):
-    run_float_matmul(args, step, counter, 2, _load_bf16, _load_first_bf16)
+    run_float_matmul(args, step, member, counter, 2, _load_bf16, _load_first_bf16, row_dot_bf16)
 
 
 @op
@@ -187,6 +138,6 @@ def embed_bf16(args, step, member, counter):
     run_embedding(args, step, counter, dequantize_bf16)
 
 
-F32 = Format("F32", 1, 4, Activation.F32, matmul_f32, embed_f32, dequantize_f32, row_dot_f32)
-F16 = Format("F16", 1, 2, Activation.F32, matmul_f16, embed_f16, dequantize_f16, row_dot_f16)
-BF16 = Format("BF16", 1, 2, Activation.F32, matmul_bf16, embed_bf16, dequantize_bf16, row_dot_bf16)
+F32 = Format("F32", 1, 4, Activation.F32, matmul_f32, embed_f32, dequantize_f32, row_dot_f32, tile_bytes=SUMS_BYTES)
+F16 = Format("F16", 1, 2, Activation.F32, matmul_f16, embed_f16, dequantize_f16, row_dot_f16, tile_bytes=SUMS_BYTES)
+BF16 = Format("BF16", 1, 2, Activation.F32, matmul_bf16, embed_bf16, dequantize_bf16, row_dot_bf16, tile_bytes=SUMS_BYTES)

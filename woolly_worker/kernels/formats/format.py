@@ -23,7 +23,8 @@ class Format:
     row_dot: Callable[[int, int, int], Any]  # (row address, activations, n_cols) -> f32, callable from Python
     panel_block_bytes: int = 0  # bytes a quant block of sixteen rows takes in a panel; 0: the format needs none
     parts: int = 0  # partial sums of a row, see matmul.py
+    tile_bytes: int = 0  # scratch for the sums of a tile, where they do not stay in registers
 
     def scratch_bytes(self, n_cols: int) -> int:
         """Scratch that one member of the team needs to multiply a matrix with rows of n_cols weights."""
-        return sums_bytes(self.parts) + n_cols // self.block * self.panel_block_bytes
+        return self.tile_bytes + sums_bytes(self.parts) + n_cols // self.block * self.panel_block_bytes
