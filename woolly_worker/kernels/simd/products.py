@@ -11,8 +11,8 @@ from numba.core import types
 
 from woolly_worker.kernels.cpu import CPU
 from woolly_worker.kernels.simd.lowering import Builder, Value, call_ir, load_ir, shuffle_ir, verb
-from woolly_worker.kernels.simd.tiles import _at, _pack, _unpack
-from woolly_worker.kernels.simd.vectors import I64, Tile, f32x16
+from woolly_worker.kernels.simd.tiles import at_ir, pack_ir, unpack_ir
+from woolly_worker.kernels.simd.vectors import Tile, f32x16
 
 # The largest tile that leaves registers for a vector of each row and one of a token: 24 + 4 + 1 of 32 that hold sixteen
 # floats; with sixteen registers of eight floats, 2 * 4 + 2 * 2 + 2.
@@ -31,13 +31,13 @@ def zero_products(typing_context: Any, n_tokens: Any) -> Any:
 @verb
 def two_vectors(typing_context: Any, x: Any, y: Any) -> Any:
     """A tile."""
-    return Tile(x, 2)(x, x), lambda context, b, sig, args: _pack(b, list(args))
+    return Tile(x, 2)(x, x), lambda context, b, sig, args: pack_ir(b, list(args))
 
 
 @verb
 def four_vectors(typing_context: Any, x: Any, y: Any, z: Any, w: Any) -> Any:
     """A tile."""
-    return Tile(x, 4)(x, x, x, x), lambda context, b, sig, args: _pack(b, list(args))
+    return Tile(x, 4)(x, x, x, x), lambda context, b, sig, args: pack_ir(b, list(args))
 
 
 @verb
@@ -46,13 +46,13 @@ def fma_products(typing_context: Any, acc: Any, rows: Any, x: Any, stride: Any) 
     n_tokens = acc.n // rows.n
 
     def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
-        accs, vectors = _unpack(b, args[0]), _unpack(b, args[1])
+        accs, vectors = unpack_ir(b, args[0]), unpack_ir(b, args[1])
         for t in range(n_tokens):
-            values = load_ir(b, _at(b, args[2], t, args[3]), f32x16.llvm)
+            values = load_ir(b, at_ir(b, args[2], t, args[3]), f32x16.llvm)
             for r, vector in enumerate(vectors):
                 i = r * n_tokens + t
                 accs[i] = call_ir(b, "llvm.fma.v16f32", f32x16.llvm, vector, values, accs[i])
-        return _pack(b, accs)
+        return pack_ir(b, accs)
 
     return acc(acc, rows, types.intp, types.intp), emit
 
@@ -74,7 +74,7 @@ def sums_of_sixteen(typing_context: Any, address: Any, stride: Any) -> Any:
     """
 
     def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
-        vectors = [load_ir(b, _at(b, args[0], i, args[1]), f32x16.llvm) for i in range(16)]
+        vectors = [load_ir(b, at_ir(b, args[0], i, args[1]), f32x16.llvm) for i in range(16)]
         lanes = 16
         while lanes > 1:
             vectors = [_fold_pair_ir(b, vectors[i], vectors[i + 1], lanes) for i in range(0, len(vectors), 2)]

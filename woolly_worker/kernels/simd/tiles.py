@@ -33,18 +33,18 @@ from woolly_worker.kernels.simd.vectors import I32, I64, Tile, Vec, f32x16, i32x
 F32 = ir.FloatType()
 
 
-def _unpack(b: Builder, tile: Value) -> list[Value]:
+def unpack_ir(b: Builder, tile: Value) -> list[Value]:
     return [b.extract_value(tile, i) for i in range(tile.type.count)]
 
 
-def _pack(b: Builder, vectors: list[Value]) -> Value:
+def pack_ir(b: Builder, vectors: list[Value]) -> Value:
     tile = ir.Constant(ir.ArrayType(vectors[0].type, len(vectors)), ir.Undefined)
     for i, vector in enumerate(vectors):
         tile = b.insert_value(tile, vector, i)
     return tile
 
 
-def _at(b: Builder, base: Value, index: int, stride: Value) -> Value:
+def at_ir(b: Builder, base: Value, index: int, stride: Value) -> Value:
     return b.add(base, b.mul(stride, I64(index)))
 
 
@@ -103,15 +103,15 @@ def dot_groups(typing_context: Any, acc: Any, panel: Any, x: Any, stride: Any, n
 
     def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
         zero = ir.Constant(acc.vec.llvm, None)
-        chains = [_unpack(b, args[0]), *([zero] * acc.n for _ in range(n_chains - 1))]
-        tokens = [_at(b, args[2], t, args[3]) for t in range(acc.n)]
+        chains = [unpack_ir(b, args[0]), *([zero] * acc.n for _ in range(n_chains - 1))]
+        tokens = [at_ir(b, args[2], t, args[3]) for t in range(acc.n)]
         for g in range(groups):
             weights = load_ir(b, b.add(args[1], I64(64 * g)), acc.vec.llvm)
             accs = chains[g % n_chains]
             for t in range(acc.n):
                 values = _splat_load(b, b.add(tokens[t], I64(4 * g)), I32, acc.vec.n)
                 accs[t] = dot_u8i8_ir(b, accs[t], weights, values)
-        return _pack(b, [functools.reduce(b.add, chain) for chain in zip(*chains, strict=True)])
+        return pack_ir(b, [functools.reduce(b.add, chain) for chain in zip(*chains, strict=True)])
 
     return acc(acc, types.intp, types.intp, types.intp, n_groups), emit
 
@@ -122,10 +122,10 @@ def dot_vector_each(typing_context: Any, acc: Any, vector: Any, x: Any, stride: 
 
     def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
         results = []
-        for t, a in enumerate(_unpack(b, args[0])):
-            values = _splat_load(b, _at(b, args[2], t, args[3]), I32, acc.vec.n)
+        for t, a in enumerate(unpack_ir(b, args[0])):
+            values = _splat_load(b, at_ir(b, args[2], t, args[3]), I32, acc.vec.n)
             results.append(dot_u8i8_ir(b, a, args[1], values))
-        return _pack(b, results)
+        return pack_ir(b, results)
 
     return acc(acc, vector, types.intp, types.intp), emit
 
@@ -138,14 +138,14 @@ def dot_pairs(typing_context: Any, acc: Any, panel: Any, x: Any, stride: Any, n_
     pairs = n_pairs.literal_value
 
     def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
-        accs = _unpack(b, args[0])
-        tokens = [_at(b, args[2], t, args[3]) for t in range(acc.n)]
+        accs = unpack_ir(b, args[0])
+        tokens = [at_ir(b, args[2], t, args[3]) for t in range(acc.n)]
         for p in range(pairs):
             weights = load_ir(b, b.add(args[1], I64(64 * p)), acc.vec.llvm)
             for t in range(acc.n):
                 values = _splat_load(b, b.add(tokens[t], I64(4 * p)), I32, acc.vec.n)
                 accs[t] = dot_i16_ir(b, accs[t], weights, values)
-        return _pack(b, accs)
+        return pack_ir(b, accs)
 
     return acc(acc, types.intp, types.intp, types.intp, n_pairs), emit
 
@@ -154,8 +154,8 @@ def _each(vec_ir: Callable[[Builder, Value, Value, Value], Value]) -> Any:
     @verb
     def word(typing_context: Any, acc: Any, tile: Any, vector: Any) -> Any:
         def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
-            pairs = zip(_unpack(b, args[0]), _unpack(b, args[1]), strict=True)
-            return _pack(b, [vec_ir(b, a, v, args[2]) for a, v in pairs])
+            pairs = zip(unpack_ir(b, args[0]), unpack_ir(b, args[1]), strict=True)
+            return pack_ir(b, [vec_ir(b, a, v, args[2]) for a, v in pairs])
 
         return acc(acc, tile, vector), emit
 
@@ -173,8 +173,8 @@ def sub_scaled_each(typing_context: Any, acc: Any, tile: Any, literal: Any) -> A
     factor = literal.literal_value
 
     def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
-        pairs = zip(_unpack(b, args[0]), _unpack(b, args[1]), strict=True)
-        return _pack(b, [b.sub(a, b.mul(v, constant(v.type, factor))) for a, v in pairs])
+        pairs = zip(unpack_ir(b, args[0]), unpack_ir(b, args[1]), strict=True)
+        return pack_ir(b, [b.sub(a, b.mul(v, constant(v.type, factor))) for a, v in pairs])
 
     return acc(acc, tile, literal), emit
 
@@ -188,10 +188,10 @@ def sub_splat_each(typing_context: Any, acc: Any, x: Any, stride: Any, literal: 
 
     def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
         results = []
-        for t, a in enumerate(_unpack(b, args[0])):
-            value = load_ir(b, _at(b, args[1], t, args[2]), I32)
+        for t, a in enumerate(unpack_ir(b, args[0])):
+            value = load_ir(b, at_ir(b, args[1], t, args[2]), I32)
             results.append(b.sub(a, splat_ir(b, value if factor == 1 else b.mul(value, I32(factor)), acc.vec.n)))
-        return _pack(b, results)
+        return pack_ir(b, results)
 
     return acc(acc, types.intp, types.intp, literal), emit
 
@@ -205,10 +205,10 @@ def sub_shifted_each(typing_context: Any, acc: Any, x: Any, stride: Any, literal
 
     def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
         results = []
-        for t, a in enumerate(_unpack(b, args[0])):
-            value = b.ashr(load_ir(b, _at(b, args[1], t, args[2]), I32), n_bits)
+        for t, a in enumerate(unpack_ir(b, args[0])):
+            value = b.ashr(load_ir(b, at_ir(b, args[1], t, args[2]), I32), n_bits)
             results.append(b.sub(a, splat_ir(b, value, acc.vec.n)))
-        return _pack(b, results)
+        return pack_ir(b, results)
 
     return acc(acc, types.intp, types.intp, literal), emit
 
@@ -222,12 +222,12 @@ def accumulate_each(typing_context: Any, acc: Any, scale: Any, x: Any, stride: A
 
     def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
         results = []
-        pairs = zip(_unpack(b, args[0]), _unpack(b, args[4]), strict=True)
+        pairs = zip(unpack_ir(b, args[0]), unpack_ir(b, args[4]), strict=True)
         for t, (a, s) in enumerate(pairs):
-            token_scale = _splat_load(b, _at(b, args[2], t, args[3]), F32, acc.vec.n)
+            token_scale = _splat_load(b, at_ir(b, args[2], t, args[3]), F32, acc.vec.n)
             factor = b.fmul(args[1], token_scale)
             results.append(call_ir(b, "llvm.fma.v16f32", a.type, factor, b.sitofp(s, a.type), a))
-        return _pack(b, results)
+        return pack_ir(b, results)
 
     return acc(acc, scale, types.intp, types.intp, sums), emit
 
@@ -238,11 +238,11 @@ def accumulate_splat_each(typing_context: Any, acc: Any, m: Any, scales: Any, su
 
     def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
         results = []
-        for t, a in enumerate(_unpack(b, args[0])):
-            factor = b.fmul(args[1], _splat_load(b, _at(b, args[2], t, args[4]), F32, acc.vec.n))
-            total = b.sitofp(load_ir(b, _at(b, args[3], t, args[4]), I32), F32)
+        for t, a in enumerate(unpack_ir(b, args[0])):
+            factor = b.fmul(args[1], _splat_load(b, at_ir(b, args[2], t, args[4]), F32, acc.vec.n))
+            total = b.sitofp(load_ir(b, at_ir(b, args[3], t, args[4]), I32), F32)
             results.append(call_ir(b, "llvm.fma.v16f32", a.type, factor, splat_ir(b, total, acc.vec.n), a))
-        return _pack(b, results)
+        return pack_ir(b, results)
 
     return acc(acc, m, types.intp, types.intp, types.intp), emit
 
@@ -253,10 +253,10 @@ def fma_splat_each(typing_context: Any, acc: Any, vector: Any, x: Any, stride: A
 
     def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
         results = []
-        for t, a in enumerate(_unpack(b, args[0])):
-            value = _splat_load(b, _at(b, args[2], t, args[3]), F32, acc.vec.n)
+        for t, a in enumerate(unpack_ir(b, args[0])):
+            value = _splat_load(b, at_ir(b, args[2], t, args[3]), F32, acc.vec.n)
             results.append(call_ir(b, "llvm.fma.v16f32", a.type, args[1], value, a))
-        return _pack(b, results)
+        return pack_ir(b, results)
 
     return acc(acc, vector, types.intp, types.intp), emit
 
@@ -267,10 +267,10 @@ def _dot_splat_each(dot_ir: Callable[[Builder, Value, Value, Value], Value], doc
         def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
             weights = b.bitcast(args[1], acc.vec.llvm)
             results = []
-            for t, a in enumerate(_unpack(b, args[0])):
-                values = _splat_load(b, _at(b, args[2], t, args[3]), I32, acc.vec.n)
+            for t, a in enumerate(unpack_ir(b, args[0])):
+                values = _splat_load(b, at_ir(b, args[2], t, args[3]), I32, acc.vec.n)
                 results.append(dot_ir(b, a, weights, values))
-            return _pack(b, results)
+            return pack_ir(b, results)
 
         return acc(acc, vector, types.intp, types.intp), emit
 
@@ -290,10 +290,10 @@ def fma_load_each(typing_context: Any, acc: Any, vector: Any, x: Any, stride: An
 
     def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
         results = []
-        for t, a in enumerate(_unpack(b, args[0])):
-            values = load_ir(b, _at(b, args[2], t, args[3]), a.type)
+        for t, a in enumerate(unpack_ir(b, args[0])):
+            values = load_ir(b, at_ir(b, args[2], t, args[3]), a.type)
             results.append(call_ir(b, "llvm.fma.v16f32", a.type, args[1], values, a))
-        return _pack(b, results)
+        return pack_ir(b, results)
 
     return acc(acc, vector, types.intp, types.intp), emit
 
@@ -303,8 +303,8 @@ def store_each(typing_context: Any, address: Any, stride: Any, tile: Any) -> Any
     """tile[t] to address + t * stride."""
 
     def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
-        for t, v in enumerate(_unpack(b, args[2])):
-            store_ir(b, _at(b, args[0], t, args[1]), v)
+        for t, v in enumerate(unpack_ir(b, args[2])):
+            store_ir(b, at_ir(b, args[0], t, args[1]), v)
         return context.get_dummy_value()
 
     return types.void(types.intp, types.intp, tile), emit
@@ -316,7 +316,7 @@ def load_each(typing_context: Any, address: Any, stride: Any, like: Any) -> Any:
     tile = Tile(f32x16, like.n)
 
     def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
-        return _pack(b, [load_ir(b, _at(b, args[0], t, args[1]), f32x16.llvm) for t in range(like.n)])
+        return pack_ir(b, [load_ir(b, at_ir(b, args[0], t, args[1]), f32x16.llvm) for t in range(like.n)])
 
     return tile(types.intp, types.intp, like), emit
 
@@ -325,7 +325,7 @@ def load_each(typing_context: Any, address: Any, stride: Any, like: Any) -> Any:
 def add_each(typing_context: Any, x: Any, y: Any) -> Any:
     def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
         add = b.fadd if x.vec.element == "f32" else b.add
-        return _pack(b, [add(u, v) for u, v in zip(_unpack(b, args[0]), _unpack(b, args[1]), strict=True)])
+        return pack_ir(b, [add(u, v) for u, v in zip(unpack_ir(b, args[0]), unpack_ir(b, args[1]), strict=True)])
 
     return x(x, x), emit
 
@@ -350,7 +350,7 @@ def gather_columns(typing_context: Any, address: Any, stride: Any) -> Any:
 
     def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
         row = ir.VectorType(I32, 4)
-        rows = [load_ir(b, _at(b, args[0], r, args[1]), row) for r in range(16)]
+        rows = [load_ir(b, at_ir(b, args[0], r, args[1]), row) for r in range(16)]
 
         def stack(parts: list[Value]) -> Value:
             low = shuffle_ir(b, parts[0], parts[1], list(range(8)))
@@ -372,7 +372,7 @@ def gather_columns(typing_context: Any, address: Any, stride: Any) -> Any:
             shuffle_ir(b, t1, t3, first),
             shuffle_ir(b, t1, t3, last),
         ]
-        return _pack(b, columns)
+        return pack_ir(b, columns)
 
     return tile(types.intp, types.intp), emit
 
@@ -384,7 +384,7 @@ def gather_halves_f32(typing_context: Any, address: Any, stride: Any) -> Any:
     def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
         halves = ir.Constant(ir.VectorType(ir.HalfType(), 16), ir.Undefined)
         for r in range(16):
-            half = load_ir(b, _at(b, args[0], r, args[1]), ir.HalfType())
+            half = load_ir(b, at_ir(b, args[0], r, args[1]), ir.HalfType())
             halves = b.insert_element(halves, half, I32(r))
         return extend_half_ir(b, halves)
 
@@ -398,7 +398,7 @@ def gather_i32(typing_context: Any, address: Any, stride: Any) -> Any:
     def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
         words = ir.Constant(i32x16.llvm, ir.Undefined)
         for r in range(16):
-            words = b.insert_element(words, load_ir(b, _at(b, args[0], r, args[1]), I32), I32(r))
+            words = b.insert_element(words, load_ir(b, at_ir(b, args[0], r, args[1]), I32), I32(r))
         return words
 
     return i32x16(types.intp, types.intp), emit
@@ -410,8 +410,8 @@ def store_sums_each(typing_context: Any, address: Any, stride: Any, tile: Any, a
 
     def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
         adding = b.icmp_signed("!=", args[3], I64(0))
-        for t, v in enumerate(_unpack(b, args[2])):
-            place = _at(b, args[0], t, args[1])
+        for t, v in enumerate(unpack_ir(b, args[2])):
+            place = at_ir(b, args[0], t, args[1])
             total = reduce_ir(b, v, b.fadd)
             store_ir(b, place, b.select(adding, b.fadd(load_ir(b, place, F32), total), total))
         return context.get_dummy_value()
