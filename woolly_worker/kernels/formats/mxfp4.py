@@ -44,7 +44,7 @@ from woolly_worker.kernels.simd import (
     zero_i32x8,
     zero_i32x16,
 )
-from woolly_worker.kernels.simd.tiles import gather_columns, gather_i32, vector_of
+from woolly_worker.kernels.simd.tiles import gather_columns, gather_first_i32, gather_i32, vector_of
 
 BLOCK_BYTES = 17
 
@@ -87,8 +87,8 @@ def unpack_block(block, row_bytes, ahead, panel):
 
 
 @inline
-def _scales(block):
-    return _powers(and_bits(gather_i32(block, BLOCK_BYTES), 0xFF))
+def _scales(block, n):
+    return _powers(and_bits(gather_first_i32(block, BLOCK_BYTES, n), 0xFF))
 
 
 @inline
@@ -113,7 +113,7 @@ def _single(block, x):
 @inline
 def row_dot(row, x, n_cols):
     """One row times one token: `multiply_block` for a single lane, reading the bytes in place."""
-    return dot_in_sixteens(row, x, n_cols, BLOCK_BYTES, 128, _pair, _single, _scales, _scale)
+    return dot_in_sixteens(row, x, n_cols, BLOCK_BYTES, 128, _pair, _single, _scales)
 
 
 @kernel

@@ -43,7 +43,7 @@ from woolly_worker.kernels.simd import (
     zero_i32x8,
     zero_i32x16,
 )
-from woolly_worker.kernels.simd.tiles import gather_columns, gather_halves_f32, vector_of
+from woolly_worker.kernels.simd.tiles import gather_columns, gather_first_halves_f32, gather_halves_f32, vector_of
 
 BLOCK_BYTES = 18
 
@@ -80,19 +80,14 @@ def _single(block, x):
 
 
 @inline
-def _scales(block):
-    return gather_halves_f32(block, BLOCK_BYTES)
-
-
-@inline
-def _scale(block):
-    return load_f16(block)
+def _scales(block, n):
+    return gather_first_halves_f32(block, BLOCK_BYTES, n)
 
 
 @inline
 def row_dot(row, x, n_cols):
     """One row times one token: `multiply_block` for a single lane, reading the bytes in place."""
-    return dot_in_sixteens(row, x, n_cols, BLOCK_BYTES, 8, _pair, _single, _scales, _scale)
+    return dot_in_sixteens(row, x, n_cols, BLOCK_BYTES, 8, _pair, _single, _scales)
 
 
 @kernel

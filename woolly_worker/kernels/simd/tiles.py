@@ -377,31 +377,47 @@ def gather_columns(typing_context: Any, address: Any, stride: Any) -> Any:
     return tile(types.intp, types.intp), emit
 
 
+def _rows_ir(b: Builder, address: Value, stride: Value, n: Value, element: ir.Type) -> Value:
+    """One element from each of sixteen rows; of rows behind the first n, the n-th again."""
+    values = ir.Constant(ir.VectorType(element, 16), ir.Undefined)
+    last = b.mul(stride, b.sub(n, I64(1)))
+    for r in range(16):
+        offset = b.mul(stride, I64(r))
+        offset = b.select(b.icmp_signed("<", I64(r), n), offset, last)
+        values = b.insert_element(values, load_ir(b, b.add(address, offset), element), I32(r))
+    return values
+
+
 @verb
 def gather_halves_f32(typing_context: Any, address: Any, stride: Any) -> Any:
     """One f16 from each of sixteen rows, as an f32x16."""
 
     def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
-        halves = ir.Constant(ir.VectorType(ir.HalfType(), 16), ir.Undefined)
-        for r in range(16):
-            half = load_ir(b, at_ir(b, args[0], r, args[1]), ir.HalfType())
-            halves = b.insert_element(halves, half, I32(r))
-        return extend_half_ir(b, halves)
+        return extend_half_ir(b, _rows_ir(b, *args, I64(16), ir.HalfType()))
 
     return f32x16(types.intp, types.intp), emit
 
 
 @verb
-def gather_i32(typing_context: Any, address: Any, stride: Any) -> Any:
-    """One i32 from each of sixteen rows."""
+def gather_first_halves_f32(typing_context: Any, address: Any, stride: Any, n: Any) -> Any:
+    """The same of the first n rows, n > 0; nothing behind them is read, and the rest is the n-th again."""
 
     def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
-        words = ir.Constant(i32x16.llvm, ir.Undefined)
-        for r in range(16):
-            words = b.insert_element(words, load_ir(b, at_ir(b, args[0], r, args[1]), I32), I32(r))
-        return words
+        return extend_half_ir(b, _rows_ir(b, *args, ir.HalfType()))
 
-    return i32x16(types.intp, types.intp), emit
+    return f32x16(types.intp, types.intp, types.intp), emit
+
+
+@verb
+def gather_i32(typing_context: Any, address: Any, stride: Any) -> Any:
+    """One i32 from each of sixteen rows."""
+    return i32x16(types.intp, types.intp), lambda context, b, sig, args: _rows_ir(b, *args, I64(16), I32)
+
+
+@verb
+def gather_first_i32(typing_context: Any, address: Any, stride: Any, n: Any) -> Any:
+    """The same of the first n rows, see gather_first_halves_f32."""
+    return i32x16(types.intp, types.intp, types.intp), lambda context, b, sig, args: _rows_ir(b, *args, I32)
 
 
 @verb
