@@ -140,4 +140,6 @@ def embed_bf16(args, step, member, counter):
 
 F32 = Format("F32", 1, 4, Activation.F32, matmul_f32, embed_f32, dequantize_f32, row_dot_f32, tile_bytes=SUMS_BYTES)
 F16 = Format("F16", 1, 2, Activation.F32, matmul_f16, embed_f16, dequantize_f16, row_dot_f16, tile_bytes=SUMS_BYTES)
-BF16 = Format("BF16", 1, 2, Activation.F32, matmul_bf16, embed_bf16, dequantize_bf16, row_dot_bf16, tile_bytes=SUMS_BYTES)
+BF16 = Format(
+    "BF16", 1, 2, Activation.F32, matmul_bf16, embed_bf16, dequantize_bf16, row_dot_bf16, tile_bytes=SUMS_BYTES
+)

@@ -12,7 +12,7 @@ from numba.core import types
 from woolly_worker.kernels.cpu import CPU
 from woolly_worker.kernels.simd.lowering import Builder, Value, call_ir, load_ir, shuffle_ir, verb
 from woolly_worker.kernels.simd.tiles import _at, _pack, _unpack
-from woolly_worker.kernels.simd.vectors import I64, Tile, f32x16
+from woolly_worker.kernels.simd.vectors import Tile, f32x16
 
 # The largest tile that leaves registers for a vector of each row and one of a token: 24 + 4 + 1 of 32 that hold sixteen
 # floats; with sixteen registers of eight floats, 2 * 4 + 2 * 2 + 2.
