@@ -9,11 +9,13 @@ from quant_blocks import columns_to_try, random_rows
 from test_formats import ALL, activation
 
 from woolly_worker.kernels import matmul
+from woolly_worker.kernels.formats.float_loops import CHUNK_BYTES, LEAST_CHUNK
 from woolly_worker.kernels.formats.registry import FORMATS
 from woolly_worker.kernels.matmul import FEW_TOKENS
 from woolly_worker.kernels.step import N_LOGIT_ROWS, N_TOKENS, TOKEN_IDS
 
 Floats = npt.NDArray[np.float32]
+FLOATS = [name for name in ALL if FORMATS[name].block == 1]
 SPARE = 24  # bytes between the rows of the result that no one may write
 
 
@@ -120,6 +122,14 @@ def test_extreme_blocks_give_the_same_bits(name: str) -> None:
     signs[0], signs[1] = 1, -1
     product.x, _ = activation(format_, signs)
     assert same_bits(product.at_once(), product.one_by_one())
+
+
+@pytest.mark.parametrize("name", FLOATS)
+def test_chunks_of_tokens_take_turns(name: str) -> None:
+    """Rows so long that the tokens come in chunks of the least size, with two panels and some rows for each."""
+    n_cols = CHUNK_BYTES // (4 * LEAST_CHUNK) + 172
+    product = Product(name, 37, n_cols, 2 * LEAST_CHUNK + 3)
+    assert same_bits(product.at_once(least_take=1 << 10, n_members=2), product.one_by_one())
 
 
 @pytest.mark.parametrize("n_members", [1, 3])

@@ -21,8 +21,11 @@ def test_memory_is_aligned_zeroed_and_has_slack_behind(n_bytes: int) -> None:
         assert behind >= ALIGNMENT
 
 
-@pytest.mark.parametrize(("row_bytes", "stride"), [(1, 64), (64, 64), (65, 128), (4 * 172, 704)])
+@pytest.mark.parametrize(
+    ("row_bytes", "stride"), [(1, 64), (64, 64), (65, 128), (4 * 172, 704), (4096, 4160), (8130, 8256)]
+)
 def test_rows_of_a_buffer_start_on_cache_lines(row_bytes: int, stride: int) -> None:
+    """Whole pages get a line more: the same column of several rows would compete for a few places in L1."""
     buffer = Buffer(3, row_bytes)
     assert (buffer.stride, buffer.n_bytes) == (stride, 3 * stride)
     assert buffer.address % ALIGNMENT == 0
