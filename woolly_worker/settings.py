@@ -52,6 +52,10 @@ class WorkerSettings(BaseSettings):
     kv_dtype: Literal["f16", "f32", "q8_0", "q4_0"] = Field(
         "f16", description="how keys and values are stored: f16, f32, q8_0 or q4_0"
     )
+    mlock: bool = Field(
+        False, description="lock the weights in memory, so that the system never takes them away for something else"
+    )
+    huge_pages: bool = Field(False, description="ask for pages of 2 MB, for weights, keys, values and activations")
     prefix_cache: bool = Field(True, description="keep the KV blocks of past prompts and reuse equal beginnings")
     baseline: bool = Field(
         False,

@@ -106,10 +106,6 @@ class GGUFFile:
     def tensor_address(self, name: str) -> int:
         return self.address + self.tensors[name].offset
 
-    def will_need(self) -> None:
-        """Ask the kernel to read the whole file ahead, so that the first prompt does not wait page by page."""
-        self._map.madvise(mmap.MADV_WILLNEED)
-
     def close(self) -> None:
         """Unmap the file. While somebody still holds a view of it, the mapping lives on until that view is gone."""
         self.data = np.zeros(0, dtype=np.uint8)

@@ -78,6 +78,8 @@ class WorkerStats(_Announced):
     buffer_pool_bytes: int = Field(0, description="memory of the pool that scratch buffers are leased from")
     buffers: dict[str, BufferStats] = Field(default_factory=dict, description="scratch buffers, by size class")
     rss_bytes: int | None = None
+    locked_bytes: int | None = Field(None, description="memory that the system may not take away: WOOLLY_MLOCK")
+    huge_page_bytes: int | None = Field(None, description="memory in pages of 2 MB: WOOLLY_HUGE_PAGES, if it is set")
     cpu_seconds_total: float | None = None
     minor_faults_total: int | None = Field(None, description="pages mapped without reading: memory that came into use")
     major_faults_total: int | None = Field(None, description="pages read from disk: weights that were not in memory")

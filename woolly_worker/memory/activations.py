@@ -51,8 +51,12 @@ class Rows:
         self.forms = {form: Buffer(n_rows, row_bytes) for form, row_bytes in (form_bytes or {}).items()}
 
     @property
+    def buffers(self) -> tuple[Buffer, ...]:
+        return self.values, *self.forms.values()
+
+    @property
     def n_bytes(self) -> int:
-        return self.values.n_bytes + sum(buffer.n_bytes for buffer in self.forms.values())
+        return sum(buffer.n_bytes for buffer in self.buffers)
 
     def array(self) -> npt.NDArray[np.float32]:
         """The f32 rows as a view, without their padding."""

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from woolly_worker.kernels.rope import rope_table
 from woolly_worker.kernels.step import N_LOGIT_ROWS, N_TOKENS
 from woolly_worker.kernels.team import Team
-from woolly_worker.memory.activations import Rows
+from woolly_worker.memory.activations import Buffer, Rows
 from woolly_worker.memory.kv_cache import KV_TYPES, KVCache, KVLayout, KVType, blocks_for, padded_head_dim
 from woolly_worker.model.batch import StepBatch
 from woolly_worker.model.config import ModelConfig
@@ -138,9 +138,14 @@ class Transformer:
         return p
 
     @property
+    def buffers(self) -> tuple[Buffer, ...]:
+        """The memory of all activations."""
+        return tuple(buffer for rows in self._activations for buffer in rows.buffers)
+
+    @property
     def scratch_bytes(self) -> int:
         """Bytes of all activations."""
-        return sum(rows.n_bytes for rows in self._activations)
+        return sum(buffer.n_bytes for buffer in self.buffers)
 
     def step(self) -> npt.NDArray[np.float32]:
         """Compute the batch. Returns the logits, (n_logit_rows, n_vocab) f32: a view, valid until the next step."""

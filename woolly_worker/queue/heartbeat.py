@@ -14,6 +14,7 @@ import psutil
 
 from woolly_worker.contract.errors import LedgerUnavailable
 from woolly_worker.ledger.models import HEARTBEAT_SECONDS, ModelCard, ModelRegistry, WorkerBeat, WorkerStats
+from woolly_worker.memory.residency import huge_page_bytes, locked_bytes
 from woolly_worker.queue.metrics import worker_stats
 from woolly_worker.settings import WorkerSettings
 from woolly_worker.telemetry import log, log_bug
@@ -102,6 +103,8 @@ class Heartbeat:
         own = {
             "slots": self._settings.slots,
             "rss_bytes": self._process.memory_info().rss,
+            "locked_bytes": locked_bytes(),
+            "huge_page_bytes": huge_page_bytes() if self._settings.huge_pages else None,
             "cpu_seconds_total": usage.ru_utime + usage.ru_stime,
             "minor_faults_total": usage.ru_minflt,
             "major_faults_total": usage.ru_majflt,

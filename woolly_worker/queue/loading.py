@@ -16,6 +16,7 @@ from woolly_worker.engine.settings import EngineSettings
 from woolly_worker.gguf.reader import GGUFFile
 from woolly_worker.kernels.cpu import CPU, allowed_cpus
 from woolly_worker.memory.kv_cache import BLOCK_TOKENS, KVCache, blocks_for
+from woolly_worker.memory.residency import ReadAhead, lock, lock_limit, use_huge_pages
 from woolly_worker.model.baseline import Baseline
 from woolly_worker.model.chat import ChatTemplate
 from woolly_worker.model.config import ModelConfig
@@ -31,7 +32,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LARGEST_DEFAULT_CONTEXT = 4096
-BASELINE = "baseline_forward_pass"  # among a worker's optimizations: it has none here
+# Names among a worker's optimizations.
+BASELINE = "baseline_forward_pass"  # it has none here
+MLOCK = "mlock"
+HUGE_PAGES = "huge_pages"
 
 # (what is being done, the share that is done or None)
 Progress = Callable[[str, float | None], None]
@@ -49,6 +53,8 @@ class LoadedModel:
     transformer: Transformer | Baseline
     kv: KVCache
     engine: Engine
+    read_ahead: ReadAhead | None  # None: the weights are locked, or there is too little memory for them
+    memory: tuple[str, ...]  # of MLOCK and HUGE_PAGES, what the system granted
 
     @property
     def n_ctx(self) -> int:
@@ -59,7 +65,8 @@ class LoadedModel:
         """What is switched on, for people who look at a worker."""
         prefix_cache = ("prefix_cache",) if self.engine.settings.prefix_cache else ()
         arithmetic = BASELINE if isinstance(self.transformer, Baseline) else f"simd_{CPU.level}"
-        return ("continuous_batching", "paged_kv_cache", f"kv_{self.kv.layout.dtype}", arithmetic, *prefix_cache)
+        always = ("continuous_batching", "paged_kv_cache", f"kv_{self.kv.layout.dtype}", arithmetic)
+        return (*always, *prefix_cache, *self.memory)
 
     def card(self) -> "ModelCard":
         from woolly_worker.ledger.models import ModelCard  # brings redis, 0.25 s that `woolly generate` can do without
@@ -93,6 +100,8 @@ class LoadedModel:
     def close(self) -> None:
         """The engine has been stopped before."""
         self.transformer.close()
+        if self.read_ahead is not None:
+            self.read_ahead.close()
         self.file.close()
 
 
@@ -107,6 +116,14 @@ def load_model(
     progress("reading the file", None)
     config, weights = open_model(settings.model)
     file = weights.file
+    memory = []
+    if settings.huge_pages and use_huge_pages(file.address, file.n_bytes):
+        memory.append(HUGE_PAGES)
+    if settings.mlock:
+        progress("locking the weights in memory", None)
+        if _locked(file, remark):
+            memory.append(MLOCK)
+    read_ahead = None if MLOCK in memory else _read_ahead(file, remark)
     progress("reading the vocabulary", None)
     tokenizer = Tokenizer.from_gguf(file)
     chat = ChatTemplate.from_gguf(file, tokenizer)
@@ -115,6 +132,8 @@ def load_model(
         remark(line)
     layout = kv_layout(config, "f32" if settings.baseline else settings.kv_dtype)
     kv = KVCache(layout, _n_blocks(settings, n_ctx, layout.block_bytes))
+    if HUGE_PAGES in memory:
+        use_huge_pages(kv.base, kv.n_bytes)
 
     # Many tokens at once make the naive loops no faster, and a lease lives by steps that end in time.
     max_step_tokens = settings.slots if settings.baseline else settings.prefill_chunk
@@ -135,6 +154,8 @@ def load_model(
         transformer = Transformer(config, weights, kv, n_threads=settings.threads, on_compile=on_compile, **sizes)
         progress("checking the kernels", None)
         check_operations(config, weights, layout)
+        for buffer in transformer.buffers if HUGE_PAGES in memory else ():
+            use_huge_pages(buffer.address, buffer.n_bytes)
     engine = Engine(
         transformer,
         tokenizer,
@@ -143,7 +164,33 @@ def load_model(
         on_events,
     )
     progress("ready", 1.0)
-    return LoadedModel(settings.served_name, file, config, tokenizer, chat, transformer, kv, engine)
+    name = settings.served_name
+    return LoadedModel(
+        name, file, config, tokenizer, chat, transformer, kv, engine, read_ahead=read_ahead, memory=tuple(memory)
+    )
+
+
+def _locked(file: GGUFFile, remark: Callable[[str], None]) -> bool:
+    """Waits until all of it is in memory."""
+    refusal = lock(file.address, file.n_bytes)
+    if refusal is not None:
+        remark(
+            f"the weights are not locked in memory ({refusal}): they take {file.n_bytes:,} bytes, "
+            f"this process may lock {lock_limit():,} (ulimit -l)"
+        )
+    return refusal is None
+
+
+def _read_ahead(file: GGUFFile, remark: Callable[[str], None]) -> ReadAhead | None:
+    """In the background. The end of a file that is larger than memory would only drive out its beginning."""
+    available = psutil.virtual_memory().available
+    if file.n_bytes > available:
+        remark(
+            f"the model has {file.n_bytes:,} bytes, but {available:,} of memory are free: "
+            "every step will read from the disk"
+        )
+        return None
+    return ReadAhead(file.data)
 
 
 def _remarks(n_ctx: int, n_ctx_train: int, n_threads: int, n_cpus: int) -> list[str]:

@@ -85,7 +85,6 @@ def test_the_mapping_is_read_only_and_views_survive_close(tiny_model: Path) -> N
     view = file.tensor_bytes("output_norm.weight")
     with pytest.raises(ValueError, match="read-only"):
         view[0] = 1
-    file.will_need()
     file.close()
     assert view.view(np.float32).tolist() == [1.0] * tiny_gguf.N_EMBD
     assert file.data.size == 0
