@@ -149,12 +149,12 @@ class ModelCost:
     products_per_logit_row: int
 
     @classmethod
-    def of(cls, weights: Weights, layout: KVLayout) -> "ModelCost":
+    def of(cls, weights: Weights, layout: KVLayout, n_expert_used: int = 0) -> "ModelCost":
         matrices = [matrix for layer in weights.layers for matrix in layer.matrices()]
         return cls(
             weight_bytes=sum(matrix.n_bytes for matrix in matrices) + weights.output.n_bytes,
             kv_bytes_per_token=layout.block_bytes // BLOCK_TOKENS,
-            products_per_token=sum(matrix.n_rows * matrix.n_cols for matrix in matrices),
+            products_per_token=sum(layer.products_per_token(n_expert_used) for layer in weights.layers),
             products_per_logit_row=weights.output.n_rows * weights.output.n_cols,
         )
 

@@ -130,6 +130,8 @@ def _items(layer: LayerWeights) -> list[tuple[str, object]]:
 
 
 def _refuse_more(config: ModelConfig, weights: Weights) -> None:
+    if config.n_expert:
+        raise UnsupportedArchitecture("the baseline computes plain llama models, and this is a mixture of experts")
     more = sorted({name for layer in weights.layers for name, value in _items(layer) if value is not None})
     unknown = [name for name in more if name not in _LAYER_FIELDS]
     if config.architecture != "llama" or config.rope.neox or unknown:

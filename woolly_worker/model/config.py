@@ -45,7 +45,13 @@ class RopeConfig:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """Names as in llama.cpp. `n_ctx_train` is the context the model was trained for, not the one it runs with."""
+    """Names as in llama.cpp.
+
+    n_ff           of one expert, where there are several
+    n_expert       0 for a dense model
+    n_expert_used  experts that compute a token; 0 for a dense model
+    n_ctx_train    the context the model was trained for, not the one it runs with
+    """
 
     architecture: str
     name: str
@@ -55,6 +61,8 @@ class ModelConfig:
     n_head_kv: int
     head_dim: int
     n_ff: int
+    n_expert: int
+    n_expert_used: int
     n_vocab: int
     n_ctx_train: int
     rms_eps: float
@@ -94,6 +102,7 @@ class ModelConfig:
             raise ModelFileError(f"{n_head} attention heads cannot share {n_head_kv} key/value heads evenly")
         head_dim = keys.head_dim(n_embd, n_head)
         n_ctx_train = keys.size("context_length")
+        n_expert, n_expert_used = keys.experts(architecture)
         return cls(
             architecture=architecture.name,
             name=metadata.text("general.name", file.path.stem),
@@ -103,6 +112,8 @@ class ModelConfig:
             n_head_kv=n_head_kv,
             head_dim=head_dim,
             n_ff=keys.per_layer_size("feed_forward_length"),
+            n_expert=n_expert,
+            n_expert_used=n_expert_used,
             n_vocab=keys.n_vocab(),
             n_ctx_train=n_ctx_train,
             rms_eps=keys.positive("attention.layer_norm_rms_epsilon"),
@@ -180,6 +191,17 @@ class _Keys:
         if head_dim % 2:
             raise ModelFileError(f"attention heads have {head_dim} dimensions, rotary positions need an even number")
         return head_dim
+
+    def experts(self, architecture: Architecture) -> tuple[int, int]:
+        """How many there are, and how many of them compute a token. A count of 0 says the same as none."""
+        if not architecture.expert_tensors:
+            self.refuse("expert_count", "a mixture of experts")
+        if self.metadata.integer(self.full("expert_count"), 0) == 0:
+            return 0, 0
+        n_expert, n_used = self.size("expert_count"), self.size("expert_used_count")
+        if n_used > n_expert:
+            raise ModelFileError(f"a token is to be computed by {n_used:,} experts, and there are {n_expert:,}")
+        return n_expert, n_used
 
     def n_vocab(self) -> int:
         """The vocabulary is what counts; `vocab_size` stands in where a file carries no tokenizer."""

@@ -4,10 +4,12 @@ This is done once, at load. The records hold addresses into weights, activations
 program keeps those alive.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 
-from woolly_worker.kernels import attention, matmul, rmsnorm, rope, swiglu
+from woolly_worker.kernels import attention, experts, matmul, rmsnorm, rope, swiglu
 from woolly_worker.kernels.activations import Activation, row_bytes
 from woolly_worker.kernels.formats.registry import FORMATS
 from woolly_worker.kernels.jit import LazyOp
@@ -48,6 +50,13 @@ def rows_for(n_rows: int, n: int, *readers: Matrix) -> Rows:
     return Rows(n_rows, n, {int(form): row_bytes(form, n) for form in forms})
 
 
+class Calls(NamedTuple):
+    """What `apart` hands to its calls: the address of the first one's step record, and of its counter."""
+
+    steps: int
+    counters: int
+
+
 class Program:
     """Operations in order; `array()` is what a team runs. Every method appends one operation.
 
@@ -60,9 +69,10 @@ class Program:
         self.n_head, self.head_dim = n_head, head_dim
         self.n_matmuls = 0
         self._ops: list[tuple[LazyOp, npt.NDArray[np.int64], bool]] = []
-        self._kept: list[object] = []  # arrays whose addresses stand in records
+        self._kept: list[object] = []  # arrays whose addresses stand in records, and their owners
         self._matmul_scratch_bytes = 0
         self._matmul_records: list[npt.NDArray[np.int64]] = []
+        self._called: list[tuple[LazyOp, npt.NDArray[np.int64]]] = []  # what `apart` runs, and the record that says so
         padded = kv.layout.head_dim
         self._attention_scratch = Buffer(n_members, attention.scratch_bytes(padded))
         self._max_pieces = -(-n_ctx // attention.PIECE_TOKENS)
@@ -70,11 +80,16 @@ class Program:
         self._finished = Buffer(1, 8 * attention.SPLIT_TOKENS * n_head)
         self._scale = self._keep(np.array([1 / np.sqrt(head_dim)], np.float32))
 
-    def _keep(self, array: npt.NDArray[np.float32]) -> int:
+    def keep(self, owner: object) -> None:
+        """Whose memory stands in records: alive for as long as the program."""
+        self._kept.append(owner)
+
+    def _keep(self, array: npt.NDArray[np.float32] | npt.NDArray[np.int64]) -> int:
         self._kept.append(array)
         return int(array.ctypes.data)
 
-    def _append(self, op: LazyOp, n_fields: int, fields: dict[int, int], barrier: bool = True) -> npt.NDArray[np.int64]:
+    def append(self, op: LazyOp, n_fields: int, fields: dict[int, int], barrier: bool = True) -> npt.NDArray[np.int64]:
+        """Any operation, with its record."""
         record = np.zeros(n_fields, np.int64)
         for index, value in fields.items():
             record[index] = value
@@ -90,7 +105,7 @@ class Program:
             matmul.EMBED_OUT_STRIDE: into.values.stride,
             matmul.EMBED_N_COLS: table.n_cols,
         }
-        self._append(FORMATS[table.type.name].embed, matmul.EMBED_FIELDS, fields)
+        self.append(FORMATS[table.type.name].embed, matmul.EMBED_FIELDS, fields)
 
     def norm(self, x: Rows, weight: npt.NDArray[np.float32], eps: float, into: Rows, *, gather: bool = False) -> None:
         """into = rmsnorm(x) * weight; with `gather`, only of the tokens whose logits are wanted."""
@@ -109,15 +124,22 @@ class Program:
             rmsnorm.FORMS: sum(into.forms),
             **_form_fields(into, rmsnorm.OUT_Q8K),
         }
-        self._append(rmsnorm.norm, rmsnorm.NORM_FIELDS, fields)
+        self.append(rmsnorm.norm, rmsnorm.NORM_FIELDS, fields)
 
     def matmul(
         self, w: Matrix, x: Rows, into: Rows, *, add: bool = False, logit_rows: bool = False, barrier: bool = True
     ) -> None:
         """into = W x for every token, or into += W x."""
+        fields = self._matmul_fields(w, x, into)
+        fields |= {matmul.ADD_TO_OUT: int(add), matmul.COUNT_FIELD: N_LOGIT_ROWS if logit_rows else N_TOKENS}
+        record = self.append(FORMATS[w.type.name].matmul, matmul.MATMUL_FIELDS, fields, barrier)
+        self._matmul_records.append(record)
+
+    def _matmul_fields(self, w: Matrix, x: Rows, into: Rows) -> dict[int, int]:
         format_ = FORMATS[w.type.name]
+        self._matmul_scratch_bytes = max(self._matmul_scratch_bytes, format_.scratch_bytes(w.n_cols))
         source = x.values if format_.activation == Activation.F32 else x.forms[int(format_.activation)]
-        fields = {
+        return {
             matmul.WEIGHTS: w.address,
             matmul.ROW_BYTES: w.row_bytes,
             matmul.N_ROWS: w.n_rows,
@@ -128,12 +150,37 @@ class Program:
             matmul.OUT_STRIDE: into.values.stride,
             matmul.LEAST_TAKE: -(-LEAST_TAKE_BYTES // (w.row_bytes * matmul.PANEL_ROWS)) * matmul.PANEL_ROWS,
             matmul.SHARE: 2 * self.n_members,
-            matmul.ADD_TO_OUT: int(add),
-            matmul.COUNT_FIELD: N_LOGIT_ROWS if logit_rows else N_TOKENS,
+            matmul.COUNT_FIELD: N_TOKENS,
         }
-        record = self._append(format_.matmul, matmul.MATMUL_FIELDS, fields, barrier)
-        self._matmul_scratch_bytes = max(self._matmul_scratch_bytes, format_.scratch_bytes(w.n_cols))
-        self._matmul_records.append(record)
+
+    def matmul_apart(
+        self, w: Matrix, x: Rows, into: Rows, records: npt.NDArray[np.int64], calls: Calls, *, barrier: bool = True
+    ) -> None:
+        """One product for each of w's experts, on its own step's rows of x and into. Writes w's matmul records,
+        (n_experts, MATMUL_FIELDS) int64."""
+        for number, record in enumerate(records):
+            for index, value in self._matmul_fields(w.expert(number), x, into).items():
+                record[index] = value
+            self._matmul_records.append(record)
+        self.apart(FORMATS[w.type.name].matmul, records, calls, barrier=barrier)
+
+    def swiglu_apart(self, gate: Rows, up: Rows, calls: Calls) -> None:
+        """As `swiglu`, on the step of `calls`."""
+        record = np.zeros((1, swiglu.SWIGLU_FIELDS), np.int64)
+        for index, value in _swiglu_fields(gate, up).items():
+            record[0, index] = value
+        self.apart(swiglu.swiglu, record, calls)
+
+    def apart(self, op: LazyOp, records: npt.NDArray[np.int64], calls: Calls, *, barrier: bool = True) -> None:
+        """One call of `op` for each of its records, which are (n, fields) int64."""
+        fields = {
+            experts.N_CALLS: len(records),
+            experts.RECORDS: self._keep(records),
+            experts.RECORD_BYTES: records.strides[0],
+            experts.CALL_STEPS: calls.steps,
+            experts.CALL_COUNTERS: calls.counters,
+        }
+        self._called.append((op, self.append(experts.apart, experts.APART_FIELDS, fields, barrier)))
 
     def rope_and_file(self, q: Rows, k: Rows, v: Rows, table: npt.NDArray[np.float32], layer: int) -> None:
         """Turn queries and keys by their positions; put keys and values into the KV blocks."""
@@ -153,7 +200,7 @@ class Program:
             rope.PADDED_DIM: layout.head_dim,
         }
         self._kept.append(table)
-        self._append(_KV_OPS[layout.dtype][0], rope.ROPE_FIELDS, fields)
+        self.append(_KV_OPS[layout.dtype][0], rope.ROPE_FIELDS, fields)
 
     def attention(self, q: Rows, into: Rows, layer: int) -> None:
         layout = self.kv.layout
@@ -175,16 +222,16 @@ class Program:
             attention.MAX_PIECES: self._max_pieces,
             attention.FINISHED: self._finished.address,
         }
-        self._append(_KV_OPS[layout.dtype][1], attention.ATTENTION_FIELDS, fields)
+        self.append(_KV_OPS[layout.dtype][1], attention.ATTENTION_FIELDS, fields)
 
     def quantize(self, rows: Rows) -> None:
         """Write the forms that the next matrices read; nothing to do where they read f32."""
         if rows.forms:
-            self._append(swiglu.quantize, swiglu.SWIGLU_FIELDS, _swiglu_fields(rows, rows))
+            self.append(swiglu.quantize, swiglu.SWIGLU_FIELDS, _swiglu_fields(rows, rows))
 
     def swiglu(self, gate: Rows, up: Rows) -> None:
         """gate = silu(gate) * up, and its forms."""
-        self._append(swiglu.swiglu, swiglu.SWIGLU_FIELDS, _swiglu_fields(gate, up))
+        self.append(swiglu.swiglu, swiglu.SWIGLU_FIELDS, _swiglu_fields(gate, up))
 
     def _layer_base(self, layer: int) -> int:
         layout = self.kv.layout
@@ -192,7 +239,7 @@ class Program:
 
     def operations(self) -> list[LazyOp]:
         """The different operations, in order of first use: what has to be compiled."""
-        return list(dict.fromkeys(op for op, _, _ in self._ops))
+        return list(dict.fromkeys((*(op for op, _, _ in self._ops), *(op for op, _ in self._called))))
 
     def array(self) -> npt.NDArray[np.int64]:
         """The finished program. Compiles what is not compiled yet."""
@@ -200,6 +247,8 @@ class Program:
         self._kept.append(scratch)
         for record in self._matmul_records:
             record[matmul.SCRATCH], record[matmul.SCRATCH_STRIDE] = scratch.address, scratch.stride
+        for op, record in self._called:
+            record[experts.FUNCTION] = op.address
         program = np.zeros((len(self._ops), OP_WORDS), np.int64)
         for row, (op, record, barrier) in zip(program, self._ops, strict=True):
             row[OP_FUNCTION], row[OP_ARGS], row[OP_BARRIER] = op.address, record.ctypes.data, int(barrier)

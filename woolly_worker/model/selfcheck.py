@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from woolly_worker.contract.errors import KernelMismatch
+from woolly_worker.gguf.types import GGMLType
 from woolly_worker.kernels.activations import (
     Q8_BYTES,
     Q8_RUN,
@@ -31,6 +32,7 @@ from woolly_worker.kernels.activations import (
 )
 from woolly_worker.kernels.attention import attention_reference
 from woolly_worker.kernels.cpu import CPU
+from woolly_worker.kernels.experts import route_reference
 from woolly_worker.kernels.exponential import silu_reference
 from woolly_worker.kernels.formats.registry import FORMATS
 from woolly_worker.kernels.jit import CACHE_DIR
@@ -44,9 +46,10 @@ from woolly_worker.memory.activations import Rows
 from woolly_worker.memory.kv_cache import KVCache, KVLayout
 from woolly_worker.model.batch import StepBatch
 from woolly_worker.model.config import ModelConfig
+from woolly_worker.model.networks import Mixture
 from woolly_worker.model.program import Program, bind_batch, rows_for
 from woolly_worker.model.sample_blocks import Sample, sample
-from woolly_worker.model.weights import Matrix, Weights
+from woolly_worker.model.weights import LayerWeights, Matrix, Weights
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -80,6 +83,8 @@ def check_operations(config: ModelConfig, weights: Weights, layout: KVLayout) ->
     trial.norm(readers, rng)
     trial.swiglu(readers, rng)
     trial.attention(rng)
+    if config.n_expert:
+        trial.mixture(weights.layers[0], rng)
 
 
 class _Trial:
@@ -208,6 +213,39 @@ class _Trial:
                 exact[p, h] = attention_reference(queries[p, h], keys[: p + 1, shared], values[: p + 1, shared])
         tolerance = _ATTENTION_TOLERANCE.get(self._kv.layout.dtype, _ATTENTION_TOLERANCE_8_BITS)
         _compare(" or ".join(names), found, exact.reshape(n, -1), tolerance * np.abs(values).max())
+
+    def mixture(self, layer: LayerWeights, rng: np.random.Generator) -> None:
+        """Four small experts in F32, two for each token and none for the second. Products were looked at before: this
+        is about who computes what, and the weighted sum."""
+        n, n_ff, n_expert, n_used = 40, 24, 4, 2
+        shapes = {"ffn_router": (n_expert, n), "ffn_gate": (n_ff, n), "ffn_up": (n_ff, n), "ffn_down": (n, n_ff)}
+        numbers = {
+            name: rng.standard_normal((1 if name == "ffn_router" else n_expert, *shape)).astype(np.float32)
+            for name, shape in shapes.items()
+        }
+        numbers["ffn_router"][:, 1] = 0
+        h, out = Rows(TOKENS, n), Rows(TOKENS, n)
+        h.array()[:], out.array()[:] = rng.standard_normal((2, TOKENS, n))
+        tokens, before = h.array().astype(np.float64), out.array().astype(np.float64)
+        logits = tokens @ numbers["ffn_router"][0].T.astype(np.float64)
+        matrices: dict[str, Any] = {name: _f32_matrix(name, stack) for name, stack in numbers.items()}
+        program, network = self._program(), Mixture([replace(layer, **matrices)], TOKENS, n_used)
+        network.write(program, replace(layer, **matrices), h, into=out)
+        self._run(program, TOKENS)
+        choices, shares = route_reference(logits, n_used)
+        _compare("route", network.choices, choices, 0.0)
+        _compare("route", network.shares, shares, 1e-5)
+        exact = before.copy()
+        for t, k in np.ndindex(*choices.shape):
+            gate, up, down = (numbers[name][choices[t, k]] for name in ("ffn_gate", "ffn_up", "ffn_down"))
+            exact[t] += shares[t, k] * (down @ (silu_reference(gate @ tokens[t]) * (up @ tokens[t])))
+        _compare("gather, apart or combine", out.array(), exact, 1e-5 * np.abs(exact).max())
+
+
+def _f32_matrix(name: str, stack: Floats) -> Matrix:
+    """(n, rows, cols) f32 as the matrices of n experts. They lie in `stack`."""
+    n, n_rows, n_cols = stack.shape
+    return Matrix(name, GGMLType.F32, n_rows, n_cols, int(stack.ctypes.data), 4 * n_cols, stack.nbytes, n)
 
 
 def _width(readers: Iterable[Matrix]) -> int:

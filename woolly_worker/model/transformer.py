@@ -16,6 +16,7 @@ from woolly_worker.memory.activations import Buffer, Rows
 from woolly_worker.memory.kv_cache import KV_TYPES, KVCache, KVLayout, KVType, blocks_for, padded_head_dim
 from woolly_worker.model.batch import StepBatch
 from woolly_worker.model.config import ModelConfig
+from woolly_worker.model.networks import DenseNetwork, Mixture
 from woolly_worker.model.program import Program, bind_batch, rows_for
 from woolly_worker.model.weights import Weights
 
@@ -92,13 +93,12 @@ class Transformer:
                 _ = operation.address  # compiles it, or takes it from the disk cache
             on_compile("", len(operations), len(operations))
         self._team = Team(self._program.array(), n_threads)
-        self._products_per_token = sum(m.n_rows * m.n_cols for layer in weights.layers for m in layer.matrices())
+        self._products_per_token = sum(layer.products_per_token(config.n_expert_used) for layer in weights.layers)
         self._products_per_logit_row = weights.output.n_rows * weights.output.n_cols
         bind_batch(self._team.step, self.batch)
 
     def _write_program(self, n_tokens: int, n_logit_rows: int) -> Program:
         c, w = self.config, self.weights
-        first = w.layers[0]
         # Layers of one file may differ in tensor type, so a buffer gets the forms of every layer's readers.
         layers = w.layers
         x = rows_for(n_tokens, c.n_embd)
@@ -110,13 +110,12 @@ class Transformer:
         q = rows_for(n_tokens, c.q_width)
         k, v = rows_for(n_tokens, c.kv_width), rows_for(n_tokens, c.kv_width)
         attended = rows_for(n_tokens, c.q_width, *(layer.attn_output for layer in layers))
-        gate = rows_for(n_tokens, first.ffn_gate.n_rows, *(layer.ffn_down for layer in layers))
-        up = rows_for(n_tokens, first.ffn_up.n_rows)
         last = rows_for(n_logit_rows, c.n_embd, w.output)
-        self._activations = (x, h, q, k, v, attended, gate, up, last, self._logits)
 
         p = Program(self.n_threads, self.kv, n_head=c.n_head, head_dim=c.head_dim, n_ctx=self.n_ctx)
         angles = angles_for(c, w, self.n_ctx)
+        network = Mixture(layers, n_tokens, c.n_expert_used) if c.n_expert else DenseNetwork(layers, n_tokens)
+        self._activations = (x, h, q, k, v, attended, *network.activations, last, self._logits)
         p.embed(w.token_embd, into=x)
         for i, layer in enumerate(layers):
             p.norm(x, layer.attn_norm, c.rms_eps, into=h)
@@ -129,10 +128,7 @@ class Transformer:
             p.matmul(layer.attn_output, attended, into=x, add=True)
 
             p.norm(x, layer.ffn_norm, c.rms_eps, into=h)
-            p.matmul(layer.ffn_gate, h, into=gate, barrier=False)
-            p.matmul(layer.ffn_up, h, into=up)
-            p.swiglu(gate, up)
-            p.matmul(layer.ffn_down, gate, into=x, add=True)
+            network.write(p, layer, h, into=x)
         p.norm(x, w.output_norm, c.rms_eps, into=last, gather=True)
         p.matmul(w.output, last, into=self._logits, logit_rows=True)
         return p

@@ -5,7 +5,7 @@ Matrices stay in the file; only vectors (norms, a few KB) are converted to f32. 
 it belongs to a variant of the architecture whose output would be wrong without it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,10 @@ _REDUNDANT_SUFFIXES = (".attn_rot_embd.weight", ".attention.rotary_emb.inv_freq"
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """A matrix inside the mapped file, row by row. Valid while the file is open."""
+    """A matrix inside the mapped file, row by row. Valid while the file is open.
+
+    n_experts  matrices of this shape lie here one after the other, `n_bytes` in all; `address` is that of the first
+    """
 
     name: str
     type: GGMLType
@@ -36,10 +39,17 @@ class Matrix:
     address: int
     row_bytes: int
     n_bytes: int
+    n_experts: int = 1
+
+    def expert(self, number: int) -> "Matrix":
+        n_bytes = self.n_rows * self.row_bytes
+        return replace(self, address=self.address + number * n_bytes, n_bytes=n_bytes, n_experts=1)
 
 
 @dataclass(frozen=True, slots=True)
 class LayerWeights:
+    """`ffn_router` is there where the three matrices behind it are those of several experts."""
+
     attn_norm: Vector
     attn_q: Matrix
     attn_k: Matrix
@@ -49,17 +59,24 @@ class LayerWeights:
     ffn_gate: Matrix
     ffn_up: Matrix
     ffn_down: Matrix
+    ffn_router: Matrix | None = None
 
     def matrices(self) -> tuple[Matrix, ...]:
+        router = () if self.ffn_router is None else (self.ffn_router,)
         return (
             self.attn_q,
             self.attn_k,
             self.attn_v,
             self.attn_output,
+            *router,
             self.ffn_gate,
             self.ffn_up,
             self.ffn_down,
         )
+
+    def products_per_token(self, n_expert_used: int) -> int:
+        """Multiply-adds of one token with these matrices; it meets `n_expert_used` of several experts."""
+        return sum(m.n_rows * m.n_cols * (n_expert_used if m.n_experts > 1 else 1) for m in self.matrices())
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +110,8 @@ def load_weights(
     loader = _Loader(file, config, supported_types)
     with errors_naming(file.path):
         whole = loader.load(architecture.model_tensors)
-        layers = [LayerWeights(**loader.load(architecture.layer_tensors, layer)) for layer in range(config.n_layer)]
+        tensors = architecture.expert_tensors if config.n_expert else architecture.layer_tensors
+        layers = [LayerWeights(**loader.load(tensors, layer)) for layer in range(config.n_layer)]
         loader.refuse_unread()
     return Weights(layers=tuple(layers), file=file, **whole)
 
@@ -134,7 +152,7 @@ class _Loader:
     def _matrix(self, info: TensorInfo, spec: MatrixSpec) -> Matrix:
         n_rows: int = getattr(self.config, spec.rows)
         n_cols: int = getattr(self.config, spec.cols)
-        self._check(info, (n_cols, n_rows))
+        self._check(info, (n_cols, n_rows, self.config.n_expert) if spec.stacked else (n_cols, n_rows))
         return Matrix(
             name=info.name,
             type=info.type,
@@ -143,6 +161,7 @@ class _Loader:
             address=self.file.tensor_address(info.name),
             row_bytes=info.type.row_bytes(n_cols),
             n_bytes=info.n_bytes,
+            n_experts=self.config.n_expert if spec.stacked else 1,
         )
 
     def _vector(self, info: TensorInfo, spec: VectorSpec) -> Vector:

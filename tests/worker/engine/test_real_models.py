@@ -22,6 +22,7 @@ from woolly_worker.model.weights import open_model
 
 MODELS = [
     "stories260K-f32",
+    "stories260K-moe-f32",
     "stories260K-F16",
     "stories260K-BF16",
     "stories260K-Q8_0",

@@ -39,6 +39,20 @@ def softmax(x: Doubles) -> Doubles:
     return e / e.sum(axis=-1, keepdims=True)
 
 
+def network(h: Doubles, w: dict[str, Doubles]) -> Doubles:
+    gate = h @ w["ffn_gate"].T
+    return (gate / (1 + np.exp(-gate)) * (h @ w["ffn_up"].T)) @ w["ffn_down"].T
+
+
+def mixture(h: Doubles, w: dict[str, Doubles], n_used: int) -> Doubles:
+    shares = softmax(h @ w["ffn_gate_inp"].T)
+    shares[shares < np.sort(shares, axis=1)[:, -n_used, None]] = 0
+    shares /= shares.sum(axis=1, keepdims=True)
+    parts = ("ffn_gate", "ffn_up", "ffn_down")
+    results = [network(h, {part: w[f"{part}_exps"][e] for part in parts}) for e in range(shares.shape[1])]
+    return np.einsum("te,etn->tn", shares, np.stack(results))
+
+
 def logits(path: Path, ids: list[int]) -> Doubles:
     keys, t = read(path)
     eps, n_head = keys["attention.layer_norm_rms_epsilon"], keys["attention.head_count"]
@@ -64,6 +78,5 @@ def logits(path: Path, ids: list[int]) -> Doubles:
         weights = softmax(np.einsum("qhd,khd->hqk", q, k) / np.sqrt(head_dim) + hidden)
         x = x + np.einsum("hqk,khd->qhd", weights, v).reshape(n, -1) @ w["attn_output"].T
         h = rmsnorm(x, w["ffn_norm"], eps)
-        gate = h @ w["ffn_gate"].T
-        x = x + (gate / (1 + np.exp(-gate)) * (h @ w["ffn_up"].T)) @ w["ffn_down"].T
+        x = x + (mixture(h, w, keys["expert_used_count"]) if "ffn_gate_inp" in w else network(h, w))
     return rmsnorm(x, t["output_norm.weight"], eps) @ t.get("output.weight", t["token_embd.weight"]).T

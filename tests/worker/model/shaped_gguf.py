@@ -22,6 +22,8 @@ class Shape:
     n_vocab: int = 300  # no multiple of sixteen: some rows lie behind the last panel
     n_ctx: int = 256
     head_dim: int | None = None
+    n_expert: int = 0  # 0: one dense network
+    n_expert_used: int = 0
 
     @property
     def width(self) -> int:
@@ -32,6 +34,7 @@ class Shape:
 K_QUANTS = Shape()
 LEGACY = Shape(n_embd=96, n_head=12, n_head_kv=1, n_ff=160, n_vocab=77, head_dim=8)
 ODD = Shape(n_embd=70, n_head=5, n_head_kv=5, n_ff=99, n_vocab=61)  # head_dim 14, every head with its own keys
+MIXTURE = Shape(n_expert=5, n_expert_used=2)
 
 SHAPES = {
     Type.F32: ODD,
@@ -96,6 +99,9 @@ def write(
     writer.add_head_count_kv(s.n_head_kv)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(s.n_vocab)
+    if s.n_expert:
+        writer.add_expert_count(s.n_expert)
+        writer.add_expert_used_count(s.n_expert_used)
     if s.head_dim is not None:
         writer.add_key_length(s.head_dim)
         writer.add_value_length(s.head_dim)
@@ -103,16 +109,23 @@ def write(
         add = writer.add_string if isinstance(value, str) else writer.add_float32
         add(f"llama.rope.{key}", value)
 
-    def matrix(name: str, rows: int, cols: int) -> None:
+    def matrix(name: str, rows: int, cols: int, *, stack: int = 0) -> None:
+        """`stack` matrices in one tensor, or an ordinary one."""
         type_ = (mixed or {}).get(name.split(".")[-2], kind)
+        n_rows = max(1, stack) * rows
         if type_ in _BLOCK_SCALES:
-            writer.add_tensor(name, _blocks(type_, rows, cols, rng), raw_dtype=type_)
-            return
-        weights = (rng.standard_normal((rows, cols)) * cols**-0.5).astype(np.float32)
-        if type_ in (Type.F32, Type.F16):
-            writer.add_tensor(name, weights.astype(np.float16 if type_ == Type.F16 else np.float32))
+            data = _blocks(type_, n_rows, cols, rng)
         else:
-            writer.add_tensor(name, gguf.quants.quantize(weights, type_), raw_dtype=type_)
+            weights = (rng.standard_normal((n_rows, cols)) * cols**-0.5).astype(np.float32)
+            if type_ in (Type.F32, Type.F16):
+                data = weights.astype(np.float16 if type_ == Type.F16 else np.float32)
+            else:
+                data = gguf.quants.quantize(weights, type_)
+        shape = (stack, rows, -1) if stack else (rows, -1)
+        writer.add_tensor(name, data.reshape(shape), raw_dtype=type_)
+
+    def network(name: str, rows: int, cols: int) -> None:
+        matrix(f"{name}_exps.weight" if s.n_expert else f"{name}.weight", rows, cols, stack=s.n_expert)
 
     def vector(name: str, n: int) -> None:
         writer.add_tensor(name, rng.uniform(0.5, 1.5, n).astype(np.float32))
@@ -131,9 +144,12 @@ def write(
         matrix(f"blk.{i}.attn_k.weight", kv_width, s.n_embd)
         matrix(f"blk.{i}.attn_v.weight", kv_width, s.n_embd)
         matrix(f"blk.{i}.attn_output.weight", s.n_embd, q_width)
-        matrix(f"blk.{i}.ffn_gate.weight", s.n_ff, s.n_embd)
-        matrix(f"blk.{i}.ffn_up.weight", s.n_ff, s.n_embd)
-        matrix(f"blk.{i}.ffn_down.weight", s.n_embd, s.n_ff)
+        if s.n_expert:
+            router = rng.standard_normal((s.n_expert, s.n_embd)) * s.n_embd**-0.5
+            writer.add_tensor(f"blk.{i}.ffn_gate_inp.weight", router.astype(np.float32))
+        network(f"blk.{i}.ffn_gate", s.n_ff, s.n_embd)
+        network(f"blk.{i}.ffn_up", s.n_ff, s.n_embd)
+        network(f"blk.{i}.ffn_down", s.n_embd, s.n_ff)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -55,6 +55,12 @@ def test_it_refuses_what_it_does_not_compute(tmp_path: Path) -> None:
         Baseline(replace(config, architecture="falcon"), weights, **sizes)
 
 
+def test_it_refuses_a_mixture_of_experts(tmp_path: Path) -> None:
+    path = shaped_gguf.write(tmp_path / "model.gguf", Type.F32, shaped_gguf.MIXTURE)
+    with pytest.raises(UnsupportedArchitecture, match="mixture of experts"):
+        Bench(path, baseline=True)
+
+
 def test_blocks_are_as_long_as_the_engines() -> None:
     assert naive.BLOCK_TOKENS == BLOCK_TOKENS
 

@@ -18,7 +18,8 @@ from step_harness import Bench
 
 from woolly_worker.model.tokenizer import Tokenizer
 
-FLOATS = ("stories260K-f32", "stories260K-F16", "stories260K-BF16", "babyllama-tok361-F16")
+FLOATS = ("stories260K-f32", "stories260K-F16", "stories260K-BF16", "stories260K-moe-f32", "babyllama-tok361-F16")
+WITHOUT_EXACT = ("stories260K-moe-f32",)  # llama.cpp, which computed in f32, is the only witness
 QUANTISED = (
     "stories260K-Q8_0",
     "babyllama-wide-Q8_0",
@@ -59,7 +60,7 @@ def test_logits(model: tuple[str, Bench], shared_data: Path) -> None:
     name, bench = model
     golden = np.load(shared_data / "golden" / "logits" / f"{name}.npz")
     got = bench.logits(golden["tokens"].tolist())
-    exact = golden["logits_f64_dequant"]
+    exact = golden["logits" if name in WITHOUT_EXACT else "logits_f64_dequant"]
     assert got.shape == exact.shape
     difference = np.abs(got - exact).max()
     if name in FLOATS:
@@ -74,6 +75,8 @@ def test_logits(model: tuple[str, Bench], shared_data: Path) -> None:
 def test_logits_are_as_close_to_exact_as_llama_cpp_s(model: tuple[str, Bench], shared_data: Path) -> None:
     """By the KL divergence from the exact distributions. Rounding falls as it falls: a factor of two is luck."""
     name, bench = model
+    if name in WITHOUT_EXACT:
+        return
     golden = np.load(shared_data / "golden" / "logits" / f"{name}.npz")
     got = bench.logits(golden["tokens"].tolist())
     theirs = mean_kl(golden["logits_f64_dequant"], golden["logits"])

@@ -174,6 +174,29 @@ def test_trained_models(name: str, shared_data: Path) -> None:
     subject.bench.close()
 
 
+@pytest.mark.parametrize("kind", [Type.Q8_0, Type.Q4_K], ids=lambda kind: kind.name)
+def test_a_mixture_of_experts(kind: Type, tmp_path: Path) -> None:
+    """Which tokens share an expert depends on the company; gate reads quantised rows, up f32 ones."""
+    mixed = {"ffn_up_exps": Type.F16, "ffn_down_exps": Type.Q6_K}
+    path = shaped_gguf.write(tmp_path / "mixture.gguf", kind, shaped_gguf.MIXTURE, mixed=mixed)
+    subject = Subject(path)
+    for chunk in (1, 3, 7, 32):
+        subject.assert_same(subject.bench.logits(subject.ids, chunk))
+    others = [ids_of(seed, 10 + 7 * seed, subject.bench.config.n_vocab) for seed in range(1, 8)]
+    sequences = [*others[:3], subject.ids, *others[3:]]
+    together = subject.bench.run(sequences, [[(i, len(ids)) for i, ids in enumerate(sequences)]])
+    subject.assert_same(together[3])
+    subject.bench.place_blocks(2)
+    mixed_steps = in_company(np.random.default_rng(2), [len(ids) for ids in sequences])
+    subject.assert_same(subject.bench.run(sequences, mixed_steps)[3])
+    for n_threads in (2, 3):
+        with Bench(path, n_threads=n_threads) as bench:
+            subject.assert_same(bench.logits(subject.ids))
+            subject.assert_same(bench.logits(subject.ids, 1))
+            subject.assert_same(bench.run(sequences, mixed_steps)[3])
+    subject.bench.close()
+
+
 def test_a_step_that_one_thread_runs_alone(subject: Subject) -> None:
     """The same team, alone and shared in turn: a step too small to share has the bits of a shared one."""
     with Bench(subject.path, n_threads=2) as bench:

@@ -15,7 +15,7 @@ from gguf import GGMLQuantizationType as Type
 from woolly_worker.contract.errors import KernelMismatch
 from woolly_worker.demo import DEMO_MODEL
 from woolly_worker.gguf.types import GGMLType
-from woolly_worker.kernels import rmsnorm, swiglu
+from woolly_worker.kernels import experts, rmsnorm, swiglu
 from woolly_worker.kernels.cpu import CPU
 from woolly_worker.kernels.formats.registry import FORMATS
 from woolly_worker.model import program
@@ -94,6 +94,17 @@ def test_every_operation_is_looked_at(
     spoil(monkeypatch)
     with pytest.raises(KernelMismatch, match=f"the operation {name}, compiled for"):
         check(q8_0)
+
+
+@pytest.mark.parametrize("operation", ["route", "gather", "apart", "combine"])
+def test_every_operation_of_a_mixture_is_looked_at(
+    operation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = shaped_gguf.write(tmp_path / "model.gguf", Type.Q8_0, shaped_gguf.MIXTURE)
+    check(path)
+    monkeypatch.setattr(experts, operation, wrong_ops.nothing)
+    with pytest.raises(KernelMismatch, match=f"the operation .*{operation}.*, compiled for"):
+        check(path)
 
 
 def test_a_model_with_a_wrong_operation_is_not_served(monkeypatch: pytest.MonkeyPatch) -> None:

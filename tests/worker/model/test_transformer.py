@@ -24,6 +24,8 @@ SHAPES = {
     "one key head for twelve": shaped_gguf.LEGACY,
     "wide heads": Shape(n_embd=64, n_head=2, n_head_kv=1, n_ff=64, n_vocab=61, head_dim=128),
     "heads of eighty": Shape(n_embd=160, n_head=2, n_head_kv=2, n_ff=48, n_vocab=61),
+    "experts": Shape(n_embd=70, n_head=5, n_head_kv=5, n_ff=33, n_vocab=61, n_expert=5, n_expert_used=3),
+    "one expert of one": Shape(n_embd=32, n_head=2, n_head_kv=2, n_ff=48, n_vocab=60, n_expert=1, n_expert_used=1),
     "five layers": Shape(n_embd=32, n_layer=5, n_head=2, n_head_kv=2, n_ff=64, n_vocab=60),
 }
 

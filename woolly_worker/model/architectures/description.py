@@ -7,7 +7,7 @@ is not described here.
 from dataclasses import dataclass
 from typing import Literal
 
-Size = Literal["n_embd", "n_vocab", "n_ff", "q_width", "kv_width", "rope_pairs"]
+Size = Literal["n_embd", "n_vocab", "n_ff", "q_width", "kv_width", "rope_pairs", "n_expert"]
 """The name of a ModelConfig attribute that is a tensor's dimension."""
 
 
@@ -20,6 +20,7 @@ class MatrixSpec:
     rows: Size
     cols: Size
     tied_to: str | None = None  # the field whose tensor is used when the file has none of this name
+    stacked: bool = False  # one matrix for each expert, one after the other in one tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +35,15 @@ class VectorSpec:
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """One family of models. `unused_keys` are metadata keys whose presence means a variant that is not supported."""
+    """One family of models.
+
+    expert_tensors  what a layer of a mixture of experts has instead of `layer_tensors`; empty: there are no mixtures
+    refused_keys    metadata keys whose presence means a variant that is not supported
+    """
 
     name: str
     rope_neox: bool  # rotate (x[i], x[i + d/2]) instead of (x[2i], x[2i + 1])
     model_tensors: tuple[MatrixSpec | VectorSpec, ...]
     layer_tensors: tuple[MatrixSpec | VectorSpec, ...]
+    expert_tensors: tuple[MatrixSpec | VectorSpec, ...] = ()
     refused_keys: tuple[tuple[str, str], ...] = ()  # key after the architecture's name, and what it would mean

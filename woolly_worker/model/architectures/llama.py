@@ -1,11 +1,21 @@
-"""Llama, and what is built like it (Llama 1 to 3.2, Mistral 7B, TinyLlama, DeepSeek-LLM, stories260K): dense, with
-RMSNorm before attention and before the SwiGLU network, rotary positions, grouped-query attention.
+"""Llama, and what is built like it (Llama 1 to 3.2, Mistral 7B, Mixtral, TinyLlama, DeepSeek-LLM, stories260K): RMSNorm
+before attention and before the SwiGLU network, rotary positions, grouped-query attention. The network may be a mixture
+of experts.
 
-Refused by name: mixtures of experts and sliding windows. Tensors beyond the table, such as biases, are refused by
+Refused by name: sliding windows. Tensors beyond the table, such as biases, are refused by
 `model/weights.py`.
 """
 
 from woolly_worker.model.architectures.description import Architecture, MatrixSpec, VectorSpec
+
+_EVERY_LAYER = (
+    VectorSpec("attn_norm", "blk.{i}.attn_norm.weight", "n_embd"),
+    MatrixSpec("attn_q", "blk.{i}.attn_q.weight", rows="q_width", cols="n_embd"),
+    MatrixSpec("attn_k", "blk.{i}.attn_k.weight", rows="kv_width", cols="n_embd"),
+    MatrixSpec("attn_v", "blk.{i}.attn_v.weight", rows="kv_width", cols="n_embd"),
+    MatrixSpec("attn_output", "blk.{i}.attn_output.weight", rows="n_embd", cols="q_width"),
+    VectorSpec("ffn_norm", "blk.{i}.ffn_norm.weight", "n_embd"),
+)
 
 LLAMA = Architecture(
     name="llama",
@@ -17,18 +27,17 @@ LLAMA = Architecture(
         VectorSpec("rope_freqs", "rope_freqs.weight", "rope_pairs", required=False),
     ),
     layer_tensors=(
-        VectorSpec("attn_norm", "blk.{i}.attn_norm.weight", "n_embd"),
-        MatrixSpec("attn_q", "blk.{i}.attn_q.weight", rows="q_width", cols="n_embd"),
-        MatrixSpec("attn_k", "blk.{i}.attn_k.weight", rows="kv_width", cols="n_embd"),
-        MatrixSpec("attn_v", "blk.{i}.attn_v.weight", rows="kv_width", cols="n_embd"),
-        MatrixSpec("attn_output", "blk.{i}.attn_output.weight", rows="n_embd", cols="q_width"),
-        VectorSpec("ffn_norm", "blk.{i}.ffn_norm.weight", "n_embd"),
+        *_EVERY_LAYER,
         MatrixSpec("ffn_gate", "blk.{i}.ffn_gate.weight", rows="n_ff", cols="n_embd"),
         MatrixSpec("ffn_up", "blk.{i}.ffn_up.weight", rows="n_ff", cols="n_embd"),
         MatrixSpec("ffn_down", "blk.{i}.ffn_down.weight", rows="n_embd", cols="n_ff"),
     ),
-    refused_keys=(
-        ("expert_count", "a mixture of experts"),
-        ("attention.sliding_window", "sliding-window attention"),
+    expert_tensors=(
+        *_EVERY_LAYER,
+        MatrixSpec("ffn_router", "blk.{i}.ffn_gate_inp.weight", rows="n_expert", cols="n_embd"),
+        MatrixSpec("ffn_gate", "blk.{i}.ffn_gate_exps.weight", rows="n_ff", cols="n_embd", stacked=True),
+        MatrixSpec("ffn_up", "blk.{i}.ffn_up_exps.weight", rows="n_ff", cols="n_embd", stacked=True),
+        MatrixSpec("ffn_down", "blk.{i}.ffn_down_exps.weight", rows="n_embd", cols="n_ff", stacked=True),
     ),
+    refused_keys=(("attention.sliding_window", "sliding-window attention"),),
 )
