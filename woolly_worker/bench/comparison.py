@@ -174,7 +174,7 @@ def _row(work: Work, times: _Times, limits: list[Limits], cost: ModelCost) -> Ro
 def _amounts(work: Work, cost: ModelCost) -> tuple[int, int]:
     """Bytes read and products with weights of the whole work."""
     if isinstance(work, Prefill):
-        return work.n_reads * cost.weight_bytes, cost.products(work)
+        return work.n_reads * cost.step_bytes(work.n_tokens // work.n_reads), cost.products(work)
     if isinstance(work, Decode):
         return cost.bytes_read(work), work.total_tokens * (cost.products_per_token + cost.products_per_logit_row)
     return 0, 0

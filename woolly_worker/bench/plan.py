@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from woolly_worker.memory.kv_cache import BLOCK_TOKENS, KVLayout
+from woolly_worker.model.config import ModelConfig
 from woolly_worker.model.weights import Weights
 
 STEP_TOKENS = 512  # tokens of a prompt that go into one step, for Woolly and for the peer (its n_ubatch)
@@ -137,31 +138,41 @@ def make_plan(
 class ModelCost:
     """What no program can avoid: bytes that a step has to read, products that a token has to be multiplied by.
 
-    weight_bytes            all matrices of a step: read once for all of its tokens
+    weight_bytes            matrices that every step reads, once for all of its tokens
     kv_bytes_per_token      keys and values of one position, all layers
     products_per_token      multiply-adds with weights, but for the output matrix; attention's own are not counted
     products_per_logit_row  those of the output matrix
+    expert_bytes            those of all experts, of which a step reads the ones that its tokens are sent to
+    expert_share            the share of the experts that computes one token
     """
 
     weight_bytes: int
     kv_bytes_per_token: int
     products_per_token: int
     products_per_logit_row: int
+    expert_bytes: int = 0
+    expert_share: float = 0.0
 
     @classmethod
-    def of(cls, weights: Weights, layout: KVLayout, n_expert_used: int = 0) -> "ModelCost":
+    def of(cls, config: ModelConfig, weights: Weights, layout: KVLayout) -> "ModelCost":
         matrices = [matrix for layer in weights.layers for matrix in layer.matrices()]
         return cls(
-            weight_bytes=sum(matrix.n_bytes for matrix in matrices) + weights.output.n_bytes,
+            weight_bytes=sum(m.n_bytes for m in matrices if m.n_experts == 1) + weights.output.n_bytes,
+            expert_bytes=sum(m.n_bytes for m in matrices if m.n_experts > 1),
+            expert_share=config.n_expert_used / max(1, config.n_expert),
             kv_bytes_per_token=layout.block_bytes // BLOCK_TOKENS,
-            products_per_token=sum(layer.products_per_token(n_expert_used) for layer in weights.layers),
+            products_per_token=sum(layer.products_per_token(config.n_expert_used) for layer in weights.layers),
             products_per_logit_row=weights.output.n_rows * weights.output.n_cols,
         )
+
+    def step_bytes(self, n_tokens: int) -> int:
+        """Weights that a step of so many tokens reads, where the router sends them evenly to all experts."""
+        return self.weight_bytes + round(self.expert_bytes * (1 - (1 - self.expert_share) ** n_tokens))
 
     def bytes_read(self, work: Decode) -> int:
         """By all steps of the work."""
         context = work.depth + work.n_steps // 2  # on average
-        return work.n_steps * (self.weight_bytes + work.batch * context * self.kv_bytes_per_token)
+        return work.n_steps * (self.step_bytes(work.batch) + work.batch * context * self.kv_bytes_per_token)
 
     def products(self, work: Prefill) -> int:
         return work.n_tokens * self.products_per_token + self.products_per_logit_row

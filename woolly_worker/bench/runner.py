@@ -34,7 +34,7 @@ class Runner:
         layout = kv_layout(self.config)
         n_slots = max(work.n_slots for work in plan)
         self.kv = KVCache(layout, max(work.n_slots * blocks_for(work.n_ctx) for work in plan))
-        self.cost = ModelCost.of(self.weights, layout, self.config.n_expert_used)
+        self.cost = ModelCost.of(self.config, self.weights, layout)
         self.transformer = Transformer(
             self.config,
             self.weights,

@@ -1,5 +1,7 @@
 """A plan measures nothing twice, and counts what its works cost."""
 
+from dataclasses import replace
+
 import pytest
 
 from woolly_worker.bench.plan import Decode, Mixed, ModelCost, Prefill, command, make_plan
@@ -43,7 +45,13 @@ def test_a_mixed_load_ends_with_its_prompt() -> None:
 def test_the_cost_of_a_real_model() -> None:
     config, weights = open_model(DEMO_MODEL)
     with weights.file:
-        cost = ModelCost.of(weights, kv_layout(config))
+        cost = ModelCost.of(config, weights, kv_layout(config))
     products = cost.products_per_token + cost.products_per_logit_row
     assert cost.kv_bytes_per_token == 2 * 2 * config.n_layer * config.kv_width
     assert cost.weight_bytes == pytest.approx(products * 34 / 32)  # every matrix is Q8_0
+
+
+def test_a_step_reads_the_experts_that_its_tokens_are_sent_to() -> None:
+    cost = replace(COST, expert_bytes=800, expert_share=1 / 4)
+    assert [cost.step_bytes(n) for n in (1, 2, 1000)] == [1200, 1350, 1800]
+    assert COST.step_bytes(8) == COST.weight_bytes
