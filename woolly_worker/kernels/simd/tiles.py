@@ -393,7 +393,7 @@ def gather_halves_f32(typing_context: Any, address: Any, stride: Any) -> Any:
     """One f16 from each of sixteen rows, as an f32x16."""
 
     def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
-        return extend_half_ir(b, _rows_ir(b, *args, I64(16), ir.HalfType()))
+        return extend_half_ir(b, _rows_ir(b, args[0], args[1], I64(16), ir.HalfType()))
 
     return f32x16(types.intp, types.intp), emit
 
@@ -403,7 +403,7 @@ def gather_first_halves_f32(typing_context: Any, address: Any, stride: Any, n: A
     """The same of the first n rows, n > 0; nothing behind them is read, and the rest is the n-th again."""
 
     def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
-        return extend_half_ir(b, _rows_ir(b, *args, ir.HalfType()))
+        return extend_half_ir(b, _rows_ir(b, args[0], args[1], args[2], ir.HalfType()))
 
     return f32x16(types.intp, types.intp, types.intp), emit
 
@@ -411,13 +411,15 @@ def gather_first_halves_f32(typing_context: Any, address: Any, stride: Any, n: A
 @verb
 def gather_i32(typing_context: Any, address: Any, stride: Any) -> Any:
     """One i32 from each of sixteen rows."""
-    return i32x16(types.intp, types.intp), lambda context, b, sig, args: _rows_ir(b, *args, I64(16), I32)
+    return i32x16(types.intp, types.intp), lambda context, b, sig, args: _rows_ir(b, args[0], args[1], I64(16), I32)
 
 
 @verb
 def gather_first_i32(typing_context: Any, address: Any, stride: Any, n: Any) -> Any:
     """The same of the first n rows, see gather_first_halves_f32."""
-    return i32x16(types.intp, types.intp, types.intp), lambda context, b, sig, args: _rows_ir(b, *args, I32)
+    return i32x16(types.intp, types.intp, types.intp), lambda context, b, sig, args: _rows_ir(
+        b, args[0], args[1], args[2], I32
+    )
 
 
 @verb
