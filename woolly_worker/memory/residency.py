@@ -35,7 +35,7 @@ def _whole_pages(address: int, n_bytes: int) -> tuple[int, int]:
 
 def _advise(address: int, n_bytes: int, advice: int) -> bool:
     """Whether the system took it. Waits without the GIL."""
-    return sys.platform == "linux" and _libc.madvise(address, n_bytes, advice) == 0
+    return sys.platform == "linux" and int(_libc.madvise(address, n_bytes, advice)) == 0
 
 
 def use_huge_pages(address: int, n_bytes: int) -> bool:
