@@ -38,6 +38,8 @@ WORKER_SERIES = {
     "cpu_seconds_total": "CPU time used",
     "minor_faults_total": "Pages mapped without reading",
     "major_faults_total": "Pages read from disk",
+    "locked_bytes": "Memory that the system may not take away",
+    "huge_page_bytes": "Memory in pages of 2 MB, where they were asked for",
 }
 # Field of BufferStats -> what it counts, for each size class.
 BUFFER_SERIES = {

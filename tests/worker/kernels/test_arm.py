@@ -18,11 +18,11 @@ def assembly(level: str, kernel: str, cache: Path) -> str:
 
 @pytest.mark.parametrize("level", sorted(DOTS))
 def test_a_row_is_multiplied_by_dot_instructions(level: str, tmp_path: Path) -> None:
-    """A block of 256 weights is sixteen dots of sixteen bytes; without i8mm each needs a second one."""
+    """Four blocks of 256 weights are 64 dots of sixteen bytes; without i8mm each needs a second one."""
     text = assembly(level, "row_dot", tmp_path)
     found = re.findall(r"\b[us]{1,2}dot\b", text)
     assert set(found) == {DOTS[level]}
-    assert len(found) == (16 if level == "i8mm" else 32)
+    assert len(found) == (64 if level == "i8mm" else 128)
     assert re.search(r"\bfmadd\b", text), "a fused step between blocks"
 
 
