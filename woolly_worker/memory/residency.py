@@ -1,7 +1,7 @@
 """What the system is asked to do with memory: read a file before it is needed, keep it, use large pages.
 
 All of it is advice about time. Nothing that is computed depends on it, so a system that knows none of these calls, or
-refuses one, serves the same tokens. (docs/design/0006 has the numbers.)
+refuses one, serves the same tokens.
 """
 
 import ctypes
