@@ -4,10 +4,14 @@ A row times a token is sixteen lanes of partial sums over the columns, folded at
 where one row meets one token; in a tile each row's load is shared by all tokens and each token's by all rows, so that
 the multipliers are what is busy.
 
-    groups    six tokens go through the loops together, the last ones of a step by twos and one by one
-    panels    sixteen rows for each group; their sums lie in scratch and are folded together
-    strips    COLUMNS of every row at a time: the group's activations stay in L1 while all rows of the panel pass them
-    chunks    tokens whose activations fit into L2 meet all rows that a member has taken before the next ones do
+    groups    six tokens meet a row's load together, the last ones of a step by twos and one by one
+    panels    sixteen rows, whose sums are folded together
+    strips    COLUMNS of every row at a time; the sums of a tile lie in scratch meanwhile
+
+    few tokens    a tile's rows all along, strip by strip, all groups for each: memory is read in few streams, as
+                  fast as it comes, and the activations stay in L2
+    many tokens   a group's activations stay in L1 while all rows of the panel pass them. Chunks of tokens whose
+                  activations fit into L2 meet all rows that a member has taken before the next ones do
 
 None of this changes what is added to what: a lane's products are added in the order of the columns, whatever meets it
 in the tile. Where a strip ends, the lanes are put down and picked up again as they are.
@@ -17,6 +21,7 @@ from woolly_worker.kernels.jit import inline, subroutine
 from woolly_worker.kernels.matmul import (
     ADD_TO_OUT,
     COUNT_FIELD,
+    FEW_TOKENS,
     N_COLS,
     N_ROWS,
     OUT,
@@ -32,7 +37,7 @@ from woolly_worker.kernels.matmul import (
     rows_one_by_one,
     take_rows,
 )
-from woolly_worker.kernels.simd import add, load_f32x16, store
+from woolly_worker.kernels.simd import add, load_f32x16, prefetch, store
 from woolly_worker.kernels.simd.products import (
     ROWS,
     TOKENS,
@@ -42,13 +47,14 @@ from woolly_worker.kernels.simd.products import (
     two_vectors,
     zero_products,
 )
-from woolly_worker.kernels.simd.tiles import load_each, store_each, tile_size
+from woolly_worker.kernels.simd.tiles import load_each, store_each
 from woolly_worker.kernels.step import field
 
 COLUMNS = 512  # six tokens' activations: 12 KB
 CHUNK_BYTES = 384 << 10  # of activations
 LEAST_CHUNK = 24  # tokens: fewer would read the weights from memory too often
-SUMS_BYTES = PANEL_ROWS * TOKENS * VECTOR_BYTES
+AHEAD = 2048  # bytes: how far a row is asked for before it is used
+SUMS_BYTES = PANEL_ROWS * FEW_TOKENS * VECTOR_BYTES
 
 if ROWS == 4:
 
@@ -75,55 +81,86 @@ else:
 
 
 @inline
-def _multiply_strip(acc, row, row_bytes, x, x_stride, first, last, size, load, load_first):
-    """acc[r, t] += columns first .. last of the tile's rows and tokens. Only the last strip may end in a part of 16."""
+def _tile(args, row, x, first, last, sums, size, load, load_first, zeros):
+    """sums[r, t] += columns first .. last of ROWS rows times as many tokens as `zeros` has. Where first is 0: =."""
+    row_bytes, x_stride = field(args, ROW_BYTES), field(args, X_STRIDE)
+    acc = zeros
+    if first > 0:
+        acc = load_each(sums, VECTOR_BYTES, zeros)
     whole = last - last % 16
     for k in range(first, whole, 16):
+        for r in range(ROWS):
+            prefetch(row + r * row_bytes + size * k + AHEAD)
         acc = fma_products(acc, _load_rows(row + size * k, row_bytes, load), x + 4 * k, x_stride)
     if whole < last:  # the activations' rows are padded with zeros; the weights' are not
         rows = _load_first_of_rows(row + size * whole, row_bytes, last - whole, load_first)
         acc = fma_products(acc, rows, x + 4 * whole, x_stride)
-    return acc
-
-
-@subroutine
-def _multiply_group(rows, row_bytes, x, x_stride, n_cols, sums, place, stride, adding, size, load, load_first, zeros):
-    """place[t] = sixteen rows times as many tokens as `zeros` has, added to what is there when `adding` is not 0."""
-    n_sums = tile_size(zeros)
-    n_tokens = n_sums // ROWS
-    for first in range(0, n_cols, COLUMNS):
-        last = min(first + COLUMNS, n_cols)
-        for r in range(0, PANEL_ROWS, ROWS):
-            s, row = sums + r * n_tokens * VECTOR_BYTES, rows + r * row_bytes
-            acc = zeros
-            if first > 0:
-                acc = load_each(s, VECTOR_BYTES, zeros)
-            acc = _multiply_strip(acc, row, row_bytes, x, x_stride, first, last, size, load, load_first)
-            store_each(s, VECTOR_BYTES, acc)
-    for t in range(n_tokens):
-        total = sums_of_sixteen(sums + t * VECTOR_BYTES, n_tokens * VECTOR_BYTES)
-        if adding:
-            total = add(load_f32x16(place + t * stride), total)
-        store(place + t * stride, total)
+    store_each(sums, VECTOR_BYTES, acc)
 
 
 @inline
-def _multiply_panel(args, r, t, last, sums, size, load, load_first):
-    """Rows r .. r + 16 times tokens t .. last."""
-    row_bytes, n_cols = field(args, ROW_BYTES), field(args, N_COLS)
-    x_stride, stride, adding = field(args, X_STRIDE), field(args, OUT_STRIDE), field(args, ADD_TO_OUT)
-    rows, x, place = field(args, WEIGHTS) + r * row_bytes, field(args, X), field(args, OUT) + 4 * r
-    while t + TOKENS <= last:
-        y, here, zeros = x + t * x_stride, place + t * stride, zero_products(TOKENS)
-        _multiply_group(rows, row_bytes, y, x_stride, n_cols, sums, here, stride, adding, size, load, load_first, zeros)
-        t += TOKENS
-    while t + 2 <= last:
-        y, here, zeros = x + t * x_stride, place + t * stride, zero_products(2)
-        _multiply_group(rows, row_bytes, y, x_stride, n_cols, sums, here, stride, adding, size, load, load_first, zeros)
-        t += 2
-    if t < last:
-        y, here, zeros = x + t * x_stride, place + t * stride, zero_products(1)
-        _multiply_group(rows, row_bytes, y, x_stride, n_cols, sums, here, stride, adding, size, load, load_first, zeros)
+def _group_size(n_left):
+    return TOKENS if n_left >= TOKENS else 2 if n_left >= 2 else 1
+
+
+@subroutine
+def _multiply(args, n_tokens, row, x, first, last, sums, size, load, load_first):
+    """One strip of a group of tokens, see _tile."""
+    if n_tokens == TOKENS:
+        _tile(args, row, x, first, last, sums, size, load, load_first, zero_products(TOKENS))
+    elif n_tokens == 2:
+        _tile(args, row, x, first, last, sums, size, load, load_first, zero_products(2))
+    else:
+        _tile(args, row, x, first, last, sums, size, load, load_first, zero_products(1))
+
+
+@subroutine
+def _fold(args, r, t, n_tokens, sums):
+    """out[t, r] .. out[t + n_tokens, r + 16] of a group of tokens, from sums[16, n_tokens, 16]."""
+    stride = field(args, OUT_STRIDE)
+    place = field(args, OUT) + t * stride + 4 * r
+    for i in range(n_tokens):
+        total = sums_of_sixteen(sums + i * VECTOR_BYTES, n_tokens * VECTOR_BYTES)
+        if field(args, ADD_TO_OUT):
+            total = add(load_f32x16(place + i * stride), total)
+        store(place + i * stride, total)
+
+
+@inline
+def _few_tokens(args, r, n_tokens, sums, size, load, load_first):
+    """Rows r .. r + 16 times all tokens. Each group has its own sums, one behind the other."""
+    row_bytes, n_cols, x, x_stride = field(args, ROW_BYTES), field(args, N_COLS), field(args, X), field(args, X_STRIDE)
+    for q in range(0, PANEL_ROWS, ROWS):
+        row = field(args, WEIGHTS) + (r + q) * row_bytes
+        for first in range(0, n_cols, COLUMNS):
+            last = min(first + COLUMNS, n_cols)
+            t = 0
+            while t < n_tokens:
+                n = _group_size(n_tokens - t)
+                s = sums + (PANEL_ROWS * t + q * n) * VECTOR_BYTES
+                _multiply(args, n, row, x + t * x_stride, first, last, s, size, load, load_first)
+                t += n
+    t = 0
+    while t < n_tokens:
+        n = _group_size(n_tokens - t)
+        _fold(args, r, t, n, sums + PANEL_ROWS * t * VECTOR_BYTES)
+        t += n
+
+
+@inline
+def _many_tokens(args, r, t, stop, sums, size, load, load_first):
+    """Rows r .. r + 16 times tokens t .. stop, a group after the other."""
+    row_bytes, n_cols, x, x_stride = field(args, ROW_BYTES), field(args, N_COLS), field(args, X), field(args, X_STRIDE)
+    rows = field(args, WEIGHTS) + r * row_bytes
+    while t < stop:
+        n = _group_size(stop - t)
+        for first in range(0, n_cols, COLUMNS):
+            last = min(first + COLUMNS, n_cols)
+            for q in range(0, PANEL_ROWS, ROWS):
+                row, s = rows + q * row_bytes, sums + q * n * VECTOR_BYTES
+                _multiply(args, n, row, x + t * x_stride, first, last, s, size, load, load_first)
+        _fold(args, r, t, n, sums)
+        t += n
 
 
 @inline
@@ -149,7 +186,12 @@ def run_float_matmul(args, step, member, counter, size, load, load_first, row_do
         if n_tokens == 1:
             rows_one_by_one(args, first, last, 1, row_dot)
             continue
-        for t in range(0, n_tokens, chunk):
-            for r in range(first, min(last, whole), PANEL_ROWS):
-                _multiply_panel(args, r, t, min(t + chunk, n_tokens), sums, size, load, load_first)
+        stop = min(last, whole)
+        if n_tokens <= FEW_TOKENS:
+            for r in range(first, stop, PANEL_ROWS):
+                _few_tokens(args, r, n_tokens, sums, size, load, load_first)
+        else:
+            for t in range(0, n_tokens, chunk):
+                for r in range(first, stop, PANEL_ROWS):
+                    _many_tokens(args, r, t, min(t + chunk, n_tokens), sums, size, load, load_first)
         rows_one_by_one(args, max(first, whole), last, n_tokens, row_dot)
