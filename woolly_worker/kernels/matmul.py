@@ -191,26 +191,7 @@ def _rows_many_tokens(args, first, last, n_tokens, sums, panel, block, sizes, pa
 
 
 @inline
-def run_matmul(args, step, member, counter, block, sizes, parts, unpack_block, multiply_block, row_dot):
-    """The body of a quantised matmul operation: see run_matmul_in_place, with panels for few tokens too."""
-    run_matmul_in_place(
-        args,
-        step,
-        member,
-        counter,
-        block,
-        sizes,
-        parts,
-        unpack_block,
-        multiply_block,
-        row_dot,
-        unpack_block,
-        multiply_block,
-    )
-
-
-@inline
-def run_matmul_in_place(
+def run_matmul(
     args,
     step,
     member,

@@ -30,8 +30,8 @@ from woolly_worker.kernels.formats import q4_k  # noqa: E402
 from woolly_worker.kernels.jit import OP_SIGNATURE  # noqa: E402
 
 KERNELS: dict[str, tuple[Any, Any]] = {
-    "row_dot": (q4_k.row_dot_q4_k.py_func, types.float32(types.intp, types.intp, types.intp)),
-    "matmul": (q4_k.matmul_q4_k.function, OP_SIGNATURE),
+    "row_dot": (q4_k.row_dot.py_func, types.float32(types.intp, types.intp, types.intp)),
+    "matmul": (q4_k.FORMAT.matmul.function, OP_SIGNATURE),
     "attention": (attention.attention_f16.function, OP_SIGNATURE),
 }
 

@@ -179,16 +179,6 @@ def test_integer_sums_wrap_as_32_bits() -> None:
         assert out.values.tolist() == [int(a.sum(dtype=np.int32)), int(a[:8].sum(dtype=np.int32))]
 
 
-def test_integer_sums_as_floats_are_rounded_once() -> None:
-    rng = np.random.default_rng(11)
-    limit = 2**31 // LANES
-    for a, b in rng.integers(-limit, limit, (20, 2, LANES)).astype(np.int32):
-        out = Region(np.zeros(6), np.float32)
-        kernels.int_sums_to_f32(Region(a, np.int32, 1).address, Region(b, np.int32, 2).address, out.address)
-        sums = [a.sum(), a[:8].sum(), a.sum(), b.sum(), a.sum(), b[:8].sum()]
-        assert same_bits(out.values, np.array(sums).astype(np.float32))
-
-
 def test_integer_maxima() -> None:
     rng = np.random.default_rng(6)
     for _ in range(10):

@@ -10,13 +10,11 @@ from woolly_worker.kernels.simd.tiles import (
     dot_groups,
     dot_pairs,
     dot_shorts_each,
-    fma_load_each,
     fma_splat_each,
     gather_columns,
     gather_halves_f32,
     load_each,
     store_each,
-    store_sums_each,
     sub_scaled_each,
     sub_shifted_each,
     sub_splat_each,
@@ -64,16 +62,10 @@ def float_tiles(tile, panel, vector, x, stride, out):
     acc = load_each(tile, 64, zeros_f32(3))
     v = load_f32x16(vector)
     store_each(out, 64, fma_splat_each(acc, v, x, stride))
-    store_each(out + 192, 64, fma_load_each(acc, v, x, stride))
-    store_each(out + 384, 64, add_each(acc, acc))
-    store_each(out + 576, 64, zeros_f32_like(acc))
+    store_each(out + 192, 64, add_each(acc, acc))
+    store_each(out + 384, 64, zeros_f32_like(acc))
     sums = dot_groups(zeros_i32(3), panel, x, stride, 1)
-    store_each(out + 768, 64, accumulate_each(acc, v, x, stride, sums))
-
-
-@kernel
-def tile_sums(tile, out, stride, adding):
-    store_sums_each(out, stride, load_each(tile, 64, zeros_f32(3)), adding)
+    store_each(out + 576, 64, accumulate_each(acc, v, x, stride, sums))
 
 
 @kernel

@@ -38,8 +38,6 @@ from woolly_worker.kernels.simd import (
     high_halves_f32,
     hmax,
     hsum,
-    hsum_to_f32,
-    hsums_to_f32,
     lanes_i8x16,
     load_f16,
     load_f16x16,
@@ -190,20 +188,6 @@ def byte_verbs(x, out):
 def int_sums(x, out):
     store_i32(out, hsum(load_i32x16(x)))
     store_i32(out + 4, hsum(add(load_i32x8(x), zero_i32x8())))
-
-
-@kernel
-def int_sums_to_f32(x, y, out):
-    """One vector alone, then two side by side, also of different widths."""
-    a, b = load_i32x16(x), load_i32x16(y)
-    store_f32(out, hsum_to_f32(a))
-    store_f32(out + 4, hsum_to_f32(load_i32x8(x)))
-    first, last = hsums_to_f32(a, b)
-    store_f32(out + 8, first)
-    store_f32(out + 12, last)
-    first, last = hsums_to_f32(a, load_i32x8(y))
-    store_f32(out + 16, first)
-    store_f32(out + 20, last)
 
 
 @kernel

@@ -4,6 +4,8 @@ from woolly_worker.kernels.formats import q8_0
 from woolly_worker.kernels.jit import inline, op
 from woolly_worker.kernels.matmul import run_matmul
 
+SIZES = (q8_0.BLOCK_BYTES, q8_0.PANEL_BLOCK_BYTES)
+
 
 @inline
 def row_dot_and_a_bit(row, x, n_cols):
@@ -32,11 +34,13 @@ def matmul_whose_rows_differ(args, step, member, counter):
         member,
         counter,
         q8_0.BLOCK,
-        q8_0.SIZES,
+        SIZES,
         q8_0.PARTS,
         q8_0.unpack_block,
         q8_0.multiply_block,
         row_dot_and_a_bit,
+        q8_0.unpack_block,
+        q8_0.multiply_block,
     )
 
 
@@ -49,11 +53,13 @@ def matmul_of_the_first_block(args, step, member, counter):
         member,
         counter,
         q8_0.BLOCK,
-        q8_0.SIZES,
+        SIZES,
         q8_0.PARTS,
         q8_0.unpack_block,
         multiply_the_first_block,
         row_dot_of_the_first_block,
+        q8_0.unpack_block,
+        multiply_the_first_block,
     )
 
 

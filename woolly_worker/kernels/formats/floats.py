@@ -4,11 +4,13 @@ A row times a token is sixteen lanes of partial sums over the columns, folded at
 of sixteen long. Tiles share a row's load among tokens, which changes nothing for any one of them.
 """
 
+from typing import Any
+
 from woolly_worker.kernels.activations import Activation
 from woolly_worker.kernels.formats.float_loops import SUMS_BYTES, run_float_matmul
 from woolly_worker.kernels.formats.format import Format
-from woolly_worker.kernels.jit import inline, kernel, op
-from woolly_worker.kernels.matmul import run_embedding
+from woolly_worker.kernels.formats.operations import dot_for_python, embedding, numbers_for_python, operation
+from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.simd import (
     as_f16x16,
     as_f32x16,
@@ -78,68 +80,33 @@ def _load_first_bf16(address, n):
     return as_f32x16(shift_left(zero_extend(load_first_i16x16(address, n)), 16))
 
 
-@kernel
-def dequantize_f32(row, n_cols, out):
-    _to_f32(row, n_cols, out, 4, _load_f32, _load_first_f32)
+def _float_format(name: str, size: int, load: Any, load_first: Any) -> Format:
+    """`size` bytes a weight; load(address) reads sixteen as f32, load_first(address, n) the first n, and zeros."""
+
+    @inline
+    def row_dot(row, x, n_cols):
+        return _row_dot(row, x, n_cols, size, load, load_first)
+
+    @inline
+    def dequantize(row, n_cols, out):
+        _to_f32(row, n_cols, out, size, load, load_first)
+
+    def matmul(args, step, member, counter):
+        run_float_matmul(args, step, member, counter, size, load, load_first, row_dot)
+
+    return Format(
+        name=name,
+        block=1,
+        block_bytes=size,
+        activation=Activation.F32,
+        matmul=operation(matmul, name),
+        embed=embedding(dequantize, name),
+        dequantize=numbers_for_python(dequantize, name),
+        row_dot=dot_for_python(row_dot, name),
+        tile_bytes=SUMS_BYTES,
+    )
 
 
-@kernel
-def row_dot_f32(row, x, n_cols):
-    return _row_dot(row, x, n_cols, 4, _load_f32, _load_first_f32)
-
-
-@op
-def matmul_f32(args, step, member, counter):
-    run_float_matmul(args, step, member, counter, 4, _load_f32, _load_first_f32, row_dot_f32)
-
-
-@op
-def embed_f32(args, step, member, counter):
-    run_embedding(args, step, counter, dequantize_f32)
-
-
-@kernel
-def dequantize_f16(row, n_cols, out):
-    _to_f32(row, n_cols, out, 2, _load_f16, _load_first_f16)
-
-
-@kernel
-def row_dot_f16(row, x, n_cols):
-    return _row_dot(row, x, n_cols, 2, _load_f16, _load_first_f16)
-
-
-@op
-def matmul_f16(args, step, member, counter):
-    run_float_matmul(args, step, member, counter, 2, _load_f16, _load_first_f16, row_dot_f16)
-
-
-@op
-def embed_f16(args, step, member, counter):
-    run_embedding(args, step, counter, dequantize_f16)
-
-
-@kernel
-def dequantize_bf16(row, n_cols, out):
-    _to_f32(row, n_cols, out, 2, _load_bf16, _load_first_bf16)
-
-
-@kernel
-def row_dot_bf16(row, x, n_cols):
-    return _row_dot(row, x, n_cols, 2, _load_bf16, _load_first_bf16)
-
-
-@op
-def matmul_bf16(args, step, member, counter):
-    run_float_matmul(args, step, member, counter, 2, _load_bf16, _load_first_bf16, row_dot_bf16)
-
-
-@op
-def embed_bf16(args, step, member, counter):
-    run_embedding(args, step, counter, dequantize_bf16)
-
-
-F32 = Format("F32", 1, 4, Activation.F32, matmul_f32, embed_f32, dequantize_f32, row_dot_f32, tile_bytes=SUMS_BYTES)
-F16 = Format("F16", 1, 2, Activation.F32, matmul_f16, embed_f16, dequantize_f16, row_dot_f16, tile_bytes=SUMS_BYTES)
-BF16 = Format(
-    "BF16", 1, 2, Activation.F32, matmul_bf16, embed_bf16, dequantize_bf16, row_dot_bf16, tile_bytes=SUMS_BYTES
-)
+F32 = _float_format("F32", 4, _load_f32, _load_first_f32)
+F16 = _float_format("F16", 2, _load_f16, _load_first_f16)
+BF16 = _float_format("BF16", 2, _load_bf16, _load_first_bf16)

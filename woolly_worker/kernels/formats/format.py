@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from woolly_worker.kernels.activations import Activation
 from woolly_worker.kernels.jit import LazyOp
@@ -19,8 +18,8 @@ class Format:
     activation: Activation  # the form of activations that its matmul reads
     matmul: LazyOp
     embed: LazyOp
-    dequantize: Callable[[int, int, int], Any]  # (row address, n_cols, f32 out address), callable from Python
-    row_dot: Callable[[int, int, int], Any]  # (row address, activations, n_cols) -> f32, callable from Python
+    dequantize: Callable[[int, int, int], None]  # (row address, n_cols, f32 out address), for Python
+    row_dot: Callable[[int, int, int], float]  # (row address, activations, n_cols) -> f32, for Python
     panel_block_bytes: int = 0  # bytes a quant block of sixteen rows takes in a panel; 0: the format needs none
     parts: int = 0  # partial sums of a row, see matmul.py
     tile_bytes: int = 0  # scratch for the sums of a tile, where they do not stay in registers

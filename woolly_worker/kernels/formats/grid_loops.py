@@ -12,10 +12,15 @@ every 16 or 32 weights as i32 x 16 rows, and last what takes the offset away: pa
 Integers: 256 * 126 * 127 * 31 + 64 * 256 * 127 * 31 < 2**28.
 """
 
+from typing import Any
+
 import numpy as np
 
-from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUMS16, Q8K_SUMS32
+from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUMS16, Q8K_SUMS32, Activation
+from woolly_worker.kernels.formats.format import Format
+from woolly_worker.kernels.formats.fours import BLOCK, PARTS
 from woolly_worker.kernels.formats.grids import OFFSET
+from woolly_worker.kernels.formats.operations import quantised
 from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.simd import (
     add,
@@ -54,8 +59,6 @@ from woolly_worker.kernels.simd.tiles import (
     vector_of,
     zeros_i32_like,
 )
-
-BLOCK = 256
 
 PANEL_D = 4096
 PANEL_SCALES = PANEL_D + 64
@@ -184,3 +187,34 @@ def numbers_of_row(row, n_cols, out, block_bytes, read_block, weights, super_sca
             factor = splat_f32x16(d * np.float32(load_i32(scales_of_row + 4 * j)))
             w = sub(zero_extend(load_i8x16(bytes_of_row + 16 * j)), splat_i32x16(np.int32(OFFSET)))
             store(out + 4 * (BLOCK * i + 16 * j), mul(factor, to_f32(w)))
+
+
+def grid_format(name: str, block_bytes: int, per_scale: int, read_block: Any, weights: Any, super_scale: Any) -> Format:
+    """`per_scale`: 16 or 32 weights share a sub-scale; the other parts are described above."""
+    narrow = per_scale == 16
+    store_scales = store_scales_16 if narrow else store_scales_32
+
+    @inline
+    def unpack_block(block, row_bytes, ahead, panel):
+        unpack_rows(block, row_bytes, ahead, block_bytes, panel, read_block, weights, super_scale, store_scales)
+
+    @inline
+    def row_dot(row, x, n_cols):
+        return dot_of_row(row, x, n_cols, block_bytes, read_block, weights, super_scale)
+
+    @inline
+    def dequantize(row, n_cols, out):
+        numbers_of_row(row, n_cols, out, block_bytes, read_block, weights, super_scale)
+
+    return quantised(
+        name,
+        block=BLOCK,
+        block_bytes=block_bytes,
+        activation=Activation.Q8K,
+        panel_block_bytes=PANEL_BLOCK_BYTES_16 if narrow else PANEL_BLOCK_BYTES_32,
+        parts=PARTS,
+        unpack_block=unpack_block,
+        multiply_block=multiply_block_16 if narrow else multiply_block_32,
+        row_dot=row_dot,
+        dequantize=dequantize,
+    )

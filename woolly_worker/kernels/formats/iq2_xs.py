@@ -11,26 +11,9 @@ Source: ggml-common.h `block_iq2_xs`, ggml-quants.c `dequantize_row_iq2_xs`.
 
 import numpy as np
 
-from woolly_worker.kernels.activations import Activation
-from woolly_worker.kernels.formats.format import Format
-from woolly_worker.kernels.formats.fours import PARTS
-from woolly_worker.kernels.formats.grid_loops import (
-    BLOCK,
-    PANEL_BLOCK_BYTES_16,
-    dot_of_row,
-    multiply_block_16,
-    numbers_of_row,
-    store_scales_16,
-    unpack_rows,
-)
-from woolly_worker.kernels.formats.grids import (
-    magnitudes,
-    parities,
-    sixteen_nibbles,
-    with_signs,
-)
-from woolly_worker.kernels.jit import inline, kernel, op
-from woolly_worker.kernels.matmul import run_embedding, run_matmul
+from woolly_worker.kernels.formats.grid_loops import grid_format
+from woolly_worker.kernels.formats.grids import magnitudes, parities, sixteen_nibbles, with_signs
+from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.simd import (
     and_bits,
     as_i16x32,
@@ -70,48 +53,4 @@ def super_scale(block):
     return load_f16(block) * np.float32(0.125)
 
 
-@inline
-def unpack_block(block, row_bytes, ahead, panel):
-    unpack_rows(block, row_bytes, ahead, BLOCK_BYTES, panel, read_block, weights, super_scale, store_scales_16)
-
-
-@inline
-def row_dot(row, x, n_cols):
-    return dot_of_row(row, x, n_cols, BLOCK_BYTES, read_block, weights, super_scale)
-
-
-@kernel
-def dequantize(row, n_cols, out):
-    numbers_of_row(row, n_cols, out, BLOCK_BYTES, read_block, weights, super_scale)
-
-
-@kernel
-def row_dot_iq2_xs(row, x, n_cols):
-    return row_dot(row, x, n_cols)
-
-
-SIZES = (BLOCK_BYTES, PANEL_BLOCK_BYTES_16)
-
-
-@op
-def matmul_iq2_xs(args, step, member, counter):
-    run_matmul(args, step, member, counter, BLOCK, SIZES, PARTS, unpack_block, multiply_block_16, row_dot)
-
-
-@op
-def embed_iq2_xs(args, step, member, counter):
-    run_embedding(args, step, counter, dequantize)
-
-
-FORMAT = Format(
-    name="IQ2_XS",
-    block=BLOCK,
-    block_bytes=BLOCK_BYTES,
-    activation=Activation.Q8K,
-    matmul=matmul_iq2_xs,
-    embed=embed_iq2_xs,
-    dequantize=dequantize,
-    row_dot=row_dot_iq2_xs,
-    panel_block_bytes=PANEL_BLOCK_BYTES_16,
-    parts=PARTS,
-)
+FORMAT = grid_format("IQ2_XS", BLOCK_BYTES, 16, read_block, weights, super_scale)

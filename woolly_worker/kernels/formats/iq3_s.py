@@ -11,25 +11,9 @@
 Source: ggml-common.h `block_iq3_s`, ggml-quants.c `dequantize_row_iq3_s`.
 """
 
-from woolly_worker.kernels.activations import Activation
-from woolly_worker.kernels.formats.format import Format
-from woolly_worker.kernels.formats.fours import PARTS
-from woolly_worker.kernels.formats.grid_loops import (
-    BLOCK,
-    PANEL_BLOCK_BYTES_32,
-    dot_of_row,
-    multiply_block_32,
-    numbers_of_row,
-    store_scales_32,
-    unpack_rows,
-)
-from woolly_worker.kernels.formats.grids import (
-    eight_nibbles,
-    magnitudes,
-    with_signs,
-)
-from woolly_worker.kernels.jit import inline, kernel, op
-from woolly_worker.kernels.matmul import run_embedding, run_matmul
+from woolly_worker.kernels.formats.grid_loops import grid_format
+from woolly_worker.kernels.formats.grids import eight_nibbles, magnitudes, with_signs
+from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.simd import (
     choose,
     concat,
@@ -74,48 +58,4 @@ def super_scale(block):
     return load_f16(block)
 
 
-@inline
-def unpack_block(block, row_bytes, ahead, panel):
-    unpack_rows(block, row_bytes, ahead, BLOCK_BYTES, panel, read_block, weights, super_scale, store_scales_32)
-
-
-@inline
-def row_dot(row, x, n_cols):
-    return dot_of_row(row, x, n_cols, BLOCK_BYTES, read_block, weights, super_scale)
-
-
-@kernel
-def dequantize(row, n_cols, out):
-    numbers_of_row(row, n_cols, out, BLOCK_BYTES, read_block, weights, super_scale)
-
-
-@kernel
-def row_dot_iq3_s(row, x, n_cols):
-    return row_dot(row, x, n_cols)
-
-
-SIZES = (BLOCK_BYTES, PANEL_BLOCK_BYTES_32)
-
-
-@op
-def matmul_iq3_s(args, step, member, counter):
-    run_matmul(args, step, member, counter, BLOCK, SIZES, PARTS, unpack_block, multiply_block_32, row_dot)
-
-
-@op
-def embed_iq3_s(args, step, member, counter):
-    run_embedding(args, step, counter, dequantize)
-
-
-FORMAT = Format(
-    name="IQ3_S",
-    block=BLOCK,
-    block_bytes=BLOCK_BYTES,
-    activation=Activation.Q8K,
-    matmul=matmul_iq3_s,
-    embed=embed_iq3_s,
-    dequantize=dequantize,
-    row_dot=row_dot_iq3_s,
-    panel_block_bytes=PANEL_BLOCK_BYTES_32,
-    parts=PARTS,
-)
+FORMAT = grid_format("IQ3_S", BLOCK_BYTES, 32, read_block, weights, super_scale)

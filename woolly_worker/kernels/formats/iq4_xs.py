@@ -16,10 +16,9 @@ Source: ggml-common.h `block_iq4_xs`, `kvalues_iq4nl`, ggml-quants.c `dequantize
 import numpy as np
 
 from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUMS32, Activation
-from woolly_worker.kernels.formats.format import Format
 from woolly_worker.kernels.formats.fours import PARTS, dot_in_fours
-from woolly_worker.kernels.jit import inline, kernel, op
-from woolly_worker.kernels.matmul import run_embedding, run_matmul
+from woolly_worker.kernels.formats.operations import quantised
+from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.simd import (
     add,
     and_bits,
@@ -182,7 +181,7 @@ def row_dot(row, x, n_cols):
     return dot_in_fours(row, x, n_cols, BLOCK_BYTES, _four)
 
 
-@kernel
+@inline
 def dequantize(row, n_cols, out):
     """One row as f32, with ggml's own operations: d * (scale - 32) * value, from the left."""
     raised = splat_i32x16(np.int32(128))
@@ -198,33 +197,15 @@ def dequantize(row, n_cols, out):
             store(place + 64, mul(factor, to_f32(sub(zero_extend(raised_value(shift_right(q, 4))), raised))))
 
 
-@kernel
-def row_dot_iq4_xs(row, x, n_cols):
-    return row_dot(row, x, n_cols)
-
-
-SIZES = (BLOCK_BYTES, PANEL_BLOCK_BYTES)
-
-
-@op
-def matmul_iq4_xs(args, step, member, counter):
-    run_matmul(args, step, member, counter, BLOCK, SIZES, PARTS, unpack_block, multiply_block, row_dot)
-
-
-@op
-def embed_iq4_xs(args, step, member, counter):
-    run_embedding(args, step, counter, dequantize)
-
-
-FORMAT = Format(
-    name="IQ4_XS",
+FORMAT = quantised(
+    "IQ4_XS",
     block=BLOCK,
     block_bytes=BLOCK_BYTES,
     activation=Activation.Q8K,
-    matmul=matmul_iq4_xs,
-    embed=embed_iq4_xs,
-    dequantize=dequantize,
-    row_dot=row_dot_iq4_xs,
     panel_block_bytes=PANEL_BLOCK_BYTES,
     parts=PARTS,
+    unpack_block=unpack_block,
+    multiply_block=multiply_block,
+    row_dot=row_dot,
+    dequantize=dequantize,
 )

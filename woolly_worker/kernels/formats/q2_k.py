@@ -15,12 +15,11 @@ Source: ggml-common.h `block_q2_K`, ggml-quants.c `dequantize_row_q2_K`.
 import numpy as np
 
 from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUMS16, Activation
-from woolly_worker.kernels.formats.format import Format
 from woolly_worker.kernels.formats.fours import PARTS, dot_in_fours_with_mins
+from woolly_worker.kernels.formats.operations import quantised
 from woolly_worker.kernels.formats.panels import dot_block, twice
 from woolly_worker.kernels.formats.q4_k import store_pairs
-from woolly_worker.kernels.jit import inline, kernel, op
-from woolly_worker.kernels.matmul import run_embedding, run_matmul
+from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.simd import (
     and_bits,
     as_i16x32,
@@ -166,7 +165,7 @@ def row_dot(row, x, n_cols):
     return dot_in_fours_with_mins(row, x, n_cols, BLOCK_BYTES, _four)
 
 
-@kernel
+@inline
 def dequantize(row, n_cols, out):
     """One row as f32, with ggml's own operations: (d * scale) * q - (dmin * min)."""
     for i in range(n_cols // BLOCK):
@@ -183,33 +182,15 @@ def dequantize(row, n_cols, out):
                     q = shift_right(q, 2)
 
 
-@kernel
-def row_dot_q2_k(row, x, n_cols):
-    return row_dot(row, x, n_cols)
-
-
-SIZES = (BLOCK_BYTES, PANEL_BLOCK_BYTES)
-
-
-@op
-def matmul_q2_k(args, step, member, counter):
-    run_matmul(args, step, member, counter, BLOCK, SIZES, PARTS, unpack_block, multiply_block, row_dot)
-
-
-@op
-def embed_q2_k(args, step, member, counter):
-    run_embedding(args, step, counter, dequantize)
-
-
-FORMAT = Format(
-    name="Q2_K",
+FORMAT = quantised(
+    "Q2_K",
     block=BLOCK,
     block_bytes=BLOCK_BYTES,
     activation=Activation.Q8K,
-    matmul=matmul_q2_k,
-    embed=embed_q2_k,
-    dequantize=dequantize,
-    row_dot=row_dot_q2_k,
     panel_block_bytes=PANEL_BLOCK_BYTES,
     parts=PARTS,
+    unpack_block=unpack_block,
+    multiply_block=multiply_block,
+    row_dot=row_dot,
+    dequantize=dequantize,
 )

@@ -17,12 +17,11 @@ Source: ggml-common.h `block_q3_K`, ggml-quants.c `dequantize_row_q3_K`.
 import numpy as np
 
 from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUM, Q8K_SUMS16, Activation
-from woolly_worker.kernels.formats.format import Format
 from woolly_worker.kernels.formats.fours import PARTS, dot_in_fours
+from woolly_worker.kernels.formats.operations import quantised
 from woolly_worker.kernels.formats.panels import PANEL_BLOCK_BYTES, PANEL_D, dot_block, twice
 from woolly_worker.kernels.formats.q2_k import load_runs
-from woolly_worker.kernels.jit import inline, kernel, op
-from woolly_worker.kernels.matmul import run_embedding, run_matmul
+from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.simd import (
     add,
     and_bits,
@@ -189,7 +188,7 @@ def _scale(block, j):
     return (low & 15 | (high & 3) << 4) - 32
 
 
-@kernel
+@inline
 def dequantize(row, n_cols, out):
     """One row as f32, with ggml's own operations: (d * (scale - 32)) * (q - 4)."""
     four = splat_i32x16(np.int32(4))
@@ -208,33 +207,15 @@ def dequantize(row, n_cols, out):
                     low, third = shift_right(low, 2), shift_right(third, 1)
 
 
-@kernel
-def row_dot_q3_k(row, x, n_cols):
-    return row_dot(row, x, n_cols)
-
-
-SIZES = (BLOCK_BYTES, PANEL_BLOCK_BYTES)
-
-
-@op
-def matmul_q3_k(args, step, member, counter):
-    run_matmul(args, step, member, counter, BLOCK, SIZES, PARTS, unpack_block, multiply_block, row_dot)
-
-
-@op
-def embed_q3_k(args, step, member, counter):
-    run_embedding(args, step, counter, dequantize)
-
-
-FORMAT = Format(
-    name="Q3_K",
+FORMAT = quantised(
+    "Q3_K",
     block=BLOCK,
     block_bytes=BLOCK_BYTES,
     activation=Activation.Q8K,
-    matmul=matmul_q3_k,
-    embed=embed_q3_k,
-    dequantize=dequantize,
-    row_dot=row_dot_q3_k,
     panel_block_bytes=PANEL_BLOCK_BYTES,
     parts=PARTS,
+    unpack_block=unpack_block,
+    multiply_block=multiply_block,
+    row_dot=row_dot,
+    dequantize=dequantize,
 )

@@ -8,75 +8,59 @@ Source: ggml-common.h `block_q4_0`, ggml-quants.c `dequantize_row_q4_0`.
 import numpy as np
 
 from woolly_worker.kernels.activations import Activation
-from woolly_worker.kernels.formats.format import Format
-from woolly_worker.kernels.formats.legacy import (
-    BLOCK,
-    PANEL_BLOCK_BYTES,
-    PANEL_D,
-    PARTS,
-    multiply_block,
-)
+from woolly_worker.kernels.formats.legacy import BLOCK, PANEL_BLOCK_BYTES, PANEL_D, PARTS, multiply_block
+from woolly_worker.kernels.formats.nibbles import high_nibbles, low_nibbles, nibbles, nibbles_of_two, store_numbers
+from woolly_worker.kernels.formats.operations import quantised
 from woolly_worker.kernels.formats.sixteens import dot_in_sixteens
-from woolly_worker.kernels.jit import inline, kernel, op
-from woolly_worker.kernels.matmul import run_embedding, run_matmul
+from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.simd import (
     add,
-    and_bits,
-    concat,
     dot_u8i8,
     hsum,
     load_f16,
-    load_i8x16,
     load_i8x32,
     load_i8x64,
-    mul,
     prefetch,
-    shift_right,
-    shift_sixteens,
-    sixteen_twice,
     splat_f32x16,
     splat_i32x16,
     store,
-    sub,
-    to_f32,
-    zero_extend,
     zero_i32x8,
     zero_i32x16,
 )
 from woolly_worker.kernels.simd.tiles import gather_columns, gather_first_halves_f32, gather_halves_f32, vector_of
 
 BLOCK_BYTES = 18
+PLUS_120 = np.int32(0x78787878)  # in every byte: q - 8 + 128
+
+
+@inline
+def _unpack_column(q, place):
+    """Four weights of sixteen rows from each half of the block."""
+    store(place, add(low_nibbles(q), splat_i32x16(PLUS_120)))
+    store(place + 256, add(high_nibbles(q), splat_i32x16(PLUS_120)))
 
 
 @inline
 def unpack_block(block, row_bytes, ahead, panel):
-    """One block of sixteen rows into a panel: q - 8 + 128."""
+    """One block of sixteen rows into a panel."""
     for line in range(5):  # 16 * 18 bytes of the next sixteen rows, see q4_k
         prefetch(ahead + 64 * line)
     q = gather_columns(block + 2, row_bytes)
-    store(panel, add(and_bits(vector_of(q, 0), 0x0F0F0F0F), splat_i32x16(np.int32(0x78787878))))
-    store(panel + 64, add(and_bits(vector_of(q, 1), 0x0F0F0F0F), splat_i32x16(np.int32(0x78787878))))
-    store(panel + 128, add(and_bits(vector_of(q, 2), 0x0F0F0F0F), splat_i32x16(np.int32(0x78787878))))
-    store(panel + 192, add(and_bits(vector_of(q, 3), 0x0F0F0F0F), splat_i32x16(np.int32(0x78787878))))
-    store(panel + 256, add(and_bits(shift_right(vector_of(q, 0), 4), 0x0F0F0F0F), splat_i32x16(np.int32(0x78787878))))
-    store(panel + 320, add(and_bits(shift_right(vector_of(q, 1), 4), 0x0F0F0F0F), splat_i32x16(np.int32(0x78787878))))
-    store(panel + 384, add(and_bits(shift_right(vector_of(q, 2), 4), 0x0F0F0F0F), splat_i32x16(np.int32(0x78787878))))
-    store(panel + 448, add(and_bits(shift_right(vector_of(q, 3), 4), 0x0F0F0F0F), splat_i32x16(np.int32(0x78787878))))
+    _unpack_column(vector_of(q, 0), panel)
+    _unpack_column(vector_of(q, 1), panel + 64)
+    _unpack_column(vector_of(q, 2), panel + 128)
+    _unpack_column(vector_of(q, 3), panel + 192)
     store(panel + PANEL_D, gather_halves_f32(block, row_bytes))
 
 
 @inline
 def _pair(block, x):
-    packed = concat(load_i8x16(block + 2), load_i8x16(block + 20))
-    q = and_bits(shift_sixteens(sixteen_twice(packed), 0, 4), 15)
-    return dot_u8i8(zero_i32x16(), q, load_i8x64(x))
+    return dot_u8i8(zero_i32x16(), nibbles_of_two(block, 2, BLOCK_BYTES), load_i8x64(x))
 
 
 @inline
 def _single(block, x):
-    packed = load_i8x16(block + 2)
-    q = concat(and_bits(packed, 15), shift_right(packed, 4))
-    return hsum(dot_u8i8(zero_i32x8(), q, load_i8x32(x)))
+    return hsum(dot_u8i8(zero_i32x8(), nibbles(block, 2), load_i8x32(x)))
 
 
 @inline
@@ -90,44 +74,24 @@ def row_dot(row, x, n_cols):
     return dot_in_sixteens(row, x, n_cols, BLOCK_BYTES, 8, _pair, _single, _scales)
 
 
-@kernel
+@inline
 def dequantize(row, n_cols, out):
     """One row as f32, with ggml's own operation: (q - 8) * d."""
     for i in range(n_cols // BLOCK):
         block = row + i * BLOCK_BYTES
         d = splat_f32x16(load_f16(block))
-        packed = load_i8x16(block + 2)
-        store(out + 128 * i, mul(to_f32(sub(zero_extend(and_bits(packed, 15)), splat_i32x16(np.int32(8)))), d))
-        store(out + 128 * i + 64, mul(to_f32(sub(zero_extend(shift_right(packed, 4)), splat_i32x16(np.int32(8)))), d))
+        store_numbers(nibbles(block, 2), 8, d, out + 128 * i)
 
 
-@kernel
-def row_dot_q4_0(row, x, n_cols):
-    return row_dot(row, x, n_cols)
-
-
-SIZES = (BLOCK_BYTES, PANEL_BLOCK_BYTES)
-
-
-@op
-def matmul_q4_0(args, step, member, counter):
-    run_matmul(args, step, member, counter, BLOCK, SIZES, PARTS, unpack_block, multiply_block, row_dot)
-
-
-@op
-def embed_q4_0(args, step, member, counter):
-    run_embedding(args, step, counter, dequantize)
-
-
-FORMAT = Format(
-    name="Q4_0",
+FORMAT = quantised(
+    "Q4_0",
     block=BLOCK,
     block_bytes=BLOCK_BYTES,
     activation=Activation.Q8,
-    matmul=matmul_q4_0,
-    embed=embed_q4_0,
-    dequantize=dequantize,
-    row_dot=row_dot_q4_0,
     panel_block_bytes=PANEL_BLOCK_BYTES,
     parts=PARTS,
+    unpack_block=unpack_block,
+    multiply_block=multiply_block,
+    row_dot=row_dot,
+    dequantize=dequantize,
 )

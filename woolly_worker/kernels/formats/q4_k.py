@@ -13,10 +13,10 @@ Source: ggml-common.h `block_q4_K`, ggml-quants.c `dequantize_row_q4_K`.
 import numpy as np
 
 from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUMS32, Activation
-from woolly_worker.kernels.formats.format import Format
 from woolly_worker.kernels.formats.fours import PARTS, dot_in_fours_with_mins
-from woolly_worker.kernels.jit import inline, kernel, op
-from woolly_worker.kernels.matmul import run_embedding, run_matmul_in_place
+from woolly_worker.kernels.formats.nibbles import high_nibbles, low_nibbles
+from woolly_worker.kernels.formats.operations import quantised
+from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.simd import (
     add,
     and_bits,
@@ -126,14 +126,14 @@ def unpack_block(block, row_bytes, ahead, panel):
                 prefetch(ahead + 256 + 512 * c + 256 * half + 64 * line)
             q = gather_columns(block + 16 + 32 * c + 16 * half, row_bytes)
             o = values + 256 * half
-            store(o, and_bits(vector_of(q, 0), 0x0F0F0F0F))
-            store(o + 64, and_bits(vector_of(q, 1), 0x0F0F0F0F))
-            store(o + 128, and_bits(vector_of(q, 2), 0x0F0F0F0F))
-            store(o + 192, and_bits(vector_of(q, 3), 0x0F0F0F0F))
-            store(o + 512, and_bits(shift_right(vector_of(q, 0), 4), 0x0F0F0F0F))
-            store(o + 576, and_bits(shift_right(vector_of(q, 1), 4), 0x0F0F0F0F))
-            store(o + 640, and_bits(shift_right(vector_of(q, 2), 4), 0x0F0F0F0F))
-            store(o + 704, and_bits(shift_right(vector_of(q, 3), 4), 0x0F0F0F0F))
+            store(o, low_nibbles(vector_of(q, 0)))
+            store(o + 64, low_nibbles(vector_of(q, 1)))
+            store(o + 128, low_nibbles(vector_of(q, 2)))
+            store(o + 192, low_nibbles(vector_of(q, 3)))
+            store(o + 512, high_nibbles(vector_of(q, 0)))
+            store(o + 576, high_nibbles(vector_of(q, 1)))
+            store(o + 640, high_nibbles(vector_of(q, 2)))
+            store(o + 704, high_nibbles(vector_of(q, 3)))
 
 
 @inline
@@ -167,16 +167,6 @@ def prepare_block(block, row_bytes, ahead, panel):
 
 
 @inline
-def _low(q, k):
-    return and_bits(vector_of(q, k), 0x0F0F0F0F)
-
-
-@inline
-def _high(q, k):
-    return and_bits(shift_right(vector_of(q, k), 4), 0x0F0F0F0F)
-
-
-@inline
 def multiply_prepared(panel, x, i, x_stride, acc):
     """multiply_block without stored values: 32 bytes of sixteen rows stay in registers for two sub-blocks."""
     block, row_bytes = load_i64(panel), load_i64(panel + 8)
@@ -185,23 +175,23 @@ def multiply_prepared(panel, x, i, x_stride, acc):
     for c in range(4):
         u, v = gather_columns(block + 16 + 32 * c, row_bytes), gather_columns(block + 32 + 32 * c, row_bytes)
         y, scales = x + 64 * c, panel + PANEL_SCALES + 128 * c
-        s = dot_vector_each(zeros_i32_like(acc), _low(u, 0), y, x_stride)
-        s = dot_vector_each(s, _low(u, 1), y + 4, x_stride)
-        s = dot_vector_each(s, _low(u, 2), y + 8, x_stride)
-        s = dot_vector_each(s, _low(u, 3), y + 12, x_stride)
-        s = dot_vector_each(s, _low(v, 0), y + 16, x_stride)
-        s = dot_vector_each(s, _low(v, 1), y + 20, x_stride)
-        s = dot_vector_each(s, _low(v, 2), y + 24, x_stride)
-        s = dot_vector_each(s, _low(v, 3), y + 28, x_stride)
+        s = dot_vector_each(zeros_i32_like(acc), low_nibbles(vector_of(u, 0)), y, x_stride)
+        s = dot_vector_each(s, low_nibbles(vector_of(u, 1)), y + 4, x_stride)
+        s = dot_vector_each(s, low_nibbles(vector_of(u, 2)), y + 8, x_stride)
+        s = dot_vector_each(s, low_nibbles(vector_of(u, 3)), y + 12, x_stride)
+        s = dot_vector_each(s, low_nibbles(vector_of(v, 0)), y + 16, x_stride)
+        s = dot_vector_each(s, low_nibbles(vector_of(v, 1)), y + 20, x_stride)
+        s = dot_vector_each(s, low_nibbles(vector_of(v, 2)), y + 24, x_stride)
+        s = dot_vector_each(s, low_nibbles(vector_of(v, 3)), y + 28, x_stride)
         total = add_product_each(total, s, load_i32x16(scales))
-        s = dot_vector_each(zeros_i32_like(acc), _high(u, 0), y + 32, x_stride)
-        s = dot_vector_each(s, _high(u, 1), y + 36, x_stride)
-        s = dot_vector_each(s, _high(u, 2), y + 40, x_stride)
-        s = dot_vector_each(s, _high(u, 3), y + 44, x_stride)
-        s = dot_vector_each(s, _high(v, 0), y + 48, x_stride)
-        s = dot_vector_each(s, _high(v, 1), y + 52, x_stride)
-        s = dot_vector_each(s, _high(v, 2), y + 56, x_stride)
-        s = dot_vector_each(s, _high(v, 3), y + 60, x_stride)
+        s = dot_vector_each(zeros_i32_like(acc), high_nibbles(vector_of(u, 0)), y + 32, x_stride)
+        s = dot_vector_each(s, high_nibbles(vector_of(u, 1)), y + 36, x_stride)
+        s = dot_vector_each(s, high_nibbles(vector_of(u, 2)), y + 40, x_stride)
+        s = dot_vector_each(s, high_nibbles(vector_of(u, 3)), y + 44, x_stride)
+        s = dot_vector_each(s, high_nibbles(vector_of(v, 0)), y + 48, x_stride)
+        s = dot_vector_each(s, high_nibbles(vector_of(v, 1)), y + 52, x_stride)
+        s = dot_vector_each(s, high_nibbles(vector_of(v, 2)), y + 56, x_stride)
+        s = dot_vector_each(s, high_nibbles(vector_of(v, 3)), y + 60, x_stride)
         total = add_product_each(total, s, load_i32x16(scales + 64))
     return _add_to_floats(panel, x, x_stride, acc, total)
 
@@ -281,7 +271,7 @@ def scale_and_min(block, j):
     return scale, low
 
 
-@kernel
+@inline
 def dequantize(row, n_cols, out):
     """One row as f32, with ggml's own operations: (d * scale) * q - (dmin * min)."""
     for i in range(n_cols // BLOCK):
@@ -296,46 +286,17 @@ def dequantize(row, n_cols, out):
                 store(out + 4 * (256 * i + 32 * j + 16 * half), sub(mul(factor, to_f32(q)), offset))
 
 
-@kernel
-def row_dot_q4_k(row, x, n_cols):
-    return row_dot(row, x, n_cols)
-
-
-SIZES = (BLOCK_BYTES, PANEL_BLOCK_BYTES)
-
-
-@op
-def matmul_q4_k(args, step, member, counter):
-    run_matmul_in_place(
-        args,
-        step,
-        member,
-        counter,
-        BLOCK,
-        SIZES,
-        PARTS,
-        unpack_block,
-        multiply_block,
-        row_dot,
-        prepare_block,
-        multiply_prepared,
-    )
-
-
-@op
-def embed_q4_k(args, step, member, counter):
-    run_embedding(args, step, counter, dequantize)
-
-
-FORMAT = Format(
-    name="Q4_K",
+FORMAT = quantised(
+    "Q4_K",
     block=BLOCK,
     block_bytes=BLOCK_BYTES,
     activation=Activation.Q8K,
-    matmul=matmul_q4_k,
-    embed=embed_q4_k,
-    dequantize=dequantize,
-    row_dot=row_dot_q4_k,
     panel_block_bytes=PANEL_BLOCK_BYTES,
     parts=PARTS,
+    unpack_block=unpack_block,
+    multiply_block=multiply_block,
+    row_dot=row_dot,
+    dequantize=dequantize,
+    prepare_block=prepare_block,
+    multiply_prepared=multiply_prepared,
 )

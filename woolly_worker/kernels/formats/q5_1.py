@@ -5,10 +5,7 @@
 Source: ggml-common.h `block_q5_1`, ggml-quants.c `dequantize_row_q5_1`.
 """
 
-import numpy as np
-
 from woolly_worker.kernels.activations import Activation
-from woolly_worker.kernels.formats.format import Format
 from woolly_worker.kernels.formats.legacy import (
     BLOCK,
     PANEL_BLOCK_BYTES_WITH_MINS,
@@ -17,34 +14,29 @@ from woolly_worker.kernels.formats.legacy import (
     PARTS,
     multiply_block_with_mins,
 )
-from woolly_worker.kernels.formats.q5_0 import high_bits
+from woolly_worker.kernels.formats.nibbles import (
+    fifth_of_four,
+    fives,
+    fives_of_two,
+    high_nibbles,
+    low_nibbles,
+    store_numbers_and_min,
+)
+from woolly_worker.kernels.formats.operations import quantised
 from woolly_worker.kernels.formats.sixteens import ONE_128TH, dot_in_sixteens_with_mins
-from woolly_worker.kernels.jit import inline, kernel, op
-from woolly_worker.kernels.matmul import run_embedding, run_matmul
+from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.simd import (
-    add,
-    and_bits,
     bor,
-    bytes_from_bits,
-    concat,
     dot_u8i8,
-    first_half,
     hsum,
     load_f16,
-    load_i8x16,
     load_i8x32,
     load_i8x64,
-    load_i32,
     mul,
     prefetch,
     shift_right,
-    shift_sixteens,
-    sixteen_bytes,
-    sixteen_twice,
     splat_f32x16,
     store,
-    to_f32,
-    zero_extend,
     zero_i32x8,
     zero_i32x16,
 )
@@ -60,38 +52,37 @@ BLOCK_BYTES = 24
 
 
 @inline
+def _unpack_column(q, bits, place):
+    """Four weights of sixteen rows from each half of the block; `bits` begins with their fifth bits. Returns the next
+    columns'."""
+    store(place, bor(low_nibbles(q), fifth_of_four(bits)))
+    store(place + 256, bor(high_nibbles(q), fifth_of_four(shift_right(bits, 16))))
+    return shift_right(bits, 4)
+
+
+@inline
 def unpack_block(block, row_bytes, ahead, panel):
     """One block of sixteen rows into a panel."""
     for line in range(6):  # 16 * 24 bytes of the next sixteen rows, see q4_k
         prefetch(ahead + 64 * line)
     q = gather_columns(block + 8, row_bytes)
-    high = gather_i32(block + 4, row_bytes)
-    store(panel, bor(and_bits(vector_of(q, 0), 0x0F0F0F0F), high_bits(high, 0)))
-    store(panel + 64, bor(and_bits(vector_of(q, 1), 0x0F0F0F0F), high_bits(high, 4)))
-    store(panel + 128, bor(and_bits(vector_of(q, 2), 0x0F0F0F0F), high_bits(high, 8)))
-    store(panel + 192, bor(and_bits(vector_of(q, 3), 0x0F0F0F0F), high_bits(high, 12)))
-    store(panel + 256, bor(and_bits(shift_right(vector_of(q, 0), 4), 0x0F0F0F0F), high_bits(high, 16)))
-    store(panel + 320, bor(and_bits(shift_right(vector_of(q, 1), 4), 0x0F0F0F0F), high_bits(high, 20)))
-    store(panel + 384, bor(and_bits(shift_right(vector_of(q, 2), 4), 0x0F0F0F0F), high_bits(high, 24)))
-    store(panel + 448, bor(and_bits(shift_right(vector_of(q, 3), 4), 0x0F0F0F0F), high_bits(high, 28)))
+    bits = gather_i32(block + 4, row_bytes)
+    bits = _unpack_column(vector_of(q, 0), bits, panel)
+    bits = _unpack_column(vector_of(q, 1), bits, panel + 64)
+    bits = _unpack_column(vector_of(q, 2), bits, panel + 128)
+    _unpack_column(vector_of(q, 3), bits, panel + 192)
     store(panel + PANEL_D, gather_halves_f32(block, row_bytes))
     store(panel + PANEL_M, mul(gather_halves_f32(block + 2, row_bytes), splat_f32x16(ONE_128TH)))
 
 
 @inline
 def _pair(block, x):
-    packed = concat(load_i8x16(block + 8), load_i8x16(block + 32))
-    high = bytes_from_bits(load_i32(block + 4), load_i32(block + 28), 16)
-    q = bor(and_bits(shift_sixteens(sixteen_twice(packed), 0, 4), 15), high)
-    return dot_u8i8(zero_i32x16(), q, load_i8x64(x))
+    return dot_u8i8(zero_i32x16(), fives_of_two(block, 8, 4, BLOCK_BYTES), load_i8x64(x))
 
 
 @inline
 def _single(block, x):
-    packed = load_i8x16(block + 8)
-    q = concat(and_bits(packed, 15), shift_right(packed, 4))
-    q = bor(q, first_half(bytes_from_bits(load_i32(block + 4), np.int32(0), 16)))
-    return hsum(dot_u8i8(zero_i32x8(), q, load_i8x32(x)))
+    return hsum(dot_u8i8(zero_i32x8(), fives(block, 8, 4), load_i8x32(x)))
 
 
 @inline
@@ -105,49 +96,25 @@ def row_dot(row, x, n_cols):
     return dot_in_sixteens_with_mins(row, x, n_cols, BLOCK_BYTES, _pair, _single, _scales)
 
 
-@kernel
+@inline
 def dequantize(row, n_cols, out):
     """One row as f32, with ggml's own operations: q * d + m."""
     for i in range(n_cols // BLOCK):
         block = row + i * BLOCK_BYTES
         d = splat_f32x16(load_f16(block))
         m = splat_f32x16(load_f16(block + 2))
-        high = bytes_from_bits(load_i32(block + 4), np.int32(0), 16)
-        packed = load_i8x16(block + 8)
-        store(out + 128 * i, add(mul(to_f32(zero_extend(bor(and_bits(packed, 15), sixteen_bytes(high, 0)))), d), m))
-        store(
-            out + 128 * i + 64,
-            add(mul(to_f32(zero_extend(bor(shift_right(packed, 4), sixteen_bytes(high, 16)))), d), m),
-        )
+        store_numbers_and_min(fives(block, 8, 4), d, m, out + 128 * i)
 
 
-@kernel
-def row_dot_q5_1(row, x, n_cols):
-    return row_dot(row, x, n_cols)
-
-
-SIZES = (BLOCK_BYTES, PANEL_BLOCK_BYTES_WITH_MINS)
-
-
-@op
-def matmul_q5_1(args, step, member, counter):
-    run_matmul(args, step, member, counter, BLOCK, SIZES, PARTS, unpack_block, multiply_block_with_mins, row_dot)
-
-
-@op
-def embed_q5_1(args, step, member, counter):
-    run_embedding(args, step, counter, dequantize)
-
-
-FORMAT = Format(
-    name="Q5_1",
+FORMAT = quantised(
+    "Q5_1",
     block=BLOCK,
     block_bytes=BLOCK_BYTES,
     activation=Activation.Q8,
-    matmul=matmul_q5_1,
-    embed=embed_q5_1,
-    dequantize=dequantize,
-    row_dot=row_dot_q5_1,
     panel_block_bytes=PANEL_BLOCK_BYTES_WITH_MINS,
     parts=PARTS,
+    unpack_block=unpack_block,
+    multiply_block=multiply_block_with_mins,
+    row_dot=row_dot,
+    dequantize=dequantize,
 )

@@ -16,8 +16,8 @@ Source: ggml-common.h `block_q5_K`, ggml-quants.c `dequantize_row_q5_K`.
 import numpy as np
 
 from woolly_worker.kernels.activations import Activation
-from woolly_worker.kernels.formats.format import Format
 from woolly_worker.kernels.formats.fours import PARTS, dot_in_fours_with_mins
+from woolly_worker.kernels.formats.operations import quantised
 from woolly_worker.kernels.formats.q4_k import (
     PANEL_BLOCK_BYTES,
     four_heads,
@@ -28,8 +28,7 @@ from woolly_worker.kernels.formats.q4_k import (
     scale_and_min,
     unpack_scales,
 )
-from woolly_worker.kernels.jit import inline, kernel, op
-from woolly_worker.kernels.matmul import run_embedding, run_matmul
+from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.simd import (
     add,
     and_bits,
@@ -133,7 +132,7 @@ def row_dot(row, x, n_cols):
     return dot_in_fours_with_mins(row, x, n_cols, BLOCK_BYTES, _four)
 
 
-@kernel
+@inline
 def dequantize(row, n_cols, out):
     """One row as f32, with ggml's own operations: (d * scale) * q - (dmin * min)."""
     for i in range(n_cols // BLOCK):
@@ -151,33 +150,15 @@ def dequantize(row, n_cols, out):
                 store(out + 4 * (256 * i + 32 * j + 16 * half), sub(mul(factor, to_f32(q)), offset))
 
 
-@kernel
-def row_dot_q5_k(row, x, n_cols):
-    return row_dot(row, x, n_cols)
-
-
-SIZES = (BLOCK_BYTES, PANEL_BLOCK_BYTES)
-
-
-@op
-def matmul_q5_k(args, step, member, counter):
-    run_matmul(args, step, member, counter, BLOCK, SIZES, PARTS, unpack_block, multiply_block, row_dot)
-
-
-@op
-def embed_q5_k(args, step, member, counter):
-    run_embedding(args, step, counter, dequantize)
-
-
-FORMAT = Format(
-    name="Q5_K",
+FORMAT = quantised(
+    "Q5_K",
     block=BLOCK,
     block_bytes=BLOCK_BYTES,
     activation=Activation.Q8K,
-    matmul=matmul_q5_k,
-    embed=embed_q5_k,
-    dequantize=dequantize,
-    row_dot=row_dot_q5_k,
     panel_block_bytes=PANEL_BLOCK_BYTES,
     parts=PARTS,
+    unpack_block=unpack_block,
+    multiply_block=multiply_block,
+    row_dot=row_dot,
+    dequantize=dequantize,
 )

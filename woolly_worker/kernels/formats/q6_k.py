@@ -21,10 +21,9 @@ Source: ggml-common.h `block_q6_K`, ggml-quants.c `dequantize_row_q6_K`.
 import numpy as np
 
 from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUMS16, Activation
-from woolly_worker.kernels.formats.format import Format
 from woolly_worker.kernels.formats.fours import PARTS, dot_in_fours
-from woolly_worker.kernels.jit import inline, kernel, op
-from woolly_worker.kernels.matmul import run_embedding, run_matmul
+from woolly_worker.kernels.formats.operations import quantised
+from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.simd import (
     add,
     and_bits,
@@ -190,7 +189,7 @@ def row_dot(row, x, n_cols):
     return dot_in_fours(row, x, n_cols, BLOCK_BYTES, _four)
 
 
-@kernel
+@inline
 def dequantize(row, n_cols, out):
     """One row as f32, with ggml's own operations: d * scale * (q - 32), from the left."""
     for i in range(n_cols // BLOCK):
@@ -209,33 +208,15 @@ def dequantize(row, n_cols, out):
             store(out + 4 * (256 * i + 16 * j), mul(factor, to_f32(sub(q, splat_i32x16(np.int32(32))))))
 
 
-@kernel
-def row_dot_q6_k(row, x, n_cols):
-    return row_dot(row, x, n_cols)
-
-
-SIZES = (BLOCK_BYTES, PANEL_BLOCK_BYTES)
-
-
-@op
-def matmul_q6_k(args, step, member, counter):
-    run_matmul(args, step, member, counter, BLOCK, SIZES, PARTS, unpack_block, multiply_block, row_dot)
-
-
-@op
-def embed_q6_k(args, step, member, counter):
-    run_embedding(args, step, counter, dequantize)
-
-
-FORMAT = Format(
-    name="Q6_K",
+FORMAT = quantised(
+    "Q6_K",
     block=BLOCK,
     block_bytes=BLOCK_BYTES,
     activation=Activation.Q8K,
-    matmul=matmul_q6_k,
-    embed=embed_q6_k,
-    dequantize=dequantize,
-    row_dot=row_dot_q6_k,
     panel_block_bytes=PANEL_BLOCK_BYTES,
     parts=PARTS,
+    unpack_block=unpack_block,
+    multiply_block=multiply_block,
+    row_dot=row_dot,
+    dequantize=dequantize,
 )

@@ -6,17 +6,10 @@ Source: ggml-common.h `block_q8_0`, ggml-quants.c `dequantize_row_q8_0`.
 """
 
 from woolly_worker.kernels.activations import Activation
-from woolly_worker.kernels.formats.format import Format
-from woolly_worker.kernels.formats.legacy import (
-    BLOCK,
-    PANEL_BLOCK_BYTES,
-    PANEL_D,
-    PARTS,
-    multiply_block,
-)
+from woolly_worker.kernels.formats.legacy import BLOCK, PANEL_BLOCK_BYTES, PANEL_D, PARTS, multiply_block
+from woolly_worker.kernels.formats.operations import quantised
 from woolly_worker.kernels.formats.sixteens import dot_in_sixteens
-from woolly_worker.kernels.jit import inline, kernel, op
-from woolly_worker.kernels.matmul import run_embedding, run_matmul
+from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.simd import (
     concat,
     dot_u8i8,
@@ -76,7 +69,7 @@ def row_dot(row, x, n_cols):
     return dot_in_sixteens(row, x, n_cols, BLOCK_BYTES, 128, _pair, _single, _scales)
 
 
-@kernel
+@inline
 def dequantize(row, n_cols, out):
     """One row as f32, with ggml's own operation: q * d."""
     for i in range(n_cols // BLOCK):
@@ -87,33 +80,15 @@ def dequantize(row, n_cols, out):
             store(out + 4 * (BLOCK * i + 16 * half), mul(to_f32(q), d))
 
 
-@kernel
-def row_dot_q8_0(row, x, n_cols):
-    return row_dot(row, x, n_cols)
-
-
-SIZES = (BLOCK_BYTES, PANEL_BLOCK_BYTES)
-
-
-@op
-def matmul_q8_0(args, step, member, counter):
-    run_matmul(args, step, member, counter, BLOCK, SIZES, PARTS, unpack_block, multiply_block, row_dot)
-
-
-@op
-def embed_q8_0(args, step, member, counter):
-    run_embedding(args, step, counter, dequantize)
-
-
-FORMAT = Format(
-    name="Q8_0",
+FORMAT = quantised(
+    "Q8_0",
     block=BLOCK,
     block_bytes=BLOCK_BYTES,
     activation=Activation.Q8,
-    matmul=matmul_q8_0,
-    embed=embed_q8_0,
-    dequantize=dequantize,
-    row_dot=row_dot_q8_0,
     panel_block_bytes=PANEL_BLOCK_BYTES,
     parts=PARTS,
+    unpack_block=unpack_block,
+    multiply_block=multiply_block,
+    row_dot=row_dot,
+    dequantize=dequantize,
 )

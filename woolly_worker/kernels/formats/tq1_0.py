@@ -17,12 +17,11 @@ Source: ggml-common.h `block_tq1_0`, ggml-quants.c `dequantize_row_tq1_0`.
 import numpy as np
 
 from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUM, Activation
-from woolly_worker.kernels.formats.format import Format
 from woolly_worker.kernels.formats.fours import PARTS
+from woolly_worker.kernels.formats.operations import quantised
 from woolly_worker.kernels.formats.panels import PANEL_BLOCK_BYTES, PANEL_D
 from woolly_worker.kernels.formats.tq2_0 import multiply_block
-from woolly_worker.kernels.jit import inline, kernel, op
-from woolly_worker.kernels.matmul import run_embedding, run_matmul
+from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.simd import (
     add,
     and_bits,
@@ -130,7 +129,7 @@ def _digits_to_f32(v, n_digits, d, place, step):
         v = and_bits(tripled, 0xFF)
 
 
-@kernel
+@inline
 def dequantize(row, n_cols, out):
     """One row as f32, with ggml's own operation: (q - 1) * d."""
     for i in range(n_cols // BLOCK):
@@ -142,33 +141,15 @@ def dequantize(row, n_cols, out):
         _digits_to_f32(zero_extend(_digits_of_qh(block)), 1, d, place + 960, 64)
 
 
-@kernel
-def row_dot_tq1_0(row, x, n_cols):
-    return row_dot(row, x, n_cols)
-
-
-SIZES = (BLOCK_BYTES, PANEL_BLOCK_BYTES)
-
-
-@op
-def matmul_tq1_0(args, step, member, counter):
-    run_matmul(args, step, member, counter, BLOCK, SIZES, PARTS, unpack_block, multiply_block, row_dot)
-
-
-@op
-def embed_tq1_0(args, step, member, counter):
-    run_embedding(args, step, counter, dequantize)
-
-
-FORMAT = Format(
-    name="TQ1_0",
+FORMAT = quantised(
+    "TQ1_0",
     block=BLOCK,
     block_bytes=BLOCK_BYTES,
     activation=Activation.Q8K,
-    matmul=matmul_tq1_0,
-    embed=embed_tq1_0,
-    dequantize=dequantize,
-    row_dot=row_dot_tq1_0,
     panel_block_bytes=PANEL_BLOCK_BYTES,
     parts=PARTS,
+    unpack_block=unpack_block,
+    multiply_block=multiply_block,
+    row_dot=row_dot,
+    dequantize=dequantize,
 )

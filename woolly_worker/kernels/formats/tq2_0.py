@@ -13,12 +13,11 @@ Source: ggml-common.h `block_tq2_0`, ggml-quants.c `dequantize_row_tq2_0`.
 import numpy as np
 
 from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUM, Activation
-from woolly_worker.kernels.formats.format import Format
 from woolly_worker.kernels.formats.fours import PARTS
+from woolly_worker.kernels.formats.operations import quantised
 from woolly_worker.kernels.formats.panels import PANEL_BLOCK_BYTES, PANEL_D, dot_block
 from woolly_worker.kernels.formats.q2_k import load_runs
-from woolly_worker.kernels.jit import inline, kernel, op
-from woolly_worker.kernels.matmul import run_embedding, run_matmul
+from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.simd import (
     and_bits,
     dot_u8i8,
@@ -101,7 +100,7 @@ def row_dot(row, x, n_cols):
     return acc
 
 
-@kernel
+@inline
 def dequantize(row, n_cols, out):
     """One row as f32, with ggml's own operation: (q - 1) * d."""
     one = splat_i32x16(np.int32(1))
@@ -117,33 +116,15 @@ def dequantize(row, n_cols, out):
                     q = shift_right(q, 2)
 
 
-@kernel
-def row_dot_tq2_0(row, x, n_cols):
-    return row_dot(row, x, n_cols)
-
-
-SIZES = (BLOCK_BYTES, PANEL_BLOCK_BYTES)
-
-
-@op
-def matmul_tq2_0(args, step, member, counter):
-    run_matmul(args, step, member, counter, BLOCK, SIZES, PARTS, unpack_block, multiply_block, row_dot)
-
-
-@op
-def embed_tq2_0(args, step, member, counter):
-    run_embedding(args, step, counter, dequantize)
-
-
-FORMAT = Format(
-    name="TQ2_0",
+FORMAT = quantised(
+    "TQ2_0",
     block=BLOCK,
     block_bytes=BLOCK_BYTES,
     activation=Activation.Q8K,
-    matmul=matmul_tq2_0,
-    embed=embed_tq2_0,
-    dequantize=dequantize,
-    row_dot=row_dot_tq2_0,
     panel_block_bytes=PANEL_BLOCK_BYTES,
     parts=PARTS,
+    unpack_block=unpack_block,
+    multiply_block=multiply_block,
+    row_dot=row_dot,
+    dequantize=dequantize,
 )

@@ -13,7 +13,6 @@ from woolly_worker.kernels.simd.lowering import (
     constant,
     dot_i16_ir,
     dot_u8i8_ir,
-    fold_ir,
     reduce_ir,
     shuffle_ir,
     splat_ir,
@@ -149,33 +148,6 @@ def hsum(typing_context: Any, x: Any) -> Any:
         return reduce_ir(b, args[0], b.fadd if x.element == "f32" else b.add)
 
     return scalar(x), emit
-
-
-@verb
-def hsum_to_f32(typing_context: Any, x: Any) -> Any:
-    """The sum of all lanes of i32, rounded to f32. It never leaves the vector registers."""
-
-    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
-        pairs = fold_ir(b, args[0], b.add, 4)
-        pairs = b.add(pairs, shuffle_ir(b, pairs, pairs, [2, 3, 0, 1]))
-        sums = b.sitofp(b.add(pairs, shuffle_ir(b, pairs, pairs, [1, 0, 3, 2])), F32X4)
-        return b.extract_element(sums, I32(0))
-
-    return types.float32(x), emit
-
-
-@verb
-def hsums_to_f32(typing_context: Any, x: Any, y: Any) -> Any:
-    """The same for two vectors, folded side by side: a pair."""
-    result = types.UniTuple(types.float32, 2)
-
-    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
-        u, v = (fold_ir(b, value, b.add, 4) for value in args)
-        pairs = b.add(shuffle_ir(b, u, v, [0, 4, 1, 5]), shuffle_ir(b, u, v, [2, 6, 3, 7]))
-        sums = b.sitofp(b.add(pairs, shuffle_ir(b, pairs, pairs, [2, 3, 0, 1])), F32X4)
-        return context.make_tuple(b, result, [b.extract_element(sums, I32(i)) for i in range(2)])
-
-    return result(x, y), emit
 
 
 @verb

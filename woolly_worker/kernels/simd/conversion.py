@@ -22,7 +22,6 @@ from woolly_worker.kernels.simd.vectors import (
     I64,
     Vec,
     f16x16,
-    f32x4,
     f32x16,
     i8x32,
     i8x64,
@@ -56,7 +55,6 @@ def _zero(of: Vec) -> Any:
 
 
 zero_f32x16 = _zero(f32x16)
-zero_f32x4 = _zero(f32x4)
 zero_i32x16 = _zero(i32x16)
 zero_i32x8 = _zero(i32x8)
 

@@ -215,15 +215,11 @@ def join_ir(b: Builder, parts: list[Value]) -> Value:
     return parts[0]
 
 
-def fold_ir(b: Builder, v: Value, combine: Callable[[Value, Value], Value], n: int) -> Value:
-    """Fold halves onto each other until n lanes are left: a fixed tree, the same on every CPU."""
-    while v.type.count > n:
-        half = v.type.count // 2
-        low, high = shuffle_ir(b, v, v, list(range(half))), shuffle_ir(b, v, v, list(range(half, 2 * half)))
-        v = combine(low, high)
-    return v
-
-
 def reduce_ir(b: Builder, v: Value, combine: Callable[[Value, Value], Value]) -> Value:
-    """Fold a vector to one scalar."""
-    return b.extract_element(fold_ir(b, v, combine, 1), I32(0))
+    """Fold halves until one lane is left: a fixed tree, the same on every CPU."""
+    n = v.type.count
+    while n > 1:
+        n //= 2
+        low, high = shuffle_ir(b, v, v, list(range(n))), shuffle_ir(b, v, v, list(range(n, 2 * n)))
+        v = combine(low, high)
+    return b.extract_element(v, I32(0))

@@ -29,7 +29,6 @@ from woolly_worker.kernels.simd.vectors import (
     i8x64,
     i16x8,
     i16x16,
-    i32x4,
     i32x8,
     i32x16,
 )
@@ -47,7 +46,6 @@ load_f32x16 = _loader(f32x16)
 load_f16x16 = _loader(f16x16)
 load_i32x16 = _loader(i32x16)
 load_i32x8 = _loader(i32x8)
-load_i32x4 = _loader(i32x4)
 load_i16x16 = _loader(i16x16)
 load_i16x8 = _loader(i16x8)
 load_i8x16 = _loader(i8x16)

@@ -22,7 +22,6 @@ from woolly_worker.kernels.simd.lowering import (
     dot_u8i8_ir,
     extend_half_ir,
     load_ir,
-    reduce_ir,
     shuffle_ir,
     splat_ir,
     store_ir,
@@ -285,20 +284,6 @@ dot_shorts_each = _dot_splat_each(dot_i16_ir, "acc[t] += two i16 of each lane of
 
 
 @verb
-def fma_load_each(typing_context: Any, acc: Any, vector: Any, x: Any, stride: Any) -> Any:
-    """acc[t] = fma(vector, sixteen f32 at x[t], acc[t])."""
-
-    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
-        results = []
-        for t, a in enumerate(unpack_ir(b, args[0])):
-            values = load_ir(b, at_ir(b, args[2], t, args[3]), a.type)
-            results.append(call_ir(b, "llvm.fma.v16f32", a.type, args[1], values, a))
-        return pack_ir(b, results)
-
-    return acc(acc, vector, types.intp, types.intp), emit
-
-
-@verb
 def store_each(typing_context: Any, address: Any, stride: Any, tile: Any) -> Any:
     """tile[t] to address + t * stride."""
 
@@ -420,18 +405,3 @@ def gather_first_i32(typing_context: Any, address: Any, stride: Any, n: Any) -> 
     return i32x16(types.intp, types.intp, types.intp), lambda context, b, sig, args: _rows_ir(
         b, args[0], args[1], args[2], I32
     )
-
-
-@verb
-def store_sums_each(typing_context: Any, address: Any, stride: Any, tile: Any, add_to_out: Any) -> Any:
-    """The sum of tile[t]'s lanes, as f32, to address + t * stride; added to what is there when add_to_out is not 0."""
-
-    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
-        adding = b.icmp_signed("!=", args[3], I64(0))
-        for t, v in enumerate(unpack_ir(b, args[2])):
-            place = at_ir(b, args[0], t, args[1])
-            total = reduce_ir(b, v, b.fadd)
-            store_ir(b, place, b.select(adding, b.fadd(load_ir(b, place, F32), total), total))
-        return context.get_dummy_value()
-
-    return types.void(types.intp, types.intp, tile, types.intp), emit

@@ -1,0 +1,102 @@
+"""How a tensor type becomes a `Format`: its parts go in, the operations of a step come out.
+
+The operations are closures over the parts. Only operations are compiled by themselves and kept on disk (see
+`object_cache.py`, which knows them by name), so the parts are `inline` and never cached.
+"""
+
+import ctypes
+from collections.abc import Callable
+from typing import Any
+
+from woolly_worker.kernels.activations import Activation
+from woolly_worker.kernels.formats.format import Format
+from woolly_worker.kernels.jit import LazyOp, op
+from woolly_worker.kernels.matmul import run_embedding, run_matmul
+from woolly_worker.kernels.simd import store_f32
+
+
+def quantised(
+    name: str,
+    *,
+    block: int,
+    block_bytes: int,
+    activation: Activation,
+    panel_block_bytes: int,
+    parts: int,
+    unpack_block: Any,
+    multiply_block: Any,
+    row_dot: Any,
+    dequantize: Any,
+    prepare_block: Any = None,
+    multiply_prepared: Any = None,
+) -> Format:
+    """A type with quant blocks. `run_matmul` says what the parts have to do; the last two may stand in for unpack_block
+    and multiply_block where tokens are few."""
+    sizes = (block_bytes, panel_block_bytes)
+    prepare_few, multiply_few = prepare_block or unpack_block, multiply_prepared or multiply_block
+
+    def matmul(args, step, member, counter):
+        run_matmul(
+            args,
+            step,
+            member,
+            counter,
+            block,
+            sizes,
+            parts,
+            unpack_block,
+            multiply_block,
+            row_dot,
+            prepare_few,
+            multiply_few,
+        )
+
+    return Format(
+        name=name,
+        block=block,
+        block_bytes=block_bytes,
+        activation=activation,
+        matmul=operation(matmul, name),
+        embed=embedding(dequantize, name),
+        dequantize=numbers_for_python(dequantize, name),
+        row_dot=dot_for_python(row_dot, name),
+        panel_block_bytes=panel_block_bytes,
+        parts=parts,
+    )
+
+
+def operation(function: Any, name: str) -> LazyOp:
+    """A closure as an operation under a name of its own: in the cache, and in messages."""
+    function.__name__ = function.__qualname__ = f"{function.__name__}_{name.lower()}"
+    return op(function)
+
+
+def embedding(dequantize: Any, name: str) -> LazyOp:
+    """dequantize(row, n_cols, out) writes a row as f32, with ggml's own operations."""
+
+    def embed(args, step, member, counter):
+        run_embedding(args, step, counter, dequantize)
+
+    return operation(embed, name)
+
+
+def numbers_for_python(dequantize: Any, name: str) -> Callable[[int, int, int], None]:
+    def numbers(row, n_cols, out, unused):
+        dequantize(row, n_cols, out)
+
+    run = operation(numbers, name)
+    return lambda row, n_cols, out: run(row, n_cols, out, 0)
+
+
+def dot_for_python(row_dot: Any, name: str) -> Callable[[int, int, int], float]:
+    def dot(row, x, n_cols, out):
+        store_f32(out, row_dot(row, x, n_cols))
+
+    run = operation(dot, name)
+
+    def call(row: int, x: int, n_cols: int) -> float:
+        result = ctypes.c_float()
+        run(row, x, n_cols, ctypes.addressof(result))
+        return result.value
+
+    return call
