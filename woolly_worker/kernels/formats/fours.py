@@ -14,7 +14,7 @@ import numpy as np
 
 from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE
 from woolly_worker.kernels.jit import inline
-from woolly_worker.kernels.simd import fma_scalar, lane, load_four_f32, mul, negate, to_f32
+from woolly_worker.kernels.simd import fma_scalar, lane, load_four_f32, mul, negate, sums_of_four, to_f32
 
 BLOCK = 256
 PARTS = 1
@@ -34,8 +34,10 @@ def _add_four(acc, factors, sums, n):
 
 
 @inline
-def dot_in_fours(row, x, n_cols, block_bytes, four):
-    """four(b0, b1, b2, b3, x0, x1, x2, x3) -> (d f32x4, sums i32x4) of four blocks and their activations' records."""
+def dot_in_fours(row, x, n_cols, block_bytes, scaled_sums, four_scales):
+    """scaled_sums(block, x) -> i32x16          lanes whose sum is the block's, x its activations' record
+    four_scales(b0, b1, b2, b3) -> f32x4     d of four blocks
+    """
     acc = np.float32(0)
     n_blocks = n_cols // BLOCK
     last = n_blocks - 1
@@ -43,9 +45,9 @@ def dot_in_fours(row, x, n_cols, block_bytes, four):
         j, k, m = min(i + 1, last), min(i + 2, last), min(i + 3, last)
         x0, x1, x2, x3 = x + i * Q8K_BYTES, x + j * Q8K_BYTES, x + k * Q8K_BYTES, x + m * Q8K_BYTES
         b0, b1, b2, b3 = row + i * block_bytes, row + j * block_bytes, row + k * block_bytes, row + m * block_bytes
-        d, sums = four(b0, b1, b2, b3, x0, x1, x2, x3)
+        sums = sums_of_four(scaled_sums(b0, x0), scaled_sums(b1, x1), scaled_sums(b2, x2), scaled_sums(b3, x3))
         dx = load_four_f32(x0 + Q8K_SCALE, x1 + Q8K_SCALE, x2 + Q8K_SCALE, x3 + Q8K_SCALE)
-        acc = _add_four(acc, mul(d, dx), to_f32(sums), n_blocks - i)
+        acc = _add_four(acc, mul(four_scales(b0, b1, b2, b3), dx), to_f32(sums), n_blocks - i)
     return acc
 
 
@@ -64,7 +66,8 @@ def _add_four_with_mins(acc, factors, sums, min_factors, mins, n):
 
 @inline
 def dot_in_fours_with_mins(row, x, n_cols, block_bytes, four):
-    """The same for formats whose weights are d * q - dmin * m; `four` returns (d, sums, dmin, sums of mins)."""
+    """The same for formats whose weights are d * q - dmin * m, which may share even the unpacking of scales:
+    four(b0, b1, b2, b3, x0, x1, x2, x3) -> (d f32x4, sums i32x4, dmin f32x4, sums of mins i32x4)."""
     acc = np.float32(0)
     n_blocks = n_cols // BLOCK
     last = n_blocks - 1

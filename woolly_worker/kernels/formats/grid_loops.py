@@ -18,7 +18,7 @@ import numpy as np
 
 from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUMS16, Q8K_SUMS32, Activation
 from woolly_worker.kernels.formats.format import Format
-from woolly_worker.kernels.formats.fours import BLOCK, PARTS
+from woolly_worker.kernels.formats.fours import BLOCK, PARTS, dot_in_fours
 from woolly_worker.kernels.formats.grids import OFFSET
 from woolly_worker.kernels.formats.operations import quantised
 from woolly_worker.kernels.jit import inline
@@ -26,9 +26,7 @@ from woolly_worker.kernels.simd import (
     add,
     and_bits,
     dot_u8i8,
-    fma_scalar,
-    hsum,
-    load_f32,
+    four_f32,
     load_f32x16,
     load_i8x16,
     load_i8x64,
@@ -157,20 +155,15 @@ def _dot(w, x):
 
 
 @inline
-def dot_of_row(row, x, n_cols, block_bytes, read_block, weights, super_scale):
-    """One row times one token: `multiply_block` for a single lane."""
-    acc = np.float32(0)
-    for i in range(n_cols // BLOCK):
-        block, xi = row + i * block_bytes, x + i * Q8K_BYTES
-        notes, signs, scales = read_block(block)
-        s = mul(_dot(weights(notes, signs, 0), xi), spread(scales, "0000111122223333"))
-        s = add(s, mul(_dot(weights(notes, signs, 1), xi + 64), spread(scales, "4444555566667777")))
-        s = add(s, mul(_dot(weights(notes, signs, 2), xi + 128), spread(scales, "88889999aaaabbbb")))
-        s = add(s, mul(_dot(weights(notes, signs, 3), xi + 192), spread(scales, "ccccddddeeeeffff")))
-        offset = mul(scales, sign_extend(load_i16x16(xi + Q8K_SUMS16)))
-        total = hsum(sub(s, shift_left(offset, 6)))
-        acc = fma_scalar(super_scale(block) * load_f32(xi + Q8K_SCALE), np.float32(total), acc)
-    return acc
+def scaled_sums_of(block, x, read_block, weights):
+    """Sixteen lanes of partial sums, the offset taken away."""
+    notes, signs, scales = read_block(block)
+    s = mul(_dot(weights(notes, signs, 0), x), spread(scales, "0000111122223333"))
+    s = add(s, mul(_dot(weights(notes, signs, 1), x + 64), spread(scales, "4444555566667777")))
+    s = add(s, mul(_dot(weights(notes, signs, 2), x + 128), spread(scales, "88889999aaaabbbb")))
+    s = add(s, mul(_dot(weights(notes, signs, 3), x + 192), spread(scales, "ccccddddeeeeffff")))
+    offset = mul(scales, sign_extend(load_i16x16(x + Q8K_SUMS16)))
+    return sub(s, shift_left(offset, 6))
 
 
 @inline
@@ -199,8 +192,16 @@ def grid_format(name: str, block_bytes: int, per_scale: int, read_block: Any, we
         unpack_rows(block, row_bytes, ahead, block_bytes, panel, read_block, weights, super_scale, store_scales)
 
     @inline
+    def scaled_sums(block, x):
+        return scaled_sums_of(block, x, read_block, weights)
+
+    @inline
+    def four_scales(b0, b1, b2, b3):
+        return four_f32(super_scale(b0), super_scale(b1), super_scale(b2), super_scale(b3))
+
+    @inline
     def row_dot(row, x, n_cols):
-        return dot_of_row(row, x, n_cols, block_bytes, read_block, weights, super_scale)
+        return dot_in_fours(row, x, n_cols, block_bytes, scaled_sums, four_scales)
 
     @inline
     def dequantize(row, n_cols, out):

@@ -51,7 +51,6 @@ from woolly_worker.kernels.simd import (
     spread,
     store,
     sub,
-    sums_of_four,
     to_f32,
     zero_extend,
     zero_i32x8,
@@ -170,15 +169,14 @@ def _scaled_sums(block, x):
 
 
 @inline
-def _four(b0, b1, b2, b3, x0, x1, x2, x3):
-    sums = sums_of_four(_scaled_sums(b0, x0), _scaled_sums(b1, x1), _scaled_sums(b2, x2), _scaled_sums(b3, x3))
-    return load_four_f16(b0, b1, b2, b3), sums
+def _four_scales(b0, b1, b2, b3):
+    return load_four_f16(b0, b1, b2, b3)
 
 
 @inline
 def row_dot(row, x, n_cols):
     """One row times one token: `multiply_block` for a single lane, reading the bytes in place."""
-    return dot_in_fours(row, x, n_cols, BLOCK_BYTES, _four)
+    return dot_in_fours(row, x, n_cols, BLOCK_BYTES, _scaled_sums, _four_scales)
 
 
 @inline

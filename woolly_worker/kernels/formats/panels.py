@@ -24,7 +24,7 @@ def dot_block(panel, x, x_stride, like):
 
 
 @inline
-def twice(scale):
+def in_both_halves(scale):
     """A sub-scale from every i32 lane in both of its 16-bit halves.
 
     Times two bytes each, modulo 2**16: right for both bytes whenever the two products (and what is added to them) end

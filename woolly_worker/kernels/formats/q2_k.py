@@ -17,7 +17,7 @@ import numpy as np
 from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUMS16, Activation
 from woolly_worker.kernels.formats.fours import PARTS, dot_in_fours_with_mins
 from woolly_worker.kernels.formats.operations import quantised
-from woolly_worker.kernels.formats.panels import dot_block, twice
+from woolly_worker.kernels.formats.panels import dot_block, in_both_halves
 from woolly_worker.kernels.formats.q4_k import store_pairs
 from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.simd import (
@@ -65,10 +65,10 @@ PANEL_BLOCK_BYTES = PANEL_DMIN + 64
 @inline
 def _unpack_column(q, scale0, scale1, scale2, scale3, place):
     """Four weights of sixteen rows from each of the four runs of 32, times their scales."""
-    store(place, mul(as_i16x32(and_bits(q, 0x03030303)), twice(scale0)))
-    store(place + 512, mul(as_i16x32(and_bits(shift_right(q, 2), 0x03030303)), twice(scale1)))
-    store(place + 1024, mul(as_i16x32(and_bits(shift_right(q, 4), 0x03030303)), twice(scale2)))
-    store(place + 1536, mul(as_i16x32(and_bits(shift_right(q, 6), 0x03030303)), twice(scale3)))
+    store(place, mul(as_i16x32(and_bits(q, 0x03030303)), in_both_halves(scale0)))
+    store(place + 512, mul(as_i16x32(and_bits(shift_right(q, 2), 0x03030303)), in_both_halves(scale1)))
+    store(place + 1024, mul(as_i16x32(and_bits(shift_right(q, 4), 0x03030303)), in_both_halves(scale2)))
+    store(place + 1536, mul(as_i16x32(and_bits(shift_right(q, 6), 0x03030303)), in_both_halves(scale3)))
 
 
 @inline

@@ -19,7 +19,7 @@ import numpy as np
 from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUM, Q8K_SUMS16, Activation
 from woolly_worker.kernels.formats.fours import PARTS, dot_in_fours
 from woolly_worker.kernels.formats.operations import quantised
-from woolly_worker.kernels.formats.panels import PANEL_BLOCK_BYTES, PANEL_D, dot_block, twice
+from woolly_worker.kernels.formats.panels import PANEL_BLOCK_BYTES, PANEL_D, dot_block, in_both_halves
 from woolly_worker.kernels.formats.q2_k import load_runs
 from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.simd import (
@@ -50,7 +50,6 @@ from woolly_worker.kernels.simd import (
     spread,
     store,
     sub,
-    sums_of_four,
     to_f32,
     widen_bytes,
     zero_extend,
@@ -64,10 +63,10 @@ QS, SCALES, D = 32, 96, 108
 
 @inline
 def _products(q, scale):
-    """(q - 4) * scale + 127 for the four bytes of every lane, from q in 0..7 and the lane's scale, see `twice`."""
+    """(q - 4) * scale + 127 for the four bytes of every lane, from q in 0..7 and its scale, see `in_both_halves`."""
     offset = sub(splat_i32x16(np.int32(127)), shift_left(scale, 2))  # 3..255
     offset = bor(offset, shift_left(offset, 8))
-    return add(mul(as_i16x32(q), twice(scale)), twice(offset))
+    return add(mul(as_i16x32(q), in_both_halves(scale)), in_both_halves(offset))
 
 
 @inline
@@ -170,15 +169,14 @@ def _scaled_sums(block, x):
 
 
 @inline
-def _four(b0, b1, b2, b3, x0, x1, x2, x3):
-    sums = sums_of_four(_scaled_sums(b0, x0), _scaled_sums(b1, x1), _scaled_sums(b2, x2), _scaled_sums(b3, x3))
-    return load_four_f16(b0 + D, b1 + D, b2 + D, b3 + D), sums
+def _four_scales(b0, b1, b2, b3):
+    return load_four_f16(b0 + D, b1 + D, b2 + D, b3 + D)
 
 
 @inline
 def row_dot(row, x, n_cols):
     """One row times one token: `multiply_block` for a single lane, reading the bytes in place."""
-    return dot_in_fours(row, x, n_cols, BLOCK_BYTES, _four)
+    return dot_in_fours(row, x, n_cols, BLOCK_BYTES, _scaled_sums, _four_scales)
 
 
 @inline

@@ -197,20 +197,13 @@ def multiply_prepared(panel, x, i, x_stride, acc):
 
 
 @inline
-def four_heads(b0, b1, b2, b3):
-    """The first sixteen bytes of four blocks, a block in each quarter: d and dmin, then three words of scales."""
-    return load_quarters(b0, b1, b2, b3)
-
-
-@inline
-def four_low_scales(heads):
-    """Of sub-blocks 0..3: word 1 of each quarter has four scales, word 2 four mins, a byte each; the rest is zero.
-    Shared with Q5_K."""
+def _low_scales(heads):
+    """Of sub-blocks 0..3: word 1 of each quarter has four scales, word 2 four mins, a byte each; the rest is zero."""
     return band(heads, in_quarters(0, 0x3F3F3F3F, 0x3F3F3F3F, 0))
 
 
 @inline
-def four_high_scales(heads):
+def _high_scales(heads):
     """The same of sub-blocks 4..7: four bits from the last word, two from the top of the others."""
     last = shift_right_in_quarters(spread(heads, "033347778bbbcfff"), 0, 0, 4, 0)
     top = band(shift_right(heads, 2), in_quarters(0, 0x30303030, 0x30303030, 0))
@@ -218,8 +211,8 @@ def four_high_scales(heads):
 
 
 @inline
-def four_sums_of_mins(low, high, x0, x1, x2, x3):
-    """Every block's mins times the sums of the activations, from its `four_*_scales`. Shared with Q5_K."""
+def _sums_of_mins(low, high, x0, x1, x2, x3):
+    """Every block's mins times the sums of the activations, from their scales."""
     sums = load_quarters(x0 + Q8K_SUMS32, x1 + Q8K_SUMS32, x2 + Q8K_SUMS32, x3 + Q8K_SUMS32)
     return quarter_sums(dot_i16(zero_i32x16(), mins_of_quarters(low, high), sums))
 
@@ -242,17 +235,24 @@ def _scaled_sums(block, x, s01, s23, s45, s67):
 
 
 @inline
-def _four(b0, b1, b2, b3, x0, x1, x2, x3):
-    heads = four_heads(b0, b1, b2, b3)
-    lo, hi = four_low_scales(heads), four_high_scales(heads)
+def four_blocks(b0, b1, b2, b3, x0, x1, x2, x3, scaled_sums):
+    """See `fours.py`; scaled_sums(block, x, s01, s23, s45, s67) is handed the scales of neighbouring sub-blocks. Shared
+    with Q5_K."""
+    heads = load_quarters(b0, b1, b2, b3)  # d and dmin, then three words of scales
+    lo, hi = _low_scales(heads), _high_scales(heads)
     sums = sums_of_four(
-        _scaled_sums(b0, x0, two_bytes(lo, 4), two_bytes(lo, 6), two_bytes(hi, 4), two_bytes(hi, 6)),
-        _scaled_sums(b1, x1, two_bytes(lo, 20), two_bytes(lo, 22), two_bytes(hi, 20), two_bytes(hi, 22)),
-        _scaled_sums(b2, x2, two_bytes(lo, 36), two_bytes(lo, 38), two_bytes(hi, 36), two_bytes(hi, 38)),
-        _scaled_sums(b3, x3, two_bytes(lo, 52), two_bytes(lo, 54), two_bytes(hi, 52), two_bytes(hi, 54)),
+        scaled_sums(b0, x0, two_bytes(lo, 4), two_bytes(lo, 6), two_bytes(hi, 4), two_bytes(hi, 6)),
+        scaled_sums(b1, x1, two_bytes(lo, 20), two_bytes(lo, 22), two_bytes(hi, 20), two_bytes(hi, 22)),
+        scaled_sums(b2, x2, two_bytes(lo, 36), two_bytes(lo, 38), two_bytes(hi, 36), two_bytes(hi, 38)),
+        scaled_sums(b3, x3, two_bytes(lo, 52), two_bytes(lo, 54), two_bytes(hi, 52), two_bytes(hi, 54)),
     )
     d = first_of_quarters(heads)
-    return low_halves_f32(d), sums, high_halves_f32(d), four_sums_of_mins(lo, hi, x0, x1, x2, x3)
+    return low_halves_f32(d), sums, high_halves_f32(d), _sums_of_mins(lo, hi, x0, x1, x2, x3)
+
+
+@inline
+def _four(b0, b1, b2, b3, x0, x1, x2, x3):
+    return four_blocks(b0, b1, b2, b3, x0, x1, x2, x3, _scaled_sums)
 
 
 @inline

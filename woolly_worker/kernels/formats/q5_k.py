@@ -20,10 +20,7 @@ from woolly_worker.kernels.formats.fours import PARTS, dot_in_fours_with_mins
 from woolly_worker.kernels.formats.operations import quantised
 from woolly_worker.kernels.formats.q4_k import (
     PANEL_BLOCK_BYTES,
-    four_heads,
-    four_high_scales,
-    four_low_scales,
-    four_sums_of_mins,
+    four_blocks,
     multiply_block,
     scale_and_min,
     unpack_scales,
@@ -35,13 +32,10 @@ from woolly_worker.kernels.simd import (
     bor,
     dot_i16,
     dot_u8i8,
-    first_of_quarters,
-    high_halves_f32,
     load_f16,
     load_i8x16,
     load_i8x32,
     load_i8x64,
-    low_halves_f32,
     mul,
     prefetch,
     shift_halves,
@@ -50,10 +44,8 @@ from woolly_worker.kernels.simd import (
     splat_f32x16,
     store,
     sub,
-    sums_of_four,
     to_f32,
     twice,
-    two_bytes,
     zero_extend,
     zero_i32x16,
 )
@@ -114,16 +106,7 @@ def _scaled_sums(block, x, s01, s23, s45, s67):
 
 @inline
 def _four(b0, b1, b2, b3, x0, x1, x2, x3):
-    heads = four_heads(b0, b1, b2, b3)
-    lo, hi = four_low_scales(heads), four_high_scales(heads)
-    sums = sums_of_four(
-        _scaled_sums(b0, x0, two_bytes(lo, 4), two_bytes(lo, 6), two_bytes(hi, 4), two_bytes(hi, 6)),
-        _scaled_sums(b1, x1, two_bytes(lo, 20), two_bytes(lo, 22), two_bytes(hi, 20), two_bytes(hi, 22)),
-        _scaled_sums(b2, x2, two_bytes(lo, 36), two_bytes(lo, 38), two_bytes(hi, 36), two_bytes(hi, 38)),
-        _scaled_sums(b3, x3, two_bytes(lo, 52), two_bytes(lo, 54), two_bytes(hi, 52), two_bytes(hi, 54)),
-    )
-    d = first_of_quarters(heads)
-    return low_halves_f32(d), sums, high_halves_f32(d), four_sums_of_mins(lo, hi, x0, x1, x2, x3)
+    return four_blocks(b0, b1, b2, b3, x0, x1, x2, x3, _scaled_sums)
 
 
 @inline

@@ -125,6 +125,7 @@ from woolly_worker.kernels.simd.memory import (
 )
 from woolly_worker.kernels.simd.quarters import (
     first_of_quarters,
+    four_f32,
     in_quarters,
     load_four_f16,
     load_four_f32,
@@ -172,6 +173,7 @@ __all__ = [
     "flip_even_signs",
     "fma",
     "fma_scalar",
+    "four_f32",
     "grid_verbs",
     "hadamard",
     "high_halves_f32",

@@ -54,6 +54,19 @@ load_four_f16 = _load_four(ir.HalfType())
 
 
 @verb
+def four_f32(typing_context: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
+    """Four numbers side by side."""
+
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        four = ir.Constant(f32x4.llvm, ir.Undefined)
+        for lane, number in enumerate(args):
+            four = b.insert_element(four, number, I32(lane))
+        return four
+
+    return f32x4(*[types.float32] * 4), emit
+
+
+@verb
 def in_quarters(typing_context: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
     """The same four literal integers in every quarter."""
     if not all(isinstance(literal, types.IntegerLiteral) for literal in (a, b, c, d)):
@@ -109,23 +122,28 @@ def quarter_sums(typing_context: Any, x: Any) -> Any:
     return i32x4(x), emit
 
 
-def sums_of_four_ir(b: Builder, vectors: list[Value]) -> Value:
-    """Four i32x16, each added up: [sum of the first, of the second, ...]. Two steps of exchanging and adding inside
-    the quarters, then the quarters are folded: thirteen instructions, where four single sums take 32."""
-    x, y, z, w = vectors
+def _exchange(b: Builder, x: Value, y: Value, low: list[int], high: list[int]) -> Value:
+    return b.add(shuffle_ir(b, x, y, low), shuffle_ir(b, x, y, high))
+
+
+def _quarters_of_four(b: Builder, vectors: list[Value]) -> Value:
+    """Four i32x16 -> one: in each quarter the sums of theirs, by two steps of exchanging and adding."""
     low, high = _in_quarters([0, 16, 1, 17]), _in_quarters([2, 18, 3, 19])
-    xy = b.add(shuffle_ir(b, x, y, low), shuffle_ir(b, x, y, high))  # x02 y02 x13 y13
-    zw = b.add(shuffle_ir(b, z, w, low), shuffle_ir(b, z, w, high))
     first, last = _in_quarters([0, 1, 16, 17]), _in_quarters([2, 3, 18, 19])
-    v = b.add(shuffle_ir(b, xy, zw, first), shuffle_ir(b, xy, zw, last))
-    v = b.add(shuffle_ir(b, v, v, list(range(8))), shuffle_ir(b, v, v, list(range(8, 16))))
-    return b.add(shuffle_ir(b, v, v, list(range(4))), shuffle_ir(b, v, v, list(range(4, 8))))
+    x, y, z, w = vectors
+    return _exchange(b, _exchange(b, x, y, low, high), _exchange(b, z, w, low, high), first, last)
 
 
 @verb
 def sums_of_four(typing_context: Any, x: Any, y: Any, z: Any, w: Any) -> Any:
-    """The four sums of the lanes of four integer vectors."""
-    return i32x4(x, x, x, x), lambda context, b, sig, args: sums_of_four_ir(b, list(args))
+    """The four sums of the lanes of four integer vectors: thirteen instructions, where four single sums take 32."""
+
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        v = _quarters_of_four(b, list(args))
+        v = _exchange(b, v, v, list(range(8)), list(range(8, 16)))
+        return _exchange(b, v, v, list(range(4)), list(range(4, 8)))
+
+    return i32x4(x, x, x, x), emit
 
 
 @verb
@@ -133,18 +151,11 @@ def sums_of_eight(typing_context: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f
     """Eight i32x16, the halves of each added up: [a's first half, a's second, b's first, ... h's second]."""
 
     def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
-        low, high = _in_quarters([0, 16, 1, 17]), _in_quarters([2, 18, 3, 19])
-        first, last = _in_quarters([0, 1, 16, 17]), _in_quarters([2, 3, 18, 19])
-
-        def exchange(x: Value, y: Value, left: list[int], right: list[int]) -> Value:
-            return b.add(shuffle_ir(b, x, y, left), shuffle_ir(b, x, y, right))
-
-        pairs = [exchange(args[k], args[k + 1], low, high) for k in range(0, 8, 2)]
-        x, y = (exchange(pairs[k], pairs[k + 1], first, last) for k in (0, 2))
-        # Every quarter holds a lane of four vectors now; quarters 0 and 1 are their first halves, 2 and 3 the second.
+        x, y = _quarters_of_four(b, list(args[:4])), _quarters_of_four(b, list(args[4:]))
+        # Quarters 0 and 1 are of the vectors' first halves, 2 and 3 of the second.
         even = [4 * q + lane for q in (0, 2, 4, 6) for lane in range(4)]
         odd = [4 * q + lane for q in (1, 3, 5, 7) for lane in range(4)]
-        s = exchange(x, y, even, odd)
+        s = _exchange(b, x, y, even, odd)
         return shuffle_ir(b, s, s, [8 * (k // 8) + k % 8 // 2 + 4 * (k % 2) for k in range(16)])
 
     return i32x16(*[a] * 8), emit
