@@ -116,7 +116,7 @@ def _address_rows(args, expert, row):
 
 @op
 def route(args, step, member, counter):
-    """All tokens by one member: 0.1 us each, less than it takes to share them and to sort the pairs after that."""
+    """All tokens by one member: it is little, and the pairs have to be sorted after that."""
     if fetch_add(counter, 1) > 0:
         return
     n_tokens, n_expert, n_used = field(step, N_TOKENS), field(args, N_EXPERT), field(args, N_USED)

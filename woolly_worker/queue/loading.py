@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from woolly_worker.bench.beside import Measured, Subject, measure
 from woolly_worker.contract.benchmarks import BenchmarkType
 from woolly_worker.contract.errors import ModelFileError
 from woolly_worker.engine.engine import Engine
@@ -27,6 +26,7 @@ from woolly_worker.model.weights import open_model
 from woolly_worker.settings import WorkerSettings
 
 if TYPE_CHECKING:
+    from woolly_worker.bench.beside import Measured
     from woolly_worker.ledger.models import ModelCard
 
 log = logging.getLogger(__name__)
@@ -90,8 +90,10 @@ class LoadedModel:
             chat=self.chat is not None,
         )
 
-    def benchmark(self, kind: BenchmarkType, iterations: int, stop: Callable[[], bool]) -> Measured:
+    def benchmark(self, kind: BenchmarkType, iterations: int, stop: Callable[[], bool]) -> "Measured":
         """Measure beside the engine, on the same weights; see `bench/beside.py`."""
+        from woolly_worker.bench.beside import Subject, measure  # a start can do without it
+
         is_naive = isinstance(self.transformer, Baseline)
         n_threads = 1 if isinstance(self.transformer, Baseline) else self.transformer.n_threads
         subject = Subject(self.config, self.transformer.weights, n_threads=n_threads, is_naive=is_naive)

@@ -10,9 +10,8 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from woolly_worker.bench.beside import Measured
 from woolly_worker.contract.benchmarks import BenchmarkResult, BenchmarkType
 from woolly_worker.contract.errors import BenchmarkRunning
 from woolly_worker.engine.events import EngineEvent, EngineRequest
@@ -26,6 +25,9 @@ from woolly_worker.queue.publisher import Publisher
 from woolly_worker.queue.reaper import Reaper
 from woolly_worker.settings import WorkerSettings
 from woolly_worker.telemetry import log
+
+if TYPE_CHECKING:
+    from woolly_worker.bench.beside import Measured
 
 WRITER_TIMEOUT_SECONDS = 1.0
 CLIENT_TIMEOUT_SECONDS = 2.0
@@ -57,7 +59,7 @@ class Served(Protocol):
     @property
     def optimizations(self) -> tuple[str, ...]: ...
     def card(self) -> ModelCard: ...
-    def benchmark(self, kind: BenchmarkType, iterations: int, stop: Callable[[], bool]) -> Measured: ...
+    def benchmark(self, kind: BenchmarkType, iterations: int, stop: Callable[[], bool]) -> "Measured": ...
     def close(self) -> None: ...
 
 
