@@ -149,8 +149,7 @@ def _rows_few_tokens(args, first, last, n_tokens, sums, panel, block, sizes, par
 
 @inline
 def _whole_tile(panel, panel_bytes, x, x_stride, sums, parts, n_blocks, place, stride, add_to_out, multiply_block):
-    """place[t] = panel . x[t] for eight tokens, all in registers."""
-    total = zeros_f32(8)
+    """place[t] = panel . x[t] for eight tokens; what parts are summed up so far waits in `sums`."""
     for part in range(parts):
         acc = zeros_f32(8)
         for i in range(part, n_blocks, parts):
@@ -159,10 +158,10 @@ def _whole_tile(panel, panel_bytes, x, x_stride, sums, parts, n_blocks, place, s
             acc = add_each(load_each(sums, VECTOR_BYTES, acc), acc)
         if part < parts - 1:
             store_each(sums, VECTOR_BYTES, acc)
-        total = acc
-    if add_to_out:
-        total = add_each(load_each(place, stride, total), total)
-    store_each(place, stride, total)
+        elif add_to_out:
+            store_each(place, stride, add_each(load_each(place, stride, acc), acc))
+        else:
+            store_each(place, stride, acc)
 
 
 @inline
