@@ -236,12 +236,12 @@ class Fleet:
             wait_for(answers, 20, lambda: "the server does not start")
 
     def _worker(self, index: int, more: dict[str, str]) -> Member:
-        env = {**_environment(), **WORKER_SETTINGS, **SHARED_SETTINGS, **more}
+        env = {**environment(), **WORKER_SETTINGS, **SHARED_SETTINGS, **more}
         env |= {"WOOLLY_REDIS_URL": self.worker_proxy.url, "WOOLLY_MODEL": str(self.model)}
         return self._member(f"worker{index}", "chaos_worker.py", env)
 
     def _api(self, index: int) -> Member:
-        env = {**_environment(), **API_SETTINGS, **SHARED_SETTINGS, "WOOLLY_REDIS_URL": self.api_proxy.url}
+        env = {**environment(), **API_SETTINGS, **SHARED_SETTINGS, "WOOLLY_REDIS_URL": self.api_proxy.url}
         return self._member(f"api{index}", "chaos_api.py", {**env, "WOOLLY_API_PORT": str(free_port())})
 
     def _member(self, name: str, program: str, env: dict[str, str]) -> Member:
@@ -282,7 +282,7 @@ class Fleet:
                 time.sleep(0.1)
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("WOOLLY_", "FLOWER_"))}
     kernels = {name: os.environ[name] for name in ("WOOLLY_KERNEL_CACHE",) if name in os.environ}
     # The programs import `chaos` as the tests do, and the packages from this tree.
