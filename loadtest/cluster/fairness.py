@@ -20,7 +20,6 @@ from pathlib import Path
 from zlib import crc32
 
 from woolly_worker.contract.jobs import JobRequest, SamplingParams
-from woolly_worker.demo import DEMO_MODEL
 from woolly_worker.ledger import keys
 from woolly_worker.ledger.connection import connect
 from woolly_worker.ledger.ledger import Ledger
@@ -88,12 +87,11 @@ def main() -> None:
             env = {
                 **os.environ,
                 "WOOLLY_REDIS_URL": server.url,
-                "WOOLLY_MODEL": str(DEMO_MODEL),
                 "WOOLLY_MODEL_NAME": MODEL,
                 "WOOLLY_SLOTS": str(options.slots),
                 "WOOLLY_LOG_LEVEL": "error",
             }
-            worker = subprocess.Popen([sys.executable, "-m", "woolly_api.cli", "worker"], env=env)
+            worker = subprocess.Popen([sys.executable, "-m", "woolly_api.cli", "worker", "--model", "demo"], env=env)
             try:
                 registry = ModelRegistry(queue.client)
                 while not any(beat.state == "ready" for beat in registry.workers()):

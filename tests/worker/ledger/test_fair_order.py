@@ -124,7 +124,7 @@ def test_the_place_of_a_job_is_how_many_are_taken_before_it(ledger: Ledger, seed
             claim = take(ledger)
             if claim is not None and chance.random() < 0.5:
                 ledger.release(claim.job_id, claim.fence, MODEL)
-    waiting = [job_id for job_id in map(str, ledger.client.zrange(keys.OPEN_JOBS, 0, -1))]
+    waiting = map(str, ledger.client.zrange(keys.OPEN_JOBS, 0, -1))
     foreseen = {i: place for i in waiting if (place := ledger.jobs_before(i)) is not None}
     taken = order(ledger).split()
     assert foreseen == {job_id: place for place, job_id in enumerate(taken)}
