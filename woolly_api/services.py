@@ -21,7 +21,6 @@ from woolly_api.telemetry import ApiMetrics, log
 from woolly_worker.contract.errors import JobNotFound, LedgerUnavailable, ModelNotFound
 from woolly_worker.contract.jobs import JobRequest
 from woolly_worker.contract.states import JobState
-from woolly_worker.ledger import keys
 from woolly_worker.ledger.ledger import Ledger
 from woolly_worker.ledger.reader import LedgerReader
 from woolly_worker.ledger.records import Bell, Submitted
@@ -72,7 +71,7 @@ class Services:
             self._cancel_in_background(job_id, over)
             raise
         # The id is new, so "submitted before" means that the first reply was lost on its way: nobody rang yet.
-        bell = submitted.bell or Bell(job_id, request.model, keys.lane_of(request.tenant), request.priority, 1)
+        bell = submitted.bell or Bell(job_id, request.model, 1)
         self.doorbell.ring(bell)
         self.metrics.submitted.labels(request.model).inc()
         return job_id

@@ -43,10 +43,10 @@ def result(test_type: str, iterations: int) -> BenchmarkResult:
 
 @contextmanager
 def answering(worker: ScriptedWorker, answer: Callable[[str, int], BenchmarkAnswer]) -> Iterator[None]:
-    """Takes one call from the lane of the model, as Celery would, and answers it."""
+    """Takes one call from the queue of the model, as Celery would, and answers it."""
 
     def run() -> None:
-        message: Any = worker.ledger.client.brpop([keys.bells(MODEL, 0, 0)], timeout=10)
+        message: Any = worker.ledger.client.brpop([keys.benchmarks(MODEL)], timeout=10)
         envelope = json.loads(message[1])
         assert envelope["headers"]["task"] == keys.TASK_BENCHMARK
         assert envelope["headers"]["expires"]

@@ -7,13 +7,15 @@ woolly:job:<id>:events            stream   emit, finish, close          as its j
 woolly:job:<id>                   channel  every transition             -
 woolly:jobs:open                  zset     submit ... finish, close     a job's entry leaves with its terminal event
 woolly:jobs:finished              zset     finish, close                an entry leaves when its record has expired
-woolly:lanes:<model>              hash     every transition             for ever (some numbers per lane)
+woolly:lanes:<model>              hash     every transition             for ever (a few numbers)
+woolly:lanes:<model>#round        zset     every transition             while a job of this model is queued
+woolly:lanes:<model>#<lane>       zset     every transition             while a job is queued in this lane
 woolly:models                     hash     workers, at start            for ever (a card per model ever served)
 woolly:workers                    zset     workers, every heartbeat     an entry leaves a day after its last beat
 woolly:worker:<worker id>         string   workers, every heartbeat     HEARTBEAT_TTL_SECONDS after the last one
 woolly:benchmark:<id>             string   the worker that ran it       BENCHMARK_TTL_SECONDS
 woolly:reaper                     string   whichever reaper has a turn  one turn (the mutex of all reapers)
-m.<model>.l<lane>[sep<priority>]  list     Celery (kombu)               while it holds bells
+m.<model>[sep1]                   list     Celery (kombu)               while it holds bells; without sep1: benchmarks
 
 Fields of a job's hash (times are milliseconds of Redis's own clock):
 
@@ -22,20 +24,23 @@ state, attempts, crashes, history                         history: JSON, one obj
 fence, owner, claim, lease_ms                             who may write, and until when it is believed to be alive
 seq, end_seq                                              tokens in the stream; seq of the terminal event
 cancel                                                    "1" once somebody asked for it
-enq, bells                                                place of its last bell in its lane; bells rung so far
+bells                                                     bells rung so far
 created_ms, queued_ms, claimed_ms, started_ms, first_token_ms, deadline_ms, finished_ms
 result                                                    JSON of the JobResult, once terminal
 
 The score in woolly:jobs:open is the time at which the reaper should look next: the end of the lease while running,
-the next check for a lost bell while queued. Fields of woolly:lanes:<model>: `l<lane>:<state>` and `all:<state>`
-(gauges for queued and running, totals for terminal states), `l<lane>:p<priority>:enq` (bells rung) and
-`l<lane>:p<priority>:claimed` (the highest `enq` that was ever claimed).
+the deadline while queued.
+
+A lane is what one tenant has queued at one priority, `<priority>#<tenant>`: job ids by their arrival. Jobs that have
+been running before wait in `<priority>#`, the lane of nobody, ahead of all tenants. The round holds the lanes that are
+not empty, by priority and then by whose turn it is (shared.lua). '#' is in no model's name, so no two models share a
+key. Fields of woolly:lanes:<model>: `all:<state>` (gauges for queued and running, totals for terminal states), `turns`
+and `places` (turns given and places taken so far), `short_ms` (since when bells have been missing).
 
 Redis Cluster is not supported: a script touches keys of several slots, and Celery has no such transport.
 """
 
 from typing import Any
-from zlib import crc32
 
 PREFIX = "woolly:"
 
@@ -48,8 +53,8 @@ REAPER_MUTEX = PREFIX + "reaper"
 TASK_GENERATE = "woolly.generate"
 TASK_BENCHMARK = "woolly.benchmark"
 BENCHMARK_TTL_SECONDS = 60
-N_LANES = 8
-N_PRIORITIES = 10
+# In the broker all bells are alike: which job comes next is the ledger's business. A benchmark goes before them.
+BENCHMARK_PRIORITY, BELL_PRIORITY = 0, 1
 
 # Both sides of Celery have to agree on these. The job's lease decides about redelivery, not the visibility timeout.
 BROKER_TRANSPORT_OPTIONS: dict[str, Any] = {
@@ -57,8 +62,7 @@ BROKER_TRANSPORT_OPTIONS: dict[str, Any] = {
     "socket_timeout": 5,
     "socket_connect_timeout": 2,
     "health_check_interval": 5,
-    "priority_steps": list(range(N_PRIORITIES)),
-    "queue_order_strategy": "round_robin",
+    "priority_steps": [BENCHMARK_PRIORITY, BELL_PRIORITY],
 }
 KOMBU_PRIORITY_SEPARATOR = "\x06\x16"
 
@@ -89,21 +93,21 @@ def benchmark(call_id: str) -> str:
     return f"{PREFIX}benchmark:{call_id}"
 
 
-def lane_of(tenant: str) -> int:
-    """Tenants are hashed onto lanes; workers serve the lanes of their model in turn."""
-    return crc32(tenant.encode()) % N_LANES
+def lane(priority: int, tenant: str) -> str:
+    """The lane in which a tenant's job waits. Lanes of a model take turns, those of priority 0 first."""
+    return f"{priority}#{tenant}"
 
 
-def queue(model: str, lane: int) -> str:
-    """The Celery queue of a lane."""
-    return f"m.{model}.l{lane}"
+def queue(model: str) -> str:
+    """The Celery queue of a model."""
+    return f"m.{model}"
 
 
-def queues(model: str) -> tuple[str, ...]:
-    return tuple(queue(model, lane) for lane in range(N_LANES))
+def bells(model: str) -> str:
+    """The Redis list that kombu keeps for the bells of a model."""
+    return f"{queue(model)}{KOMBU_PRIORITY_SEPARATOR}{BELL_PRIORITY}"
 
 
-def bells(model: str, lane: int, priority: int) -> str:
-    """The Redis list that kombu keeps for one priority of a queue."""
-    name = queue(model, lane)
-    return f"{name}{KOMBU_PRIORITY_SEPARATOR}{priority}" if priority else name
+def benchmarks(model: str) -> str:
+    """The list that kombu keeps for its benchmarks: kombu leaves the first priority out of the name."""
+    return queue(model)

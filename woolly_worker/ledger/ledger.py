@@ -51,7 +51,8 @@ DEFAULT_BELL_SECONDS = 5.0
 DEFAULT_MAX_CRASHES = 3
 REAP_BATCH = 100
 BROKEN_MS = 60_000  # until the reaper looks again at a job that it could not look at
-NEWEST_BELLS = 100  # to look through for the one that was just rung
+WAITING_LOOK_MS = 60_000  # until it looks whether a queued job is still in its lane; lost bells are counted by model
+MOST_BELLS = 1000  # rung again at a time, for a broker that has lost them all
 
 # How a job that nobody owns ends, by the verdict of claim.lua and look.lua.
 _CLOSING_STATES: dict[str, Literal[JobState.FAILED, JobState.CANCELLED, JobState.EXPIRED]] = {
@@ -70,7 +71,7 @@ class Ledger:
         bell_seconds: float = DEFAULT_BELL_SECONDS,
         max_crashes: int = DEFAULT_MAX_CRASHES,
     ) -> None:
-        """`bell_seconds`: how long a job may stay queued before the reaper looks whether its bell was lost."""
+        """`bell_seconds`: how long a model may have fewer bells than queued jobs before the reaper rings them again."""
         self.client = client
         self._scripts = load_scripts(client)
         self._retention_ms = max(1, int(retention_seconds * 1000))
@@ -85,7 +86,6 @@ class Ledger:
             # Drawn here and stored, so that a resumed job continues as it would have without the interruption.
             sampling = request.sampling.model_copy(update={"seed": secrets.randbelow(MAX_SEED + 1)})
             request = request.model_copy(update={"sampling": sampling})
-        lane = keys.lane_of(request.tenant)
         deadline_ms = "" if request.deadline_seconds is None else max(1, int(request.deadline_seconds * 1000))
         status, number = self._call(
             "submit",
@@ -93,13 +93,13 @@ class Ledger:
             [
                 job_id,
                 request.model,
-                lane,
+                keys.lane(request.priority, request.tenant),
                 request.priority,
                 request.tenant,
                 views.dump_metadata(request.metadata),
                 request.model_dump_json(exclude_none=True),
                 deadline_ms,
-                self._bell_ms,
+                WAITING_LOOK_MS,
                 "" if max_queued is None else max_queued,
             ],
         )
@@ -110,7 +110,21 @@ class Ledger:
             )
         if status == "exists":
             return Submitted(job_id, None)
-        return Submitted(job_id, Bell(job_id, request.model, lane, request.priority, number))
+        return Submitted(job_id, Bell(job_id, request.model, number))
+
+    def next_job(self, model: str, *, passing: str | None = None) -> str | None:
+        """The queued job that is to be claimed next, or None. `passing` could not be claimed: it leaves its lane if it
+        is still the next one, and the reaper decides about it later."""
+        names = [keys.lanes(model)]
+        return cast(str | None, self._call("next", names, [keys.job(""), "" if passing is None else passing]))
+
+    def jobs_before(self, job_id: str) -> int | None:
+        """How many queued jobs of its model are to be claimed before it, if nothing else comes in. None unless it is
+        queued itself."""
+        (model,) = self._fields(job_id, ["model"])
+        if model is None:
+            return None
+        return cast(int | None, self._call("place", [keys.job(job_id), keys.lanes(model)], [job_id]))
 
     def claim(self, job_id: str, owner: str, *, lease_seconds: float, claim_id: str | None = None) -> Claim | Refusal:
         """Takes the job for `owner` (a worker id). Call it again with the same `claim_id` if the reply was lost.
@@ -181,17 +195,12 @@ class Ledger:
 
     def release(self, job_id: str, fence: int, model: str) -> Released:
         """Gives a running job back. Its tokens stay; the next owner goes on behind them."""
-        args: list[str | int] = [job_id, fence, self._bell_ms]
+        args: list[str | int] = [job_id, fence, WAITING_LOOK_MS]
         reply, *bell = self._call("release", [keys.job(job_id), keys.OPEN_JOBS, keys.lanes(model)], args)
         if not bell:
             return Released(Reply(reply))
-        lane, priority, number = bell
-        return Released(Reply(reply), Bell(job_id, model, lane, priority, number, front=True))
-
-    def to_front(self, bell: Bell) -> bool:
-        """Lets a bell that was just rung be the next one of its lane. False if it is not in the lane (any more)."""
-        names = [keys.bells(bell.model, bell.lane, bell.priority), keys.job(bell.job_id), keys.lanes(bell.model)]
-        return bool(self._call("to_front", names, [bell.task_id, NEWEST_BELLS, bell.lane, bell.priority]))
+        (number,) = bell
+        return Released(Reply(reply), Bell(job_id, model, number))
 
     def cancel(self, job_id: str) -> JobState:
         """Asks for the end of a job. Returns the state it is in now: cancelled if it was waiting, running if its
@@ -211,7 +220,7 @@ class Ledger:
         now_ms = self._now_ms()
         with translated_errors():
             due = self.client.zrange(keys.OPEN_JOBS, "-inf", str(now_ms), byscore=True, offset=0, num=limit)
-        rung: list[Bell] = []
+        rung = self._missing_bells()
         closed: list[str] = []
         broken: list[BrokenJob] = []
         for job_id in map(str, due):
@@ -248,20 +257,30 @@ class Ledger:
 
     def _look(self, job_id: str) -> Bell | bool:
         """The bell to ring for an open job that is due, or whether it was closed."""
-        model, lane, priority = self._fields(job_id, ["model", "lane", "priority"])
-        if model is None or lane is None or priority is None:
+        (model,) = self._fields(job_id, ["model"])
+        if model is None:
             with translated_errors():
                 self.client.zrem(keys.OPEN_JOBS, job_id)
             return False
-        bells = keys.bells(model, int(lane), int(priority))
         verdict, fence, number = self._call(
             "look",
-            [keys.job(job_id), keys.OPEN_JOBS, keys.lanes(model), bells],
-            [job_id, self._bell_ms, self._max_crashes],
+            [keys.job(job_id), keys.OPEN_JOBS, keys.lanes(model)],
+            [job_id, WAITING_LOOK_MS, self._max_crashes],
         )
-        if verdict in ("ring", "resume"):
-            return Bell(job_id, model, int(lane), int(priority), number, front=verdict == "resume")
+        if verdict == "resume":
+            return Bell(job_id, model, number)
         return verdict in _CLOSING_STATES and self._close(job_id, fence, verdict)
+
+    def _missing_bells(self) -> list[Bell]:
+        """Bells for every model that has had fewer of them than queued jobs for `bell_seconds`."""
+        with translated_errors():
+            models: Any = self.client.hkeys(keys.MODELS)
+        bells: list[Bell] = []
+        for model in models:
+            args: list[str | int] = [keys.job(""), self._bell_ms, MOST_BELLS]
+            found = self._call("missing_bells", [keys.lanes(model), keys.bells(model)], args)
+            bells += [Bell(job_id, model, number) for job_id, number in found]
+        return bells
 
     def _close(self, job_id: str, fence: int, verdict: str) -> bool:
         """Ends a queued job that nobody owns. False if it has been claimed or closed since `fence` was read. The result

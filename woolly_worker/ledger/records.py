@@ -92,14 +92,12 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Bell:
-    """A Celery message to be sent: the job id and nothing else of the job."""
+    """A Celery message to be sent: the job id and nothing else of the job. Whoever takes it serves the job that is next
+    in its model's fair order, which may be another one: bells count jobs, lanes order them."""
 
     job_id: str
     model: str
-    lane: int
-    priority: int
     number: int  # bells rung for this job so far; makes every message's task id fresh
-    front: bool = False  # it has waited before: after ringing, `Ledger.to_front` lets it be the next
 
     @property
     def task_id(self) -> str:
@@ -111,8 +109,8 @@ class Bell:
             "name": keys.TASK_GENERATE,
             "args": (self.job_id,),
             "task_id": self.task_id,
-            "queue": keys.queue(self.model, self.lane),
-            "priority": self.priority,
+            "queue": keys.queue(self.model),
+            "priority": keys.BELL_PRIORITY,
             "shadow": f"generate[{self.model}]",
             "argsrepr": f"('{self.job_id}',)",
             "kwargsrepr": "{}",
@@ -145,8 +143,8 @@ class BenchmarkCall:
             "name": keys.TASK_BENCHMARK,
             "args": (self.call_id, self.test_type, self.iterations),
             "task_id": self.call_id,
-            "queue": keys.queue(self.model, 0),
-            "priority": 0,
+            "queue": keys.queue(self.model),
+            "priority": keys.BENCHMARK_PRIORITY,
             "expires": self.expires_seconds,
             "shadow": f"benchmark[{self.model}]",
             "ignore_result": True,

@@ -78,6 +78,7 @@ class Runtime:
         self.settings = settings
         self.worker_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self.giving_up = threading.Event()  # nobody waits for Redis any more
+        self.taking = threading.Lock()  # held from the look at who is next to its claim
         self._client = connect(settings.redis_url, timeout_seconds=CLIENT_TIMEOUT_SECONDS)
         self._writer_client = connect(settings.redis_url, timeout_seconds=WRITER_TIMEOUT_SECONDS)
         self.ledger = self._ledger(self._client)
@@ -176,8 +177,6 @@ class Runtime:
         """Sends Celery's message. If that fails the bell is lost, and the reaper of some process will find out."""
         try:
             self._send(bell)
-            if bell.front:
-                self.ledger.to_front(bell)
         except Exception as error:  # whatever kombu or redis-py raise
             log.warning("bell not rung", job_id=bell.job_id, error=type(error).__name__)
 

@@ -4,6 +4,8 @@ The task's result is a small dict for Flower. What a job said and why it failed 
 """
 
 import uuid
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from woolly_worker.contract.benchmarks import BenchmarkAnswer, BenchmarkType
@@ -27,30 +29,28 @@ class JobFailed(Exception):
 def register(app: Any) -> None:
     @app.task(bind=True, name=keys.TASK_GENERATE, acks_late=True, throws=(JobFailed,))
     def generate(self: Any, job_id: str) -> dict[str, Any]:
-        return run_job(app.runtime, job_id, self.request.id or job_id)
+        return run_job(app.runtime, job_id, self.request.id or job_id, partial(_show, self))
 
     @app.task(name=keys.TASK_BENCHMARK, acks_late=False)
     def benchmark(call_id: str, test_type: str, iterations: int) -> dict[str, Any]:
         return run_benchmark(app.runtime, call_id, test_type, iterations)
 
 
-def run_job(runtime: Runtime, job_id: str, task_id: str) -> dict[str, Any]:
-    """One attempt at a job. Its message is acknowledged in any case: a job that is not done is in the ledger, and
-    whoever puts it back rings anew."""
+def run_job(
+    runtime: Runtime, job_id: str, task_id: str, show: Callable[[str], None] = lambda job_id: None
+) -> dict[str, Any]:
+    """One attempt at the job that is next; `show` is told which, if it is not the bell's own `job_id`. The message is
+    acknowledged in any case: a job that is not done is in the ledger, and whoever puts it back rings anew."""
     if runtime.engine_died:  # the reaper of another process rings again
         return {"outcome": OutcomeKind.ABANDONED.value}
-    claim_id = uuid.uuid4().hex
     try:
-        claim = until_answered(
-            "claim",
-            lambda: runtime.ledger.claim(
-                job_id, runtime.worker_id, lease_seconds=runtime.settings.lease_seconds, claim_id=claim_id
-            ),
-            runtime.giving_up,
-        )
+        claim = _take(runtime, job_id)
         if isinstance(claim, Refusal):
             log.info("bell not answered", job_id=job_id, outcome=claim.outcome.value)
             return {"outcome": claim.outcome.value}
+        if claim.job_id != job_id:
+            job_id = claim.job_id
+            show(job_id)
         with runtime.holding(task_id, claim):
             outcome = _run_claimed(runtime, claim)
     except GivenUp:
@@ -61,6 +61,53 @@ def run_job(runtime: Runtime, job_id: str, task_id: str) -> dict[str, Any]:
     if outcome.bell is not None:
         runtime.ring(outcome.bell)
     return _report(job_id, outcome)
+
+
+def _take(runtime: Runtime, job_id: str) -> Claim | Refusal:
+    """The job that is next in its model's fair order. If none waits, the bell's own: its lease may have run out, and
+    if not, the refusal says what became of it."""
+    passing: str | None = None
+    own: Refusal | None = None
+    with runtime.taking:  # bells that come together find the jobs in their order, so that most get their own
+        while (chosen := _next_job(runtime, passing)) is not None:
+            passing = chosen
+            try:
+                claim = _claim(runtime, chosen)
+            except GivenUp:
+                raise
+            except Exception as error:  # the others must not wait behind it
+                log_bug("a job could not be claimed", error, job_id=chosen)
+                continue
+            if isinstance(claim, Claim):
+                return claim
+            if chosen == job_id:
+                own = claim
+            else:
+                log.info("job not taken", job_id=chosen, outcome=claim.outcome.value)
+    return own or _claim(runtime, job_id)
+
+
+def _next_job(runtime: Runtime, passing: str | None) -> str | None:
+    model = runtime.settings.served_name
+    return until_answered("next", lambda: runtime.ledger.next_job(model, passing=passing), runtime.giving_up)
+
+
+def _claim(runtime: Runtime, job_id: str) -> Claim | Refusal:
+    claim_id = uuid.uuid4().hex
+    lease_seconds = runtime.settings.lease_seconds
+    return until_answered(
+        "claim",
+        lambda: runtime.ledger.claim(job_id, runtime.worker_id, lease_seconds=lease_seconds, claim_id=claim_id),
+        runtime.giving_up,
+    )
+
+
+def _show(task: Any, job_id: str) -> None:
+    """Flower knows a task by the job whose bell it was: tell it which job is served."""
+    try:
+        task.send_event("task-started", retry=False, args=f"('{job_id}',)")
+    except Exception as error:  # whatever kombu or redis-py raise: the dashboard shows the other id
+        log.warning("task event not sent", job_id=job_id, error=type(error).__name__)
 
 
 def run_benchmark(runtime: Runtime, call_id: str, test_type: str, iterations: int) -> dict[str, Any]:

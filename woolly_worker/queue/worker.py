@@ -1,7 +1,7 @@
-"""`woolly worker`: a Celery worker in this process, with the engine in its pool, for the lanes of one model.
+"""`woolly worker`: a Celery worker in this process, with the engine in its pool, for the jobs of one model.
 
 SIGTERM and Ctrl-C drain: nothing new is taken, running jobs may end within `drain_seconds`, the others go back to the
-front of their lanes with what they have generated. A second Ctrl-C does not wait. kill -9 is what leases are for.
+front of the queue with what they have generated. A second Ctrl-C does not wait. kill -9 is what leases are for.
 """
 
 import os

@@ -205,6 +205,15 @@ class Histories(RuleBasedStateMachine):
             assert (self.ledger.client.zscore(keys.OPEN_JOBS, job_id) is None) == ended
 
     @invariant()
+    def whoever_is_queued_waits_in_one_lane(self):
+        """And no lane is left over, in the round or outside of it."""
+        round_ = self.ledger.client.zrange(f"{keys.lanes('tiny')}#round", 0, -1)
+        lanes = {str(name) for name in self.ledger.client.keys(f"{keys.lanes('tiny')}#*#*")}
+        assert lanes == {f"{keys.lanes('tiny')}#{name}" for name in round_}
+        waiting = [job_id for name in lanes for job_id in self.ledger.client.zrange(name, 0, -1)]
+        assert sorted(waiting) == sorted(i for i, state in self.states.items() if state is JobState.QUEUED)
+
+    @invariant()
     def the_gauges_agree(self):
         counts = self.ledger.lane_counts("tiny")
         for state in JobState:

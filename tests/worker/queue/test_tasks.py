@@ -144,6 +144,32 @@ def test_a_bug_of_the_claim_is_logged_without_its_words(
     assert PROMPT not in logged
 
 
+def test_a_bell_serves_the_job_that_is_next(ledger: Ledger, redis_url: str) -> None:
+    engine = ScriptedEngine(on_submit=lambda r: [done(r.job_id, 1)])
+    with working(redis_url, engine) as (runtime, _):
+        for name, tenant in (("a1", "a"), ("a2", "a"), ("b1", "b")):
+            ledger.submit(request(tenant=tenant), job_id=name)
+        shown: list[str] = []
+        reports = [run_job(runtime, name, f"{name}.1", shown.append) for name in ("a1", "a2", "b1", "b1")]
+    assert [r.job_id for r in engine.requests] == ["a1", "b1", "a2"]
+    assert shown == ["b1", "a2"]
+    assert reports[-1] == {"outcome": "terminal"}
+
+
+def test_a_record_that_cannot_be_claimed_holds_up_nobody(
+    ledger: Ledger, redis_url: str, capfd: pytest.CaptureFixture[str], restored_logging: None
+) -> None:
+    configure_logging("info", "json")
+    engine = ScriptedEngine(on_submit=lambda r: [done(r.job_id, 1)])
+    with working(redis_url, engine) as (runtime, _):
+        for name in ("broken", "sound"):
+            ledger.submit(request(), job_id=name)
+        ledger.client.hset(keys.job("broken"), "deadline_ms", "not a number")
+        assert run_job(runtime, "broken", "broken.1")["state"] == "succeeded"
+    assert [r.job_id for r in engine.requests] == ["sound"]
+    assert '"broken"' in capfd.readouterr().err
+
+
 def test_celery_terminates_a_task(ledger: Ledger, redis_url: str) -> None:
     engine = ScriptedEngine()
     with working(redis_url, engine) as (runtime, _):
@@ -171,7 +197,7 @@ def test_a_drain_gives_the_jobs_back_and_rings_for_them(ledger: Ledger, redis_ur
         runtime.drain(0.0)
         task.join(5)
         assert reports == [{"outcome": "released"}]
-    assert [(bell.job_id, bell.front, bell.number) for bell in rung] == [("j", True, 2)]
+    assert [(bell.job_id, bell.number) for bell in rung] == [("j", 2)]
     view = ledger.view("j")
     assert (view.state, view.last_seq, view.crashes) == (JobState.QUEUED, 1, 0)
 

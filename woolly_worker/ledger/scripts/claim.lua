@@ -8,12 +8,12 @@
 --   cancelled, expired, poison         it must not run; the caller closes it (close.lua) under this fence
 
 local s = redis.call('HMGET', KEYS[1], 'state', 'lease_ms', 'claim', 'fence', 'seq', 'cancel', 'deadline_ms',
-  'lane', 'priority', 'enq', 'attempts', 'crashes', 'started_ms')
+  'lane', 'attempts', 'crashes', 'started_ms')
 local state, lease, lane = s[1], tonumber(s[2]), s[8]
 if not state then return { 'gone', 0, 0, 0, 0, 0 } end
 
 local now = now_ms()
-local fence, seq, attempts, crashes = tonumber(s[4]), tonumber(s[5]), tonumber(s[11]), tonumber(s[12])
+local fence, seq, attempts, crashes = tonumber(s[4]), tonumber(s[5]), tonumber(s[9]), tonumber(s[10])
 if TERMINAL[state] then return { 'terminal', fence, seq, attempts, crashes, now } end
 if state == 'running' then
   if s[3] == ARGV[3] then return { 'claimed', fence, seq, attempts, crashes, now } end
@@ -38,13 +38,8 @@ end
 fence = redis.call('HINCRBY', KEYS[1], 'fence', 1)
 attempts = redis.call('HINCRBY', KEYS[1], 'attempts', 1)
 redis.call('HSET', KEYS[1], 'owner', ARGV[2], 'claim', ARGV[3], 'lease_ms', now + ARGV[4], 'claimed_ms', now)
-if not s[13] then redis.call('HSET', KEYS[1], 'started_ms', now) end
+if not s[11] then redis.call('HSET', KEYS[1], 'started_ms', now) end
 move(KEYS[1], KEYS[3], lane, 'queued', 'running')
 redis.call('ZADD', KEYS[2], now + ARGV[4], ARGV[1])
-
-local high = 'l' .. lane .. ':p' .. s[9] .. ':claimed'
-if tonumber(s[10]) > tonumber(redis.call('HGET', KEYS[3], high) or '0') then
-  redis.call('HSET', KEYS[3], high, s[10])
-end
 publish_state(KEYS[1], 'running', attempts)
 return { 'claimed', fence, seq, attempts, crashes, now }

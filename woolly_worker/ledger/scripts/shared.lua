@@ -14,9 +14,41 @@ local function now_ms()
   return t[1] * 1000 + math.floor(t[2] / 1000)
 end
 
-local function count(lanes, lane, state, by)
-  redis.call('HINCRBY', lanes, 'l' .. lane .. ':' .. state, by)
+local function count(lanes, state, by)
   redis.call('HINCRBY', lanes, 'all:' .. state, by)
+end
+
+-- Who is next: the first job of the first lane of the round. A lane that was served goes behind the others of its
+-- priority; so does one that had been empty. Ten priorities of so many turns are exact in a double.
+local TURNS = 2 ^ 44
+
+local function give_turn(lanes, lane)
+  local turn = 0 -- the lane of nobody is always first
+  if lane:sub(-1) ~= '#' then turn = redis.call('HINCRBY', lanes, 'turns', 1) end
+  redis.call('ZADD', lanes .. '#round', lane:match('^%d+') * TURNS + turn, lane)
+end
+
+local function join(lanes, lane, id)
+  redis.call('ZADD', lanes .. '#' .. lane, redis.call('HINCRBY', lanes, 'places', 1), id)
+  if not redis.call('ZSCORE', lanes .. '#round', lane) then give_turn(lanes, lane) end
+end
+
+-- Where jobs of this lane wait that have been running before.
+local function front_of(lane)
+  return lane:match('^%d+#')
+end
+
+-- `served`: the lane has used its turn. A job that is cancelled while it waits uses none.
+local function leave(lanes, lane, id, served)
+  for _, name in ipairs({ lane, front_of(lane) }) do
+    if redis.call('ZREM', lanes .. '#' .. name, id) == 1 then
+      if redis.call('EXISTS', lanes .. '#' .. name) == 0 then
+        redis.call('ZREM', lanes .. '#round', name)
+      elseif served then
+        give_turn(lanes, name)
+      end
+    end
+  end
 end
 
 local function move(job, lanes, lane, old, new)
@@ -24,8 +56,11 @@ local function move(job, lanes, lane, old, new)
     error('a job cannot go from ' .. old .. ' to ' .. new)
   end
   redis.call('HSET', job, 'state', new)
-  count(lanes, lane, old, -1)
-  count(lanes, lane, new, 1)
+  count(lanes, old, -1)
+  count(lanes, new, 1)
+  local id = redis.call('HGET', job, 'id')
+  if old == 'queued' then leave(lanes, lane, id, new == 'running') end
+  if new == 'queued' then join(lanes, front_of(lane), id) end
 end
 
 -- The channel of a job has the name of its record.
@@ -47,10 +82,8 @@ local function lose_lease(job, lanes, lane, now)
   return crashes
 end
 
--- Takes the next place at the end of a lane: its bell is about to be rung (again).
-local function enqueue(job, lanes, lane, priority)
-  local enq = redis.call('HINCRBY', lanes, 'l' .. lane .. ':p' .. priority .. ':enq', 1)
-  redis.call('HSET', job, 'enq', enq)
+-- The number of the bell that the caller is about to ring.
+local function next_bell(job)
   return redis.call('HINCRBY', job, 'bells', 1)
 end
 

@@ -2,7 +2,7 @@
 --
 -- KEYS  1 job  2 open index  3 lanes of the model
 -- ARGV  1 id  2 model  3 lane  4 priority  5 tenant  6 metadata JSON  7 request JSON
---       8 deadline, ms from now, or ''  9 ms until the reaper may look for a lost bell
+--       8 deadline, ms from now, or ''  9 ms until the reaper looks whether it still waits
 --       10 most queued jobs of this model, or ''
 -- Returns {'submitted', number of this bell} | {'exists', 0} the same id was submitted before (a repeated call)
 --         | {'full', jobs queued now}
@@ -22,8 +22,9 @@ redis.call('HSET', KEYS[1],
   'id', ARGV[1], 'model', ARGV[2], 'lane', ARGV[3], 'priority', ARGV[4], 'tenant', ARGV[5], 'metadata', ARGV[6],
   'request', ARGV[7], 'state', 'queued', 'attempts', 0, 'crashes', 0, 'fence', 0, 'owner', '', 'claim', '',
   'lease_ms', 0, 'seq', 0, 'cancel', 0, 'created_ms', now, 'queued_ms', now, 'deadline_ms', deadline)
-local bell = enqueue(KEYS[1], KEYS[3], ARGV[3], ARGV[4])
-count(KEYS[3], ARGV[3], 'queued', 1)
+join(KEYS[3], ARGV[3], ARGV[1])
+local bell = next_bell(KEYS[1])
+count(KEYS[3], 'queued', 1)
 
 local look = now + tonumber(ARGV[9])
 if deadline > 0 and deadline < look then look = deadline end
