@@ -132,10 +132,14 @@ class Fleet:
         self._wake_after[member.process.pid] = seconds
         member.signal(signal.SIGSTOP)
 
-    def restart_server(self, seconds: float) -> None:
-        """kill -9, and after a while the same server from its append-only file."""
+    def restart_server(self, seconds: float, *, forgets_bytes: int = 0) -> None:
+        """kill -9, and after a while the same server from its append-only file. With `forgets_bytes` it has lost the
+        end of that file, as a machine without power has that acknowledged what was not on its disk yet."""
         self._server.kill()
         self._server.wait()
+        if forgets_bytes:
+            (newest,) = (self.folder / "redis").glob("appendonlydir/*.incr.aof")
+            os.truncate(newest, max(0, newest.stat().st_size - forgets_bytes))
         time.sleep(seconds)
         self._start_server()
 
