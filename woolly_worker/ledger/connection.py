@@ -18,7 +18,19 @@ from redis.retry import Retry
 
 from woolly_worker.contract.errors import InternalError, LedgerUnavailable
 
-SCRIPT_NAMES = ("submit", "claim", "emit", "finish", "close", "release", "cancel", "look", "to_front")
+SCRIPT_NAMES = (
+    "submit",
+    "claim",
+    "emit",
+    "finish",
+    "close",
+    "release",
+    "cancel",
+    "look",
+    "to_front",
+    "alone",
+    "orphan",
+)
 MINIMUM_SERVER_VERSION = (6, 2)
 
 
