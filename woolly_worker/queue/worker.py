@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from contextlib import closing
 from typing import Any
 
@@ -66,8 +67,11 @@ def _end() -> None:
     celery_state.should_stop = EXIT_FAILURE
 
 
-def run(settings: WorkerSettings, load: Loader | None = None) -> int:
-    """Serves until a signal. Returns the exit status. Raises LedgerUnavailable or ModelFileError if it cannot start."""
+def run(
+    settings: WorkerSettings, load: Loader | None = None, introduce: Callable[[str], None] = lambda worker_id: None
+) -> int:
+    """Serves until a signal. Returns the exit status. Raises LedgerUnavailable or ModelFileError if it cannot start.
+    `introduce` hears the worker's id before it takes a job."""
     configure_logging(settings.log_level, settings.log_format)
     # Celery warns root of pickled messages, which this worker does not accept. Containers run as root.
     warnings.filterwarnings("ignore", category=SecurityWarning)
@@ -76,6 +80,7 @@ def run(settings: WorkerSettings, load: Loader | None = None) -> int:
         version = check_server(client)
     log.info("starting", model=settings.served_name, redis_version=version)
     worker = make_worker(settings, load or _load_and_tell)
+    introduce(worker.app.runtime.worker_id)
     worker.start()
     if getattr(worker.pool, "stuck", False):
         sys.stderr.flush()
