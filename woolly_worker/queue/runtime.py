@@ -76,8 +76,10 @@ class Runtime:
         load: Loader,
         send: Callable[[Bell], None],
         end: Callable[[], None] = lambda: None,
+        introduce: Callable[[str], None] = lambda worker_id: None,
     ) -> None:
-        """`end` asks for the end of this process: without an engine it serves nothing."""
+        """`end` asks for the end of this process: without an engine it serves nothing. `introduce` hears the worker's
+        id when it is about to take jobs."""
         self.settings = settings
         self.worker_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self.giving_up = threading.Event()  # nobody waits for Redis any more
@@ -92,6 +94,7 @@ class Runtime:
         self._reaper = Reaper(self.ledger, self.ring, self.worker_id)
         self._send = send
         self._end = end
+        self._introduce = introduce
         self.engine_died = False
         self._load = load
         self._served: Served | None = None
@@ -126,6 +129,7 @@ class Runtime:
             self._heartbeat.stop()
             raise
         served, card = self._served, self._served.card()
+        self._introduce(self.worker_id)
         self.publisher.start(self)
         served.engine.start(self._on_death)
         self._reaper.start()

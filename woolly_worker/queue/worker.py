@@ -42,12 +42,14 @@ class EngineWorker(Worker):
             time.sleep(0.02)
 
 
-def make_worker(settings: WorkerSettings, load: Loader) -> Any:
+def make_worker(settings: WorkerSettings, load: Loader, introduce: Callable[[str], None]) -> Any:
     """The worker, not started."""
     app = create_worker_app(settings)
     app.settings = settings
     app.startup_error = None
-    app.runtime = Runtime(settings, load, send=lambda bell: app.send_task(**bell.send_task_options()), end=_end)
+    app.runtime = Runtime(
+        settings, load, send=lambda bell: app.send_task(**bell.send_task_options()), end=_end, introduce=introduce
+    )
     tasks.register(app)
     return EngineWorker(
         app=app,
@@ -79,8 +81,7 @@ def run(
     with closing(connect(settings.redis_url, timeout_seconds=2.0)) as client:
         version = check_server(client)
     log.info("starting", model=settings.served_name, redis_version=version)
-    worker = make_worker(settings, load or _load_and_tell)
-    introduce(worker.app.runtime.worker_id)
+    worker = make_worker(settings, load or _load_and_tell, introduce)
     worker.start()
     if getattr(worker.pool, "stuck", False):
         sys.stderr.flush()
