@@ -158,7 +158,8 @@ class Cluster:
 
 
 class WorkerReady:
-    """Whether the worker with this pid says in its heartbeat that it is ready. Others may serve from the same Redis."""
+    """Whether the worker under this pid says in its heartbeat that it is ready: the pid is that of the parent that it
+    has (see `queue/parent.py`). Others may serve from the same Redis."""
 
     def __init__(self, redis_url: str) -> None:
         self._registry = ModelRegistry(connect(redis_url, timeout_seconds=1.0))
@@ -169,7 +170,10 @@ class WorkerReady:
             workers = self._registry.workers()
         except LedgerUnavailable:
             return False
-        return any((beat.pid, beat.hostname, beat.state) == (pid, self._hostname, "ready") for beat in workers)
+        return any(
+            pid in (beat.parent_pid, beat.pid) and (beat.hostname, beat.state) == (self._hostname, "ready")
+            for beat in workers
+        )
 
 
 def server_answers(url: str) -> bool:

@@ -57,9 +57,9 @@ class ApiSettings(BaseSettings):
     )
     max_crashes: int = Field(
         3,
-        ge=0,
+        ge=1,
         validation_alias=_shared("max_crashes"),
-        description="a job that lost more workers than this fails as poison",
+        description="a job that lost so many workers, the last one while it was computed alone, fails as poison",
     )
     reaper: bool = Field(True, description="take part in healing lost leases and lost bells")
     cors_origins: tuple[str, ...] = Field(("*",), description="origins whose browsers may call")

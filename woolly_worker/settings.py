@@ -67,7 +67,9 @@ class WorkerSettings(BaseSettings):
     bell_seconds: PositiveFloat = Field(
         5.0, description="a job queued for so long may have lost its bell; the reaper looks"
     )
-    max_crashes: int = Field(3, ge=0, description="a job that lost more workers than this fails as poison")
+    max_crashes: PositiveInt = Field(
+        3, description="a job that lost so many workers, the last one while it was computed alone, fails as poison"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="of the worker's log")
     log_format: Literal["console", "json"] = Field("console", description="of the worker's log, on standard error")
 

@@ -2,9 +2,9 @@
 
     schedule -> forward -> sample -> emit
 
-`submit`, `cancel`, `drop`, `drain` and `stop` may come from any thread. They only leave an order; whoever runs the
-steps carries it out before the next one. The engine does no I/O: events go to the callable it was given, the whole
-step's at once. If that callable blocks, the engine waits: that is the back-pressure.
+`submit`, `cancel`, `drop`, `isolate`, `rejoin`, `drain` and `stop` may come from any thread. They only leave an order;
+whoever runs the steps carries it out before the next one. The engine does no I/O: events go to the callable it was
+given, the whole step's at once. If that callable blocks, the engine waits: that is the back-pressure.
 """
 
 import logging
@@ -33,6 +33,8 @@ from woolly_worker.memory.kv_cache import KVCache
 from woolly_worker.memory.pool import BufferPool
 
 log = logging.getLogger(__name__)
+
+HELD_SECONDS = 0.05  # between looks at deadlines while nobody may be computed
 
 
 class Engine:
@@ -94,6 +96,18 @@ class Engine:
     def drop(self, job_id: str, fence: int) -> None:
         """Forget it without another event: somebody else owns the job now."""
         self._order(partial(self._drop, job_id, fence))
+
+    def isolate(self, job_id: str, fence: int) -> threading.Event:
+        """Compute nothing but this sequence, which may be submitted later, until `rejoin`: it is on probation until its
+        `alone_until`. The others keep their seats and pause. The event is set once that is so. One at a time: the
+        caller sees to it."""
+        isolated = threading.Event()
+        self._order(partial(self._isolate, (job_id, fence), isolated))
+        return isolated
+
+    def rejoin(self, job_id: str, fence: int) -> None:
+        """Everybody is computed again. Nothing happens if this one is not isolated (any more)."""
+        self._order(partial(self._rejoin, (job_id, fence)))
 
     def drain(self, grace_seconds: float) -> bool:
         """Release what waits, let the others run for `grace_seconds`, then release them too.
@@ -219,6 +233,8 @@ class Engine:
         self._outbox.token(sequence, token_id, text, logprob, top)
         if stopped or sequence.is_at_limit:
             self._outbox.finish(sequence, "stop" if stopped else "length")
+        elif sequence.key == self._scheduler.isolated and not sequence.is_on_probation:
+            self._outbox.passed(sequence)
 
     def _logprobs(self, logits: NDArray[Any], token_id: int, n: int) -> tuple[float, tuple[TokenLogprob, ...]]:
         """The n best, and behind them the chosen token if it is not one of them: its own text is told nowhere else."""
@@ -262,7 +278,9 @@ class Engine:
         """Our bug: everybody in the batch has undefined keys and values now. Others go on."""
         log_bug("a step failed", error)
         # If not even a batch came together, whoever waits is to blame, or would wait for ever.
-        for sequence in tuple(self._scheduler.running or self._scheduler.waiting):
+        scheduler = self._scheduler
+        alone = scheduler.isolated is not None
+        for sequence in tuple(scheduler.candidates() if alone else scheduler.running or scheduler.waiting):
             self._outbox.fail(sequence, error)
 
     def _end_overdue(self, now: float) -> None:
@@ -280,6 +298,8 @@ class Engine:
 
     def _report_waiting(self, now: float) -> None:
         """A sign of life, which renews the lease of a job that waits for others to give way."""
+        if self._is_held:
+            return  # no step runs: whoever holds it up has to answer for that in time
         for sequence in self._scheduler.waiting:
             if now - sequence.ticked_at >= self.settings.waiting_tick_seconds:
                 sequence.ticked_at = now
@@ -309,6 +329,14 @@ class Engine:
         if sequence is not None:
             self._outbox.drop(sequence)
 
+    def _isolate(self, key: SequenceKey, isolated: threading.Event) -> None:
+        self._scheduler.isolated = key
+        isolated.set()
+
+    def _rejoin(self, key: SequenceKey) -> None:
+        if self._scheduler.isolated == key:
+            self._scheduler.isolated = None
+
     def _start_drain(self, until: float) -> None:
         self._drain_at = until if self._drain_at is None else min(until, self._drain_at)
 
@@ -317,6 +345,11 @@ class Engine:
     def _has_work(self) -> bool:
         scheduler = self._scheduler
         return bool(scheduler.running or scheduler.waiting or self._orders or not self._outbox.is_empty)
+
+    @property
+    def _is_held(self) -> bool:
+        """The isolated sequence is still to come, or has passed, or ended: nobody may be computed until `rejoin`."""
+        return self._scheduler.isolated is not None and not self._scheduler.candidates()
 
     def _run(self, on_death: Callable[[], None]) -> None:
         try:
@@ -335,6 +368,9 @@ class Engine:
     def _wait_for_work(self) -> bool:
         """Whether there is to be another step."""
         if self._has_work():
+            if self._is_held:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._stopped or self._orders, HELD_SECONDS)
             return not self._stopped
         self._cpu_mark = None
         with self._changed:

@@ -2,7 +2,8 @@
 
 Each sequence gives TokenOut with seq 1, 2, 3 ... without gap (a resumed one goes on behind its `resume_ids`), then
 exactly one ending: SequenceDone or SequenceFailed with the next seq, or SequenceReleased. A dropped one gives nothing
-more. Progress may come at any time before the ending: for long prefills, and as a sign of life of who waits.
+more. Progress may come at any time before the ending: for long prefills, and as a sign of life of who waits. One that
+is isolated and reaches its `alone_until` gives ProbationPassed behind that token.
 """
 
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ class EngineRequest:
     sampling: SamplingParams
     resume_ids: tuple[int, ...] = ()  # tokens that an earlier owner has already emitted
     deadline_seconds: float | None = None
+    alone_until: int | None = None  # on probation (Engine.isolate) until so many tokens have been generated
 
 
 class EngineStopped(PoolExhausted):
@@ -48,6 +50,14 @@ class PrefillProgress:
     fence: int
     n_done: int
     n_total: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProbationPassed:
+    """It has generated what it had to alone. Nothing is computed until `Engine.rejoin`."""
+
+    job_id: str
+    fence: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +94,7 @@ class SequenceReleased:
     fence: int
 
 
-EngineEvent = TokenOut | PrefillProgress | SequenceDone | SequenceFailed | SequenceReleased
+EngineEvent = TokenOut | PrefillProgress | ProbationPassed | SequenceDone | SequenceFailed | SequenceReleased
 
 
 def error_info(error: WoollyError) -> ErrorInfo:

@@ -14,6 +14,7 @@ from woolly_worker.contract.states import JobState
 from woolly_worker.engine.events import (
     EngineEvent,
     PrefillProgress,
+    ProbationPassed,
     SequenceDone,
     SequenceFailed,
     SequenceReleased,
@@ -76,6 +77,9 @@ class Outbox:
 
     def progress(self, sequence: Sequence) -> None:
         self._events.append(PrefillProgress(*sequence.key, sequence.n_computed, len(sequence.ids)))
+
+    def passed(self, sequence: Sequence) -> None:
+        self._events.append(ProbationPassed(*sequence.key))
 
     def finish(self, sequence: Sequence, reason: FinishReason) -> None:
         """It ended well; what the detokenizer holds back is let go."""

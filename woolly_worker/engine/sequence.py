@@ -89,6 +89,11 @@ class Sequence:
         return len(self.ids) - self.n_computed
 
     @property
+    def is_on_probation(self) -> bool:
+        until = self.request.alone_until
+        return until is not None and self.n_generated < until
+
+    @property
     def is_at_limit(self) -> bool:
         return len(self.ids) >= self.max_ids
 

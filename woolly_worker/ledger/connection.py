@@ -30,6 +30,8 @@ SCRIPT_NAMES = (
     "next",
     "missing_bells",
     "place",
+    "alone",
+    "orphan",
 )
 MINIMUM_SERVER_VERSION = (6, 2)
 

@@ -13,6 +13,7 @@ woolly:lanes:<model>#<lane>       zset     every transition             while a 
 woolly:models                     hash     workers, at start            for ever (a card per model ever served)
 woolly:workers                    zset     workers, every heartbeat     an entry leaves a day after its last beat
 woolly:worker:<worker id>         string   workers, every heartbeat     HEARTBEAT_TTL_SECONDS after the last one
+woolly:death:<worker id>          string   who waited for the process   DEATH_TTL_SECONDS
 woolly:benchmark:<id>             string   the worker that ran it       BENCHMARK_TTL_SECONDS
 woolly:reaper                     string   whichever reaper has a turn  one turn (the mutex of all reapers)
 m.<model>[sep1]                   list     Celery (kombu)               while it holds bells; without sep1: benchmarks
@@ -22,6 +23,8 @@ Fields of a job's hash (times are milliseconds of Redis's own clock):
 id, model, lane, priority, tenant, metadata, request      as submitted; `request` is the only place of the prompt
 state, attempts, crashes, history                         history: JSON, one object per lost lease
 fence, owner, claim, lease_ms                             who may write, and until when it is believed to be alive
+alone                                                     "1" while its owner computes this job and nothing else; a
+                                                          lost lease leaves it, the next claim and a release clear it
 seq, end_seq                                              tokens in the stream; seq of the terminal event
 cancel                                                    "1" once somebody asked for it
 bells                                                     bells rung so far
@@ -53,6 +56,7 @@ REAPER_MUTEX = PREFIX + "reaper"
 TASK_GENERATE = "woolly.generate"
 TASK_BENCHMARK = "woolly.benchmark"
 BENCHMARK_TTL_SECONDS = 60
+DEATH_TTL_SECONDS = 7 * 24 * 3600  # longer than the record of any job that died with the worker, in practice
 # In the broker all bells are alike: which job comes next is the ledger's business. A benchmark goes before them.
 BENCHMARK_PRIORITY, BELL_PRIORITY = 0, 1
 
@@ -86,6 +90,11 @@ def lanes(model: str) -> str:
 
 def worker(worker_id: str) -> str:
     return f"{PREFIX}worker:{worker_id}"
+
+
+def death(worker_id: str) -> str:
+    """How this worker's process ended: its death certificate. Worker ids are never used again."""
+    return f"{PREFIX}death:{worker_id}"
 
 
 def benchmark(call_id: str) -> str:

@@ -30,6 +30,8 @@ from woolly_worker.contract.jobs import MAX_SEED, ErrorInfo, JobMetrics, JobRequ
 from woolly_worker.contract.states import JobState
 from woolly_worker.ledger import keys, timings, views
 from woolly_worker.ledger.connection import load_scripts, translated_errors
+from woolly_worker.ledger.deaths import Deaths
+from woolly_worker.ledger.probation import alone_until
 from woolly_worker.ledger.records import (
     Bell,
     BrokenJob,
@@ -74,6 +76,7 @@ class Ledger:
         """`bell_seconds`: how long a model may have fewer bells than queued jobs before the reaper rings them again."""
         self.client = client
         self._scripts = load_scripts(client)
+        self._deaths = Deaths(client)
         self._retention_ms = max(1, int(retention_seconds * 1000))
         self._bell_ms = max(1, int(bell_seconds * 1000))
         self._max_crashes = max_crashes
@@ -141,8 +144,8 @@ class Ledger:
             self._close(job_id, fence, outcome)
         if outcome != ClaimOutcome.CLAIMED:
             return Refusal(job_id, ClaimOutcome(outcome))
-        names = ["request", "created_ms", "queued_ms", "claimed_ms", "first_token_ms", "deadline_ms"]
-        request, created_ms, queued_ms, claimed_ms, first_token_ms, deadline_ms = self._fields(job_id, names)
+        names = ["request", "created_ms", "queued_ms", "claimed_ms", "first_token_ms", "deadline_ms", "history"]
+        request, created_ms, queued_ms, claimed_ms, first_token_ms, deadline_ms, history = self._fields(job_id, names)
         if request is None or created_ms is None or queued_ms is None or claimed_ms is None:
             return Refusal(job_id, ClaimOutcome.GONE)
         tokens = self._tokens(job_id, seq)
@@ -164,6 +167,7 @@ class Ledger:
             claimed_at=int(claimed_ms) / 1000,
             first_token_at=None if first_token_ms is None else int(first_token_ms) / 1000,
             deadline_remaining_seconds=_remaining_seconds(deadline_ms, now_ms),
+            alone_until=alone_until(views.losses_of(history, {}), seq, max_crashes=self._max_crashes),
         )
 
     def emit(self, emissions: Sequence[Emission], *, lease_seconds: float) -> list[Reply]:
@@ -177,6 +181,12 @@ class Ledger:
             event = "" if emission.event is None else emission.event.model_dump_json(exclude_none=True)
             args += (emission.job_id, emission.fence, emission.seq, event)
         return [Reply(reply) for reply in self._call("emit", names, args)]
+
+    def set_alone(self, job_id: str, fence: int, alone: bool, *, lease_seconds: float) -> Reply:
+        """The owner computes this job and nothing else, or no longer. Renews the lease. The owner waits for the answer
+        before it does what it says: OK, CANCELLED or FENCED."""
+        args: list[str | int] = [job_id, fence, int(alone), int(lease_seconds * 1000)]
+        return Reply(self._call("alone", [keys.job(job_id), keys.OPEN_JOBS], args))
 
     def finish(self, finish: Finish) -> Finished:
         """The terminal event, by the owner. The ledger adds its share of the metrics."""
@@ -246,7 +256,8 @@ class Ledger:
             return bool(self.client.set(keys.REAPER_MUTEX, owner, nx=True, px=max(1, int(seconds * 1000))))
 
     def view(self, job_id: str) -> JobView:
-        return views.view_of(job_id, self._fields(job_id, views.VIEW_FIELDS))
+        fields = self._fields(job_id, views.VIEW_FIELDS)
+        return views.view_of(job_id, fields, self._deaths.of(views.lost_workers(fields)))
 
     def lane_counts(self, model: str) -> LaneCounts:
         with translated_errors():
@@ -292,7 +303,7 @@ class Ledger:
         event = FailedEvent(
             seq=int(seq) + 1,
             state=_CLOSING_STATES[verdict],
-            error=ErrorInfo.of(_closing_error(verdict, history)),
+            error=ErrorInfo.of(self._closing_error(verdict, history)),
             usage=Usage(completion_tokens=len(tokens), total_tokens=len(tokens)),
             metrics=self._merged_metrics(job_id, JobMetrics()),
         )
@@ -304,6 +315,17 @@ class Ledger:
             error=event.error,
         )
         return self._write_terminal("close", job_id, fence, model, event, result) is Reply.OK
+
+    def _closing_error(self, verdict: str, history: str | None) -> WoollyError:
+        if verdict == "cancelled":
+            return JobCancelled("the job was cancelled")
+        if verdict == "expired":
+            return DeadlineExceeded("the deadline passed before the job was done")
+        losses = views.losses_of(history, self._deaths.of(views.workers_in(history)))
+        return PoisonJob(
+            f"the job lost {len(losses)} workers, the limit is {self._max_crashes}; the last one computed nothing else",
+            details={"history": [loss.model_dump(mode="json", exclude_none=True) for loss in losses]},
+        )
 
     def _end_unreadable(self, job_id: str, fence: int, model: str, tokens: list[TokenEvent]) -> None:
         """Fails a job that was just claimed: no other worker of this version could read its request either."""
@@ -380,15 +402,3 @@ def _remaining_seconds(deadline_ms: str | None, now_ms: int) -> float | None:
     if deadline_ms is None or deadline_ms == "0":
         return None
     return max(0.0, (int(deadline_ms) - now_ms) / 1000)
-
-
-def _closing_error(verdict: str, history: str | None) -> WoollyError:
-    if verdict == "cancelled":
-        return JobCancelled("the job was cancelled")
-    if verdict == "expired":
-        return DeadlineExceeded("the deadline passed before the job was done")
-    losses = views.load_history(history)
-    return PoisonJob(
-        f"the job was running each time when {len(losses)} workers in a row were lost",
-        details={"lost_leases": losses},
-    )

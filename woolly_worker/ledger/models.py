@@ -92,6 +92,7 @@ class WorkerBeat(_Announced):
     model: str
     hostname: str
     pid: int
+    parent_pid: int | None = Field(None, description="for `woolly worker` that of the process which waits for it")
     state: str = Field("ready", description="loading, ready, draining")
     threads: int | None = None
     optimizations: tuple[str, ...] = Field((), description='what is switched on, such as "prefix_cache", "simd_avx512"')

@@ -8,7 +8,7 @@ was too slow for the server's buffer), so a jump in seq and a quiet while both l
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, cast
 
 import redis.asyncio
@@ -24,9 +24,11 @@ from woolly_worker.contract.events import (
     job_event_adapter,
 )
 from woolly_worker.contract.jobs import JobResult, JobView
+from woolly_worker.contract.losses import WorkerEnding
 from woolly_worker.contract.states import TERMINAL_STATES, JobState
 from woolly_worker.ledger import keys, views
 from woolly_worker.ledger.connection import translated_errors
+from woolly_worker.ledger.deaths import endings_of
 from woolly_worker.ledger.models import ModelCard, WorkerBeat, beat_of, card_of
 from woolly_worker.ledger.records import LaneCounts
 
@@ -50,7 +52,7 @@ class LedgerReader:
     async def view(self, job_id: str) -> JobView:
         with translated_errors():
             fields = await cast(Any, self.client.hmget(keys.job(job_id), views.VIEW_FIELDS))
-        return views.view_of(job_id, fields)
+        return views.view_of(job_id, fields, await self._endings(views.lost_workers(fields)))
 
     async def result(self, job_id: str) -> JobResult | None:
         """None while the job has not ended."""
@@ -73,8 +75,11 @@ class LedgerReader:
             for job_id in ids:
                 pipe.hmget(keys.job(job_id), views.VIEW_FIELDS)
             rows = await pipe.execute() if ids else []
+        endings = await self._endings([worker_id for fields in rows for worker_id in views.lost_workers(fields)])
         found = [
-            views.view_of(job_id, fields) for job_id, fields in zip(ids, rows, strict=True) if fields[0] is not None
+            views.view_of(job_id, fields, endings)
+            for job_id, fields in zip(ids, rows, strict=True)
+            if fields[0] is not None
         ]
         return sorted(found, key=lambda view: view.created_at, reverse=True)[:limit]
 
@@ -154,6 +159,14 @@ class LedgerReader:
                         behind = True
             finally:
                 await pubsub.aclose()  # type: ignore[no-untyped-call]
+
+    async def _endings(self, worker_ids: Sequence[str]) -> dict[str, WorkerEnding]:
+        """What is known about the ends of these workers. Most jobs have lost none, and nothing is asked."""
+        if not worker_ids:
+            return {}
+        with translated_errors():
+            texts = await cast(Any, self.client.mget([keys.death(worker_id) for worker_id in worker_ids]))
+        return endings_of(worker_ids, texts)
 
     async def _stored(self, job_id: str, after_seq: int) -> AsyncIterator[TokenEvent | TerminalEvent]:
         while True:

@@ -16,7 +16,7 @@ class ClaimOutcome(StrEnum):
     BUSY = "busy"  # another claim holds a live lease
     CANCELLED = "cancelled"  # these three must not run; the ledger has closed them by the time you see this
     EXPIRED = "expired"
-    POISON = "poison"
+    POISON = "poison"  # see Ledger.set_alone for how a job comes to that
     UNREADABLE = "unreadable"  # claimed, but its request is none that this version knows; the ledger has ended it
 
 
@@ -36,6 +36,7 @@ class Claim:
     claimed_at: float
     first_token_at: float | None
     deadline_remaining_seconds: float | None
+    alone_until: int | None = None  # under suspicion: nothing else is computed until it has so many tokens
 
     @property
     def last_seq(self) -> int:

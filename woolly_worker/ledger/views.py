@@ -2,10 +2,10 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from woolly_worker.contract.errors import JobNotFound
 from woolly_worker.contract.jobs import JobResult, JobView
+from woolly_worker.contract.losses import LostLease, WorkerEnding, said_of
 from woolly_worker.contract.states import JobState
 from woolly_worker.ledger.records import LaneCounts
 
@@ -24,13 +24,15 @@ VIEW_FIELDS = [
     "seq",
     "cancel",
     "result",
+    "history",
 ]
 
 
-def view_of(job_id: str, fields: Sequence[str | None]) -> JobView:
-    """Raises JobNotFound for a record that is not there, or no longer."""
+def view_of(job_id: str, fields: Sequence[str | None], endings: Mapping[str, WorkerEnding]) -> JobView:
+    """`endings`: what is known of the ends of `lost_workers(fields)`. Raises JobNotFound for a record that is not there
+    (any more)."""
     state, model, priority, tenant, metadata, created, started, finished, attempts, crashes, seq, cancel, result = (
-        fields
+        fields[:-1]
     )
     if state is None or model is None or tenant is None:
         raise JobNotFound(f"no job '{job_id}'")
@@ -49,6 +51,34 @@ def view_of(job_id: str, fields: Sequence[str | None]) -> JobView:
         last_seq=int(seq or 0),
         cancel_requested=cancel == "1",
         result=None if result is None else JobResult.model_validate_json(result),
+        history=losses_of(fields[-1], endings),
+    )
+
+
+def lost_workers(fields: Sequence[str | None]) -> list[str]:
+    """The workers that a job lost, from the same fields as `view_of`."""
+    return workers_in(fields[-1])
+
+
+def workers_in(history: str | None) -> list[str]:
+    return [loss["owner"] for loss in json.loads(history or "[]")]
+
+
+def losses_of(history: str | None, endings: Mapping[str, WorkerEnding]) -> tuple[LostLease, ...]:
+    """The field `history` of a record, joined with what is known about the ends of its workers. That is done when it is
+    read, because a lost lease and a death certificate come in either order."""
+    return tuple(
+        LostLease(
+            worker=loss["owner"],
+            attempt=loss["attempt"],
+            tokens=loss["seq"],
+            alone=loss.get("alone", False),
+            lease_ended_at=loss["lease_ended_ms"] / 1000,
+            noticed_at=loss["noticed_ms"] / 1000,
+            how=said_of(endings.get(loss["owner"])),
+            ending=endings.get(loss["owner"]),
+        )
+        for loss in json.loads(history or "[]")
     )
 
 
@@ -58,8 +88,3 @@ def lane_counts_of(fields: Mapping[str, str]) -> LaneCounts:
 
 def dump_metadata(metadata: Mapping[str, str]) -> str:
     return json.dumps(dict(metadata))
-
-
-def load_history(history: str | None) -> list[dict[str, Any]]:
-    losses: list[dict[str, Any]] = json.loads(history or "[]")
-    return losses

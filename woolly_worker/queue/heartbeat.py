@@ -91,6 +91,7 @@ class Heartbeat:
             model=self._settings.served_name,
             hostname=socket.gethostname(),
             pid=os.getpid(),
+            parent_pid=os.getppid(),
             state=self.state,
             threads=self._settings.threads,
             optimizations=self._optimizations,

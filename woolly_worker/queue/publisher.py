@@ -22,6 +22,7 @@ from woolly_worker.contract.states import JobState
 from woolly_worker.engine.events import (
     EngineEvent,
     PrefillProgress,
+    ProbationPassed,
     SequenceDone,
     SequenceFailed,
     SequenceReleased,
@@ -60,10 +61,11 @@ class Outcome:
 
 
 class SequenceControl(Protocol):
-    """The engine, as far as the writer needs it."""
+    """Whoever runs the sequences, as far as the writer needs it."""
 
-    def cancel(self, job_id: str, fence: int | None = None) -> None: ...
+    def cancel(self, job_id: str, fence: int) -> None: ...
     def drop(self, job_id: str, fence: int) -> None: ...
+    def passed(self, job_id: str, fence: int) -> None: ...
 
 
 @dataclass(slots=True)
@@ -88,12 +90,12 @@ class Publisher:
         self._lease_seconds = lease_seconds
         self._steps: queue.Queue[Sequence[EngineEvent] | None] = queue.Queue(maxsize=queued_steps)
         self._tracked: dict[ClaimKey, _Tracked] = {}
-        self._engine: SequenceControl | None = None
+        self._given_control: SequenceControl | None = None
         self._give_up = threading.Event()
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
 
-    def start(self, engine: SequenceControl) -> None:
-        self._engine = engine
+    def start(self, control: SequenceControl) -> None:
+        self._given_control = control
         self._thread.start()
 
     def track(self, claim: Claim) -> "Future[Outcome]":
@@ -166,6 +168,7 @@ class Publisher:
 
     def _write(self, events: Sequence[EngineEvent]) -> None:
         emissions: list[Emission] = []
+        passed: list[_Tracked] = []
         endings: list[tuple[_Tracked, SequenceDone | SequenceFailed | SequenceReleased]] = []
         for event in events:
             tracked = self._tracked.get((event.job_id, event.fence))
@@ -181,9 +184,13 @@ class Publisher:
                     prefill_total=event.n_total,
                 )
                 emissions.append(Emission(event.job_id, event.fence, news))
+            elif isinstance(event, ProbationPassed):
+                passed.append(tracked)
             else:
                 endings.append((tracked, event))
         self._emit([*emissions, *self._silent({(emission.job_id, emission.fence) for emission in emissions})])
+        for tracked in passed:
+            self._pass(tracked)
         for tracked, ending in endings:
             if tracked.key not in self._tracked:
                 continue  # fenced just now
@@ -236,6 +243,20 @@ class Publisher:
                 log.warning("the stream lost tokens, giving the job back", job_id=emission.job_id)
                 self._control.drop(emission.job_id, emission.fence)
                 self._release(tracked)
+
+    def _pass(self, tracked: _Tracked) -> None:
+        """Others are computed again only when the record says so: their crash would convict this job."""
+        claim = tracked.claim
+        if tracked.key not in self._tracked:
+            return  # fenced just now
+        reply = until_answered(
+            "company",
+            lambda: self._ledger.set_alone(claim.job_id, claim.fence, False, lease_seconds=self._lease_seconds),
+            self._give_up,
+        )
+        if reply is Reply.FENCED:
+            self._lose(tracked, OutcomeKind.FENCED)
+        self._control.passed(claim.job_id, claim.fence)
 
     def _finish(self, tracked: _Tracked, ending: SequenceDone | SequenceFailed) -> None:
         claim = tracked.claim
@@ -293,5 +314,5 @@ class Publisher:
 
     @property
     def _control(self) -> SequenceControl:
-        assert self._engine is not None, "start() gives the engine"
-        return self._engine
+        assert self._given_control is not None, "start() gives it"
+        return self._given_control

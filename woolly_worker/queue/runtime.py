@@ -23,6 +23,7 @@ from woolly_worker.queue.heartbeat import Heartbeat
 from woolly_worker.queue.prompts import Encoder, Template, prompt_ids
 from woolly_worker.queue.publisher import Publisher
 from woolly_worker.queue.reaper import Reaper
+from woolly_worker.queue.solitude import Solitude
 from woolly_worker.settings import WorkerSettings
 from woolly_worker.telemetry import log
 
@@ -43,6 +44,8 @@ class ServedEngine(Protocol):
     def submit(self, request: EngineRequest) -> None: ...
     def cancel(self, job_id: str, fence: int | None = None) -> None: ...
     def drop(self, job_id: str, fence: int) -> None: ...
+    def isolate(self, job_id: str, fence: int) -> threading.Event: ...
+    def rejoin(self, job_id: str, fence: int) -> None: ...
     def drain(self, grace_seconds: float) -> bool: ...
     def stats(self) -> Any: ...
 
@@ -73,8 +76,10 @@ class Runtime:
         load: Loader,
         send: Callable[[Bell], None],
         end: Callable[[], None] = lambda: None,
+        introduce: Callable[[str], None] = lambda worker_id: None,
     ) -> None:
-        """`end` asks for the end of this process: without an engine it serves nothing."""
+        """`end` asks for the end of this process: without an engine it serves nothing. `introduce` hears the worker's
+        id when it is about to take jobs."""
         self.settings = settings
         self.worker_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self.giving_up = threading.Event()  # nobody waits for Redis any more
@@ -83,12 +88,14 @@ class Runtime:
         self._writer_client = connect(settings.redis_url, timeout_seconds=WRITER_TIMEOUT_SECONDS)
         self.ledger = self._ledger(self._client)
         self.publisher = Publisher(self._ledger(self._writer_client), lease_seconds=settings.lease_seconds)
+        self.solitude = Solitude(company_seconds=2 * settings.lease_seconds)
         self.registry = ModelRegistry(self._client)
         self._heartbeat = Heartbeat(self.registry, self.worker_id, settings)
         self._benchmarking = threading.Lock()
         self._reaper = Reaper(self.ledger, self.ring, self.worker_id)
         self._send = send
         self._end = end
+        self._introduce = introduce
         self.engine_died = False
         self._load = load
         self._served: Served | None = None
@@ -123,7 +130,8 @@ class Runtime:
             self._heartbeat.stop()
             raise
         served, card = self._served, self._served.card()
-        self.publisher.start(served.engine)
+        self._introduce(self.worker_id)
+        self.publisher.start(self)
         served.engine.start(self._on_death)
         self._reaper.start()
         self._heartbeat.ready(served.engine, card, served.optimizations)
@@ -155,7 +163,8 @@ class Runtime:
             raise BenchmarkRunning("this worker runs a benchmark already", retry_after_seconds=5.0)
         try:
             assert self._served is not None, "start() loads the model"
-            measured = self._served.benchmark(kind, iterations, self._draining.is_set)
+            with self.solitude.company(self._draining.is_set):  # a crash of it must not be blamed on a job
+                measured = self._served.benchmark(kind, iterations, self._draining.is_set)
         finally:
             self._benchmarking.release()
         return BenchmarkResult(
@@ -197,7 +206,19 @@ class Runtime:
                 self._hurried = True
                 self.engine.drain(0.0)
         elif (claim := self._held.get(task_id)) is not None:
-            self.engine.cancel(claim.job_id, claim.fence)
+            self.cancel(claim.job_id, claim.fence)
+
+    # What the publisher hears from the ledger
+
+    def cancel(self, job_id: str, fence: int) -> None:
+        self.solitude.cancel((job_id, fence))
+        self.engine.cancel(job_id, fence)
+
+    def drop(self, job_id: str, fence: int) -> None:
+        self.engine.drop(job_id, fence)
+
+    def passed(self, job_id: str, fence: int) -> None:
+        self.solitude.leave((job_id, fence))
 
     def begin_drain(self) -> None:
         """No new jobs from now on; the API sees it in the heartbeat."""

@@ -3,23 +3,39 @@
 The task's result is a small dict for Flower. What a job said and why it failed is in the ledger.
 """
 
+import contextlib
+import threading
+import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from woolly_worker.contract.benchmarks import BenchmarkAnswer, BenchmarkType
-from woolly_worker.contract.errors import InternalError, LedgerUnavailable, WoollyError
+from woolly_worker.contract.errors import (
+    DeadlineExceeded,
+    InternalError,
+    JobCancelled,
+    LedgerUnavailable,
+    WoollyError,
+)
 from woolly_worker.contract.events import FailedEvent
 from woolly_worker.contract.jobs import ErrorInfo, JobResult, Usage
 from woolly_worker.contract.states import JobState
-from woolly_worker.engine.events import EngineRequest, EngineStopped
+from woolly_worker.engine.events import EngineRequest, EngineStopped, ProbationPassed
 from woolly_worker.ledger import keys
 from woolly_worker.ledger.records import Claim, Finish, Refusal, Reply
 from woolly_worker.queue.publisher import Outcome, OutcomeKind
 from woolly_worker.queue.retry import GivenUp, until_answered
 from woolly_worker.queue.runtime import Runtime
 from woolly_worker.telemetry import log, log_bug, log_job
+
+# How a job ends that is interrupted while it waits for its probation.
+_STATES: dict[type[WoollyError], Literal[JobState.CANCELLED, JobState.EXPIRED]] = {
+    JobCancelled: JobState.CANCELLED,
+    DeadlineExceeded: JobState.EXPIRED,
+}
 
 
 class JobFailed(Exception):
@@ -44,15 +60,20 @@ def run_job(
     if runtime.engine_died:  # the reaper of another process rings again
         return {"outcome": OutcomeKind.ABANDONED.value}
     try:
-        claim = _take(runtime, job_id)
-        if isinstance(claim, Refusal):
-            log.info("bell not answered", job_id=job_id, outcome=claim.outcome.value)
-            return {"outcome": claim.outcome.value}
-        if claim.job_id != job_id:
-            job_id = claim.job_id
-            show(job_id)
-        with runtime.holding(task_id, claim):
-            outcome = _run_claimed(runtime, claim)
+        with contextlib.ExitStack() as attempt:
+            with runtime.solitude.company(lambda: runtime.draining) as free:
+                if not free:
+                    return {"outcome": OutcomeKind.ABANDONED.value}
+                claim = _take(runtime, job_id)
+                if isinstance(claim, Refusal):
+                    log.info("bell not answered", job_id=job_id, outcome=claim.outcome.value)
+                    return {"outcome": claim.outcome.value}
+                if claim.job_id != job_id:
+                    job_id = claim.job_id
+                    show(job_id)
+                attempt.enter_context(runtime.holding(task_id, claim))
+                waiter = _start(runtime, claim) if claim.alone_until is None else None
+            outcome = _run_alone(runtime, claim) if waiter is None else waiter.result()
     except GivenUp:
         return {"outcome": OutcomeKind.ABANDONED.value}  # the lease, or the reaper's look at its bell, decides
     except Exception as error:  # Celery would log its message, which may quote a prompt
@@ -129,34 +150,96 @@ def run_benchmark(runtime: Runtime, call_id: str, test_type: str, iterations: in
     return {"test_type": test_type, "average_time_ms": round(answer.result.average_time_ms, 3)}
 
 
-def _run_claimed(runtime: Runtime, claim: Claim) -> Outcome:
+def _start(runtime: Runtime, claim: Claim) -> "Future[Outcome]":
+    """Hands the job to the engine."""
     try:
-        request = EngineRequest(
-            job_id=claim.job_id,
-            fence=claim.fence,
-            prompt_ids=runtime.prompt_ids(claim),
-            sampling=claim.request.sampling,
-            resume_ids=claim.token_ids,
-            deadline_seconds=claim.deadline_remaining_seconds,
-        )
+        request = _engine_request(runtime, claim)
         waiter = runtime.publisher.track(claim)
         try:
             runtime.engine.submit(request)
         except BaseException:
             runtime.publisher.untrack(claim)
             raise
-    except EngineStopped:
-        return _give_back(runtime, claim)
-    except WoollyError as error:
-        return _refuse(runtime, claim, error)
     except Exception as error:
+        waiter = Future()
+        waiter.set_result(_not_started(runtime, claim, error))
+    return waiter
+
+
+def _run_alone(runtime: Runtime, claim: Claim) -> Outcome:
+    """A job on probation: from its prompt on nothing else is worked on, and the ledger knows that before it begins. The
+    others go on when it has passed (`Publisher`), or when its end is written."""
+    key = (claim.job_id, claim.fence)
+    began = time.monotonic()
+    waiter = runtime.publisher.track(claim)  # it renews the lease while others are computed, and hears of a cancel
+    log.info("on probation", job_id=claim.job_id, crashes=claim.crashes, tokens=claim.last_seq, until=claim.alone_until)
+    try:
+        left = claim.deadline_remaining_seconds
+        stop = lambda: waiter.done() or runtime.draining  # noqa: E731
+        if not runtime.solitude.enter(key, runtime.engine, stop, deadline_seconds=left):
+            if waiter.done():
+                return waiter.result()
+            raise EngineStopped("this worker ends")
+        reply = until_answered(
+            "alone",
+            lambda: runtime.ledger.set_alone(*key, True, lease_seconds=runtime.settings.lease_seconds),
+            runtime.giving_up,
+        )
+        if reply is Reply.FENCED:
+            runtime.publisher.untrack(claim)
+            return Outcome(OutcomeKind.FENCED)
+        with _patience(runtime, key):
+            runtime.engine.submit(_engine_request(runtime, claim, waited_seconds=time.monotonic() - began))
+        if reply is Reply.CANCELLED or runtime.solitude.is_cancelled(key):
+            runtime.engine.cancel(*key)
+        return waiter.result()
+    except GivenUp:
+        raise
+    except Exception as error:
+        runtime.publisher.untrack(claim)
+        return _not_started(runtime, claim, error)
+    finally:
+        runtime.solitude.leave(key)
+
+
+@contextlib.contextmanager
+def _patience(runtime: Runtime, key: tuple[str, int]) -> Iterator[None]:
+    """A prompt that takes for ever is not waited for by all the others: its lease has run out long before."""
+    passed = (ProbationPassed(*key),)
+    timer = threading.Timer(2 * runtime.settings.lease_seconds, runtime.publisher.put, args=(passed,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _engine_request(runtime: Runtime, claim: Claim, waited_seconds: float = 0.0) -> EngineRequest:
+    left = claim.deadline_remaining_seconds
+    return EngineRequest(
+        job_id=claim.job_id,
+        fence=claim.fence,
+        prompt_ids=runtime.prompt_ids(claim),
+        sampling=claim.request.sampling,
+        resume_ids=claim.token_ids,
+        deadline_seconds=None if left is None else max(0.0, left - waited_seconds),
+        alone_until=claim.alone_until,
+    )
+
+
+def _not_started(runtime: Runtime, claim: Claim, error: Exception) -> Outcome:
+    """How it goes on with a claimed job that did not reach the engine."""
+    if isinstance(error, EngineStopped):
+        return _give_back(runtime, claim)
+    if not isinstance(error, WoollyError):
         log_bug("a job could not be started", error, job_id=claim.job_id)
-        return _refuse(runtime, claim, InternalError("the worker could not start this job"))
-    return waiter.result()
+        error = InternalError("the worker could not start this job")
+    return _refuse(runtime, claim, error)
 
 
 def _give_back(runtime: Runtime, claim: Claim) -> Outcome:
-    """The engine ended between the claim and now: no fault of the job."""
+    """The engine ended between the claim and now, or does not get to it any more: no fault of the job."""
     released = until_answered(
         "release",
         lambda: runtime.ledger.release(claim.job_id, claim.fence, claim.request.model),
@@ -173,14 +256,14 @@ def _refuse(runtime: Runtime, claim: Claim, error: WoollyError) -> Outcome:
     n_tokens = len(claim.token_ids)
     event = FailedEvent(
         seq=n_tokens + 1,
-        state=JobState.FAILED,
+        state=_STATES.get(type(error), JobState.FAILED),
         error=ErrorInfo.of(error),
         usage=Usage(completion_tokens=n_tokens, total_tokens=n_tokens),
     )
     finish = Finish(claim.job_id, claim.fence, claim.request.model, event, claim.token_ids, claim.text)
     finished = until_answered("finish", lambda: runtime.ledger.finish(finish), runtime.giving_up)
     if finished.reply is Reply.OK:
-        return Outcome(OutcomeKind.FINISHED, JobState.FAILED, finished.result)
+        return Outcome(OutcomeKind.FINISHED, event.state, finished.result)
     return Outcome(OutcomeKind.FENCED)
 
 

@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from contextlib import closing
 from typing import Any
 
@@ -41,12 +42,14 @@ class EngineWorker(Worker):
             time.sleep(0.02)
 
 
-def make_worker(settings: WorkerSettings, load: Loader) -> Any:
+def make_worker(settings: WorkerSettings, load: Loader, introduce: Callable[[str], None]) -> Any:
     """The worker, not started."""
     app = create_worker_app(settings)
     app.settings = settings
     app.startup_error = None
-    app.runtime = Runtime(settings, load, send=lambda bell: app.send_task(**bell.send_task_options()), end=_end)
+    app.runtime = Runtime(
+        settings, load, send=lambda bell: app.send_task(**bell.send_task_options()), end=_end, introduce=introduce
+    )
     tasks.register(app)
     return EngineWorker(
         app=app,
@@ -66,8 +69,11 @@ def _end() -> None:
     celery_state.should_stop = EXIT_FAILURE
 
 
-def run(settings: WorkerSettings, load: Loader | None = None) -> int:
-    """Serves until a signal. Returns the exit status. Raises LedgerUnavailable or ModelFileError if it cannot start."""
+def run(
+    settings: WorkerSettings, load: Loader | None = None, introduce: Callable[[str], None] = lambda worker_id: None
+) -> int:
+    """Serves until a signal. Returns the exit status. Raises LedgerUnavailable or ModelFileError if it cannot start.
+    `introduce` hears the worker's id before it takes a job."""
     configure_logging(settings.log_level, settings.log_format)
     # Celery warns root of pickled messages, which this worker does not accept. Containers run as root.
     warnings.filterwarnings("ignore", category=SecurityWarning)
@@ -75,7 +81,7 @@ def run(settings: WorkerSettings, load: Loader | None = None) -> int:
     with closing(connect(settings.redis_url, timeout_seconds=2.0)) as client:
         version = check_server(client)
     log.info("starting", model=settings.served_name, redis_version=version)
-    worker = make_worker(settings, load or _load_and_tell)
+    worker = make_worker(settings, load or _load_and_tell, introduce)
     worker.start()
     if getattr(worker.pool, "stuck", False):
         sys.stderr.flush()

@@ -359,23 +359,6 @@ def test_the_reaper_requeues_a_lost_lease_and_names_the_bell(ledger: Ledger) -> 
     assert ledger.reap().bells == ()
 
 
-def test_a_poison_job_ends_with_its_history(ledger: Ledger) -> None:
-    job_id = submit(ledger)
-    for crash in range(4):
-        claim(ledger, job_id, owner=f"w{crash}")
-        expire_lease(ledger, job_id)
-        reaped = ledger.reap()
-        assert (len(reaped.bells), len(reaped.closed)) == ((1, 0) if crash < 3 else (0, 1))
-    view = ledger.view(job_id)
-    assert (view.state, view.crashes, view.attempts) == (JobState.FAILED, 4, 4)
-    assert view.result is not None
-    assert view.result.error is not None
-    assert view.result.error.code == "poison_job"
-    losses = view.result.error.details["lost_leases"]
-    assert [loss["owner"] for loss in losses] == ["w0", "w1", "w2", "w3"]
-    assert view.result.metrics.crashes == 4
-
-
 def test_the_reaper_ends_what_is_late_or_cancelled(ledger: Ledger) -> None:
     late = submit(ledger, deadline_seconds=0.01)
     cancelled = submit(ledger)
@@ -470,7 +453,7 @@ def test_a_job_whose_stream_was_lost_still_ends(ledger: Ledger, left: list[int])
     emit(ledger, *(token(job_id, 1, seq) for seq in (1, 2, 3)))
     ledger.client.xdel(keys.events(job_id), *(f"{seq}-0" for seq in (1, 2, 3) if seq not in left))
     expire_lease(ledger, job_id)
-    ledger.client.hset(keys.job(job_id), "crashes", 3)
+    ledger.client.hset(keys.job(job_id), mapping={"crashes": 3, "alone": 1})
     assert ledger.reap().closed == (job_id,)
     view = ledger.view(job_id)
     assert view.state is JobState.FAILED

@@ -40,6 +40,7 @@ class Histories(RuleBasedStateMachine):
         self.owners: dict[str, int | None] = {}  # the fence that may write now
         self.written: dict[str, list[int]] = {}
         self.crashes: dict[str, int] = {}
+        self.alone: set[str] = set()  # computed alone now, or when they were lost
         self.cancelled: set[str] = set()
         self.late: set[str] = set()
         self.n_claims = 0
@@ -61,7 +62,7 @@ class Histories(RuleBasedStateMachine):
             return JobState.CANCELLED
         if job_id in self.late:
             return JobState.EXPIRED
-        return JobState.FAILED if self.crashes[job_id] > 2 else None
+        return JobState.FAILED if self.crashes[job_id] >= 2 and job_id in self.alone else None
 
     @initialize(target=jobs)
     def submit_the_first(self):
@@ -104,6 +105,7 @@ class Histories(RuleBasedStateMachine):
         assert list(answer.token_ids) == self.written[job_id]
         self.moved(job_id, JobState.RUNNING)
         self.owners[job_id] = answer.fence
+        self.alone.discard(job_id)
         return (job_id, answer.fence)
 
     @rule(claim=claims, seq=st.integers(-1, 2), token_id=st.integers(0, 9))
@@ -143,6 +145,17 @@ class Histories(RuleBasedStateMachine):
         if self.owners[job_id] == fence:
             assert reply is Reply.OK
             self.moved(job_id, JobState.QUEUED)
+            self.alone.discard(job_id)
+
+    @rule(claim=claims, alone=st.booleans())
+    def say_whether_it_is_alone(self, claim, alone):
+        job_id, fence = claim
+        reply = self.ledger.set_alone(job_id, fence, alone, lease_seconds=LEASE)
+        if self.owners[job_id] != fence:
+            assert reply is Reply.FENCED
+            return
+        assert reply is (Reply.CANCELLED if job_id in self.cancelled else Reply.OK)
+        (self.alone.add if alone else self.alone.discard)(job_id)
 
     @rule(job_id=jobs)
     def cancel(self, job_id):

@@ -76,6 +76,18 @@ class ScriptedEngine:
     def drop(self, job_id: str, fence: int) -> None:
         self.orders.append(("drop", job_id, fence))
 
+    def passed(self, job_id: str, fence: int) -> None:
+        self.orders.append(("passed", job_id, fence))
+
+    def isolate(self, job_id: str, fence: int) -> threading.Event:
+        self.orders.append(("isolate", job_id, fence))
+        isolated = threading.Event()
+        isolated.set()
+        return isolated
+
+    def rejoin(self, job_id: str, fence: int) -> None:
+        self.orders.append(("rejoin", job_id, fence))
+
     def drain(self, grace_seconds: float) -> bool:
         self.orders.append(("drain",))
         self.on_events([SequenceReleased(request.job_id, request.fence) for request in self.requests])

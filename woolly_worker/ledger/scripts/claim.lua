@@ -1,14 +1,14 @@
 -- queued -> running, for one worker, under a new fence. Every duplicate that Celery can deliver ends here.
 --
 -- KEYS  1 job  2 open index  3 lanes of the model
--- ARGV  1 id  2 owner (worker id)  3 claim id, unique per attempt to claim  4 lease ms  5 most crashes
+-- ARGV  1 id  2 owner (worker id)  3 claim id, unique per attempt to claim  4 lease ms  5 crashes that convict
 -- Returns {outcome, fence, seq, attempts, crashes, now ms}. Outcomes:
 --   claimed    the caller owns the job; the same claim id again (its reply was lost) gets the same answer
 --   gone       no such record          terminal  it has ended         busy  a live lease is held
 --   cancelled, expired, poison         it must not run; the caller closes it (close.lua) under this fence
 
 local s = redis.call('HMGET', KEYS[1], 'state', 'lease_ms', 'claim', 'fence', 'seq', 'cancel', 'deadline_ms',
-  'lane', 'attempts', 'crashes', 'started_ms')
+  'lane', 'attempts', 'crashes', 'started_ms', 'alone')
 local state, lease, lane = s[1], tonumber(s[2]), s[8]
 if not state then return { 'gone', 0, 0, 0, 0, 0 } end
 
@@ -26,7 +26,7 @@ if s[6] == '1' then
   refused = 'cancelled'
 elseif tonumber(s[7]) > 0 and tonumber(s[7]) <= now then
   refused = 'expired'
-elseif crashes > tonumber(ARGV[5]) then
+elseif is_poison(crashes, ARGV[5], s[12]) then
   refused = 'poison'
 end
 if refused then
@@ -37,7 +37,8 @@ end
 
 fence = redis.call('HINCRBY', KEYS[1], 'fence', 1)
 attempts = redis.call('HINCRBY', KEYS[1], 'attempts', 1)
-redis.call('HSET', KEYS[1], 'owner', ARGV[2], 'claim', ARGV[3], 'lease_ms', now + ARGV[4], 'claimed_ms', now)
+redis.call('HSET', KEYS[1], 'owner', ARGV[2], 'claim', ARGV[3], 'lease_ms', now + ARGV[4], 'claimed_ms', now,
+  'alone', 0)
 if not s[11] then redis.call('HSET', KEYS[1], 'started_ms', now) end
 move(KEYS[1], KEYS[3], lane, 'queued', 'running')
 redis.call('ZADD', KEYS[2], now + ARGV[4], ARGV[1])

@@ -1,7 +1,7 @@
 -- The reaper's look at one open job that is due. running -> queued if its lease has run out.
 --
 -- KEYS  1 job  2 open index  3 lanes of the model
--- ARGV  1 id  2 ms until the next look whether it still waits  3 most crashes
+-- ARGV  1 id  2 ms until the next look whether it still waits  3 crashes that convict
 -- Returns {verdict, fence, number of its bell}. Verdicts:
 --   wait       nothing to do; looked at again in time
 --   resume     its worker was lost: ring it again; it is ahead of others now, somebody may be reading its stream
@@ -9,7 +9,7 @@
 --   gone       no record, or it has ended: taken out of the index
 
 local s = redis.call('HMGET', KEYS[1], 'state', 'fence', 'lease_ms', 'lane', 'cancel', 'deadline_ms',
-  'crashes')
+  'crashes', 'alone')
 local state, fence, lane = s[1], tonumber(s[2]), s[4]
 if not state or TERMINAL[state] then
   redis.call('ZREM', KEYS[2], ARGV[1])
@@ -30,7 +30,7 @@ end
 
 if s[5] == '1' then return { 'cancelled', fence, 0 } end
 if deadline > 0 and deadline <= now then return { 'expired', fence, 0 } end
-if crashes > tonumber(ARGV[3]) then return { 'poison', fence, 0 } end
+if is_poison(crashes, ARGV[3], s[8]) then return { 'poison', fence, 0 } end
 
 local due = now + tonumber(ARGV[2])
 if deadline > 0 and deadline < due then due = deadline end

@@ -10,7 +10,7 @@ if s[2] == 'queued' then return { 'ok', tonumber(s[5]) } end
 if s[2] ~= 'running' then return { 'fenced' } end
 local now = now_ms()
 move(KEYS[1], KEYS[3], s[3], 'running', 'queued')
-redis.call('HSET', KEYS[1], 'owner', '', 'claim', '', 'lease_ms', 0, 'queued_ms', now)
+redis.call('HSET', KEYS[1], 'owner', '', 'claim', '', 'lease_ms', 0, 'queued_ms', now, 'alone', 0)
 redis.call('ZADD', KEYS[2], now + ARGV[3], ARGV[1])
 publish_state(KEYS[1], 'queued', s[4])
 return { 'ok', next_bell(KEYS[1]) }

@@ -70,16 +70,23 @@ end
 
 -- running -> queued after a lease that was not renewed: the worker is believed dead. Returns the crashes so far.
 local function lose_lease(job, lanes, lane, now)
-  local s = redis.call('HMGET', job, 'owner', 'seq', 'attempts', 'history', 'lease_ms')
+  local s = redis.call('HMGET', job, 'owner', 'seq', 'attempts', 'history', 'lease_ms', 'alone')
   local history = cjson.decode(s[4] or '[]')
   history[#history + 1] = {
     owner = s[1], seq = tonumber(s[2]), attempt = tonumber(s[3]), lease_ended_ms = tonumber(s[5]), noticed_ms = now,
+    alone = s[6] == '1',
   }
   local crashes = redis.call('HINCRBY', job, 'crashes', 1)
   redis.call('HSET', job, 'history', cjson.encode(history), 'owner', '', 'claim', '', 'lease_ms', 0, 'queued_ms', now)
   move(job, lanes, lane, 'running', 'queued')
   publish_state(job, 'queued', s[3])
   return crashes
+end
+
+-- Whether a job may not run again: it was lost often enough, and the last time nothing else was being computed. Lost
+-- in company it may be a victim, however often that happens.
+local function is_poison(crashes, most, alone)
+  return crashes >= tonumber(most) and alone == '1'
 end
 
 -- The number of the bell that the caller is about to ring.
