@@ -64,6 +64,8 @@ def suspect(ledger: Ledger, job_id: str = "suspect", **changes: Any) -> None:
     for worker in ("w1", "w2"):
         ledger.claim(job_id, worker, lease_seconds=5)
         ledger.client.hset(keys.job(job_id), "lease_ms", 1)
+    ledger.client.zadd(keys.OPEN_JOBS, {job_id: 1})
+    assert job_id in [bell.job_id for bell in ledger.reap().bells]
 
 
 def is_alone(ledger: Ledger, job_id: str = "suspect") -> bool:
