@@ -35,11 +35,7 @@ def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
         try:
             yield workers
         finally:
-            for process in list(workers.processes):
-                process.kill()
-                process.wait()
-            workers.app.close()
-            workers.client.close()
+            workers.close()
 
 
 @pytest.fixture(scope="module")
