@@ -368,8 +368,8 @@ def test_up_tells_what_a_part_said_before_it_failed(tmp_path: Path) -> None:
 
 
 def test_the_log_of_a_cluster_leaves_out_what_the_server_says_everywhere(capsys: pytest.CaptureFixture[str]) -> None:
+    from woolly_api.cli.cluster_log import ClusterLog
     from woolly_api.cli.progress import Progress
-    from woolly_api.cli.running import ClusterLog
 
     with Progress() as progress:
         log = ClusterLog(progress)
@@ -381,6 +381,39 @@ def test_the_log_of_a_cluster_leaves_out_what_the_server_says_everywhere(capsys:
         "server | 1:M 1 Jan 2026 00:00:00.000 # Write error",
         "worker | overcommit",
     ]
+
+
+def test_the_log_of_a_cluster_for_machines_is_an_object_per_line(capsys: pytest.CaptureFixture[str]) -> None:
+    from woolly_api.cli.cluster_log import JsonClusterLog
+
+    log = JsonClusterLog()
+    log.line("worker", '{"event": "job", "tokens": 3, "program": "it says so"}')
+    log.line("server", "1:M 1 Jan 2026 00:00:00.000 # WARNING Memory overcommit must be enabled! Without it, ...")
+    log.line("server", "  ")
+    log.line("flower", 'quoted "text" \x1b[0m')
+    log.line("flower", "[1]")
+    log.notice("worker was killed by SIGKILL", "warning")
+    assert isinstance(log.failure("it does not start", "worker", ["a line"]), Exception)
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert lines[0] == {"program": "worker", "event": "job", "tokens": 3}
+    assert [(line["program"], line["event"], line.get("level")) for line in lines[1:]] == [
+        ("flower", 'quoted "text" \x1b[0m', None),
+        ("flower", "[1]", None),
+        ("woolly", "worker was killed by SIGKILL", "warning"),
+        ("woolly", "it does not start", "error"),
+    ]
+    assert all(line["timestamp"].endswith("Z") for line in lines[1:])
+
+
+def test_a_start_that_fails_is_told_in_objects_too(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "other.gguf", architecture="mystery")
+    ports = ["--port", "0", "--flower-port", "0", "--no-flower"]
+    result = woolly("up", "-m", str(path), *ports, "--state-dir", str(tmp_path / "state"), "--log-format", "json")
+    assert (result.returncode, result.stdout) == (1, "")
+    lines = [json.loads(line) for line in result.stderr.splitlines()]
+    assert any(line["program"] == "worker" and "mystery" in line["event"] for line in lines)
+    assert lines[-1]["program"] == "woolly"
+    assert lines[-1]["event"].startswith("worker ended with exit code 2")
 
 
 @pytest.mark.parametrize(

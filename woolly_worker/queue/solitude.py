@@ -55,8 +55,8 @@ class Solitude:
     def enter(
         self, key: ClaimKey, engine: Isolating, stop: Callable[[], bool], *, deadline_seconds: float | None = None
     ) -> bool:
-        """Whether this job is alone now: until `leave` nothing else is computed or prepared. False if `stop()` came
-        first. Raises JobCancelled or DeadlineExceeded if that happened to it, and EngineStopped."""
+        """Whether this job is alone now: until `leave`, nothing else is computed or prepared. False if `stop()` came
+        first. Raises JobCancelled or DeadlineExceeded if that happened to it. Call `leave` in any case."""
         deadline = None if deadline_seconds is None else time.monotonic() + deadline_seconds
 
         def over() -> bool:

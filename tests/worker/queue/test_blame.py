@@ -53,10 +53,10 @@ def test_the_third_death_convicts_the_culprit_and_nobody_else(workers: Workers) 
     culprit = submit(workers, (20, 21, MARK, 22), 1)
     # when: whatever dies is started again
     statuses = []
-    for death in [*DEATHS[1:], "unused"]:
+    for death, pace in zip([*DEATHS[1:], "unused"], ["0.02", "0.005", "0.005"], strict=True):
         (process,) = workers.processes
         statuses.append(process.wait(60))
-        workers.start(1, DEATH=death)
+        workers.start(1, DEATH=death, PACE_SECONDS=pace)
     # then: three deaths, each known, and the last one alone
     view = workers.ended(culprit)
     assert (view.state, view.crashes, view.attempts) == (JobState.FAILED, 3, 3)
