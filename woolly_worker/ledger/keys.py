@@ -6,7 +6,7 @@ woolly:job:<id>                   hash     the ledger's scripts         until `r
 woolly:job:<id>:events            stream   emit, finish, close          as its job; never trimmed, resume reads it
 woolly:job:<id>                   channel  every transition             -
 woolly:jobs:open                  zset     submit ... finish, close     a job's entry leaves with its terminal event
-woolly:jobs:finished              zset     finish, close                an entry leaves when its record has expired
+woolly:jobs:finished              zset     finish, close                the reaper drops those whose records have expired
 woolly:lanes:<model>              hash     every transition             for ever (a few numbers)
 woolly:lanes:<model>#round        zset     every transition             while a job of this model is queued
 woolly:lanes:<model>#<lane>       zset     every transition             while a job is queued in this lane
@@ -56,9 +56,8 @@ BENCHMARK_TTL_SECONDS = 60
 # In the broker all bells are alike: which job comes next is the ledger's business. A benchmark goes before them.
 BENCHMARK_PRIORITY, BELL_PRIORITY = 0, 1
 
-# Both sides of Celery have to agree on these. The job's lease decides about redelivery, not the visibility timeout.
+# Both sides of Celery have to agree on these.
 BROKER_TRANSPORT_OPTIONS: dict[str, Any] = {
-    "visibility_timeout": 3600,
     "socket_timeout": 5,
     "socket_connect_timeout": 2,
     "health_check_interval": 5,

@@ -24,12 +24,14 @@ PACE_SECONDS = 0.02
 N_TOKENS = 80  # so that a job takes about two seconds
 PROMPT = "Once upon a time there was a secretive fox"
 PACED_WORKER = Path(__file__).with_name("paced_worker.py")
+TREE = Path(__file__).parents[3]  # the code under test, which need not be what is installed
 
 
 class Workers:
-    """As many workers as a test asks for; the ones that it ended are started again for the next."""
+    """As many workers as a test asks for; the ones that it ended are started again for the next. `env` is theirs."""
 
-    def __init__(self, server: EmbeddedServer, logs: Path) -> None:
+    def __init__(self, server: EmbeddedServer, logs: Path, **env: str) -> None:
+        self.env = env
         self.client = connect(server.url)
         self.ledger = Ledger(self.client)
         self.registry = ModelRegistry(self.client)
@@ -53,6 +55,7 @@ class Workers:
                         env={
                             **env,
                             **kernels,
+                            "PYTHONPATH": str(TREE),
                             "PACE_SECONDS": str(PACE_SECONDS),
                             "WOOLLY_REDIS_URL": self.url,
                             "WOOLLY_MODEL": str(DEMO_MODEL),
@@ -63,6 +66,7 @@ class Workers:
                             "WOOLLY_BELL_SECONDS": "2",
                             "WOOLLY_DRAIN_SECONDS": "0.5",
                             "WOOLLY_LOG_FORMAT": "json",
+                            **self.env,
                         },
                     )
                 )
@@ -72,6 +76,13 @@ class Workers:
         eventually(
             lambda: wanted == {beat.pid for beat in self.registry.workers() if beat.state == "ready"}, START_SECONDS
         )
+
+    def close(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.wait()
+        self.app.close()
+        self.client.close()
 
     def end(self, process: "subprocess.Popen[bytes]", sign: signal.Signals = signal.SIGTERM) -> int:
         process.send_signal(sign)
