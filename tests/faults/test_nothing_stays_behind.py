@@ -20,7 +20,7 @@ GROWTH_BYTES = 1024
 
 def sizes(ledger: Ledger) -> dict[str, int]:
     """Bytes by key; without the reaper's mutex, which comes and goes every second."""
-    found = {str(key): ledger.client.memory_usage(key, samples=0) for key in ledger.client.keys()}
+    found = {str(key): ledger.client.memory_usage(key, samples=0) for key in ledger.client.scan_iter()}
     return {key: size for key, size in found.items() if size is not None and key != keys.REAPER_MUTEX}
 
 

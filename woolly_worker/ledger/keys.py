@@ -6,7 +6,7 @@ woolly:job:<id>                   hash     the ledger's scripts         until `r
 woolly:job:<id>:events            stream   emit, finish, close          as its job; never trimmed, resume reads it
 woolly:job:<id>                   channel  every transition             -
 woolly:jobs:open                  zset     submit ... finish, close     a job's entry leaves with its terminal event
-woolly:jobs:finished              zset     finish, close                the reaper drops those whose records have expired
+woolly:jobs:finished              zset     finish, close                the reaper drops those whose records are gone
 woolly:lanes:<model>              hash     every transition             for ever (a few numbers)
 woolly:lanes:<model>#round        zset     every transition             while a job of this model is queued
 woolly:lanes:<model>#<lane>       zset     every transition             while a job is queued in this lane
@@ -15,6 +15,7 @@ woolly:workers                    zset     workers, every heartbeat     an entry
 woolly:worker:<worker id>         string   workers, every heartbeat     HEARTBEAT_TTL_SECONDS after the last one
 woolly:benchmark:<id>             string   the worker that ran it       BENCHMARK_TTL_SECONDS
 woolly:reaper                     string   whichever reaper has a turn  one turn (the mutex of all reapers)
+woolly:reaper:seen                string   whichever reaper has a turn  for ever (ms of the last turn)
 m.<model>[sep1]                   list     Celery (kombu)               while it holds bells; without sep1: benchmarks
 
 Fields of a job's hash (times are milliseconds of Redis's own clock):
@@ -49,6 +50,7 @@ FINISHED_JOBS = PREFIX + "jobs:finished"
 MODELS = PREFIX + "models"
 WORKERS = PREFIX + "workers"
 REAPER_MUTEX = PREFIX + "reaper"
+REAPER_SEEN = PREFIX + "reaper:seen"
 
 TASK_GENERATE = "woolly.generate"
 TASK_BENCHMARK = "woolly.benchmark"

@@ -143,7 +143,7 @@ class Ledger:
             return Refusal(job_id, ClaimOutcome.GONE)
         outcome, fence, seq, attempt, crashes, now_ms = self._call(
             "claim",
-            [keys.job(job_id), keys.OPEN_JOBS, keys.lanes(model)],
+            [keys.job(job_id), keys.OPEN_JOBS, keys.lanes(model), keys.REAPER_SEEN],
             [job_id, owner, claim_id or uuid.uuid4().hex, int(lease_seconds * 1000), self._max_crashes],
         )
         if outcome in _CLOSING_STATES:
@@ -226,6 +226,7 @@ class Ledger:
     def reap(self, *, limit: int = REAP_BATCH) -> Reaped:
         """Looks at the jobs that are due. Closes what must not run any more and returns the bells to ring. A job that
         cannot be looked at is named and put off; the others do not wait for it."""
+        away_ms, n_extended = self._call("absence", [keys.REAPER_SEEN, keys.OPEN_JOBS], [keys.job("")])
         now_ms = self._now_ms()
         with translated_errors():
             self.client.zremrangebyscore(keys.FINISHED_JOBS, "-inf", now_ms)  # their records have expired
@@ -248,7 +249,7 @@ class Ledger:
                 rung.append(found)
             elif found:
                 closed.append(job_id)
-        return Reaped(tuple(rung), tuple(closed), tuple(broken))
+        return Reaped(tuple(rung), tuple(closed), tuple(broken), away_ms / 1000, n_extended)
 
     def reaper_turn(self, owner: str, *, seconds: float) -> bool:
         """Whether `owner` may reap now. One reaper at a time, over all processes."""
