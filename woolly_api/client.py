@@ -57,7 +57,7 @@ class WoollyClient:
         *,
         timeout_seconds: float = 10.0,
         quiet_seconds: float = 60.0,
-        patience_seconds: float = 30.0,
+        patience_seconds: float = 120.0,
     ) -> None:
         """`quiet_seconds`: a stream without a sign of life for so long is opened again. `patience_seconds`: how long
         `wait` and `events` put up with a server that is away."""

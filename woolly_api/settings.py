@@ -36,7 +36,7 @@ class ApiSettings(BaseSettings):
     )
     max_wait_seconds: PositiveFloat = Field(60.0, description="upper bound of ?wait= on a job")
     ledger_patience_seconds: float = Field(
-        30.0, ge=0, description="an open stream rides out an absence of Redis of this length"
+        120.0, ge=0, description="an open stream rides out an absence of Redis of this length"
     )
     max_queued_jobs: PositiveInt = Field(10_000, description="waiting jobs per model; above it, 429 and Retry-After")
     max_streams: PositiveInt = Field(5000, description="jobs followed at once; each takes a connection to Redis")

@@ -27,6 +27,7 @@ SCRIPT_NAMES = (
     "release",
     "cancel",
     "look",
+    "absence",
     "next",
     "missing_bells",
     "place",

@@ -6,7 +6,7 @@ woolly:job:<id>                   hash     the ledger's scripts         until `r
 woolly:job:<id>:events            stream   emit, finish, close          as its job; never trimmed, resume reads it
 woolly:job:<id>                   channel  every transition             -
 woolly:jobs:open                  zset     submit ... finish, close     a job's entry leaves with its terminal event
-woolly:jobs:finished              zset     finish, close                an entry leaves when its record has expired
+woolly:jobs:finished              zset     finish, close                the reaper drops those whose records are gone
 woolly:lanes:<model>              hash     every transition             for ever (a few numbers)
 woolly:lanes:<model>#round        zset     every transition             while a job of this model is queued
 woolly:lanes:<model>#<lane>       zset     every transition             while a job is queued in this lane
@@ -16,6 +16,7 @@ woolly:worker:<worker id>         string   workers, every heartbeat     HEARTBEA
 woolly:death:<worker id>          string   who waited for the process   DEATH_TTL_SECONDS
 woolly:benchmark:<id>             string   the worker that ran it       BENCHMARK_TTL_SECONDS
 woolly:reaper                     string   whichever reaper has a turn  one turn (the mutex of all reapers)
+woolly:reaper:seen                string   whichever reaper has a turn  for ever (ms of the last turn)
 m.<model>[sep1]                   list     Celery (kombu)               while it holds bells; without sep1: benchmarks
 
 Fields of a job's hash (times are milliseconds of Redis's own clock):
@@ -52,6 +53,7 @@ FINISHED_JOBS = PREFIX + "jobs:finished"
 MODELS = PREFIX + "models"
 WORKERS = PREFIX + "workers"
 REAPER_MUTEX = PREFIX + "reaper"
+REAPER_SEEN = PREFIX + "reaper:seen"
 
 TASK_GENERATE = "woolly.generate"
 TASK_BENCHMARK = "woolly.benchmark"
@@ -60,9 +62,8 @@ DEATH_TTL_SECONDS = 7 * 24 * 3600  # longer than the record of any job that died
 # In the broker all bells are alike: which job comes next is the ledger's business. A benchmark goes before them.
 BENCHMARK_PRIORITY, BELL_PRIORITY = 0, 1
 
-# Both sides of Celery have to agree on these. The job's lease decides about redelivery, not the visibility timeout.
+# Both sides of Celery have to agree on these.
 BROKER_TRANSPORT_OPTIONS: dict[str, Any] = {
-    "visibility_timeout": 3600,
     "socket_timeout": 5,
     "socket_connect_timeout": 2,
     "health_check_interval": 5,

@@ -20,6 +20,7 @@ from woolly_worker.contract.errors import (
     InternalError,
     JobCancelled,
     JobNotFound,
+    LedgerFull,
     LedgerUnavailable,
     PoisonJob,
     QueueFull,
@@ -52,6 +53,7 @@ DEFAULT_RETENTION_SECONDS = 3600.0
 DEFAULT_BELL_SECONDS = 5.0
 DEFAULT_MAX_CRASHES = 3
 REAP_BATCH = 100
+FULL_RETRY_SECONDS = 10.0  # memory comes back with every record that expires
 BROKEN_MS = 60_000  # until the reaper looks again at a job that it could not look at
 WAITING_LOOK_MS = 60_000  # until it looks whether a queued job is still in its lane; lost bells are counted by model
 MOST_BELLS = 1000  # rung again at a time, for a broker that has lost them all
@@ -83,14 +85,15 @@ class Ledger:
 
     def submit(self, request: JobRequest, *, job_id: str | None = None, max_queued: int | None = None) -> Submitted:
         """Records the job as queued. Afterwards the caller rings `bell`, off the request's path; if that fails, the
-        reaper rings it. QueueFull when `max_queued` jobs of this model already wait."""
+        reaper rings it. QueueFull when `max_queued` jobs of this model already wait, LedgerFull when Redis is close to
+        its maxmemory."""
         job_id = job_id or uuid.uuid4().hex
         if request.sampling.seed is None:
             # Drawn here and stored, so that a resumed job continues as it would have without the interruption.
             sampling = request.sampling.model_copy(update={"seed": secrets.randbelow(MAX_SEED + 1)})
             request = request.model_copy(update={"sampling": sampling})
         deadline_ms = "" if request.deadline_seconds is None else max(1, int(request.deadline_seconds * 1000))
-        status, number = self._call(
+        status, number, *limit = self._call(
             "submit",
             [keys.job(job_id), keys.OPEN_JOBS, keys.lanes(request.model)],
             [
@@ -110,6 +113,12 @@ class Ledger:
             raise QueueFull(
                 f"{number} jobs of model '{request.model}' are queued, the limit is {max_queued}",
                 details={"queued": number, "limit": max_queued},
+            )
+        if status == "memory":
+            raise LedgerFull(
+                f"Redis uses {number} bytes of memory, new jobs are taken up to {limit[0]}",
+                retry_after_seconds=FULL_RETRY_SECONDS,
+                details={"used_bytes": number, "limit_bytes": limit[0]},
             )
         if status == "exists":
             return Submitted(job_id, None)
@@ -137,7 +146,7 @@ class Ledger:
             return Refusal(job_id, ClaimOutcome.GONE)
         outcome, fence, seq, attempt, crashes, now_ms = self._call(
             "claim",
-            [keys.job(job_id), keys.OPEN_JOBS, keys.lanes(model)],
+            [keys.job(job_id), keys.OPEN_JOBS, keys.lanes(model), keys.REAPER_SEEN],
             [job_id, owner, claim_id or uuid.uuid4().hex, int(lease_seconds * 1000), self._max_crashes],
         )
         if outcome in _CLOSING_STATES:
@@ -227,8 +236,10 @@ class Ledger:
     def reap(self, *, limit: int = REAP_BATCH) -> Reaped:
         """Looks at the jobs that are due. Closes what must not run any more and returns the bells to ring. A job that
         cannot be looked at is named and put off; the others do not wait for it."""
+        away_ms, n_extended = self._call("absence", [keys.REAPER_SEEN, keys.OPEN_JOBS], [keys.job("")])
         now_ms = self._now_ms()
         with translated_errors():
+            self.client.zremrangebyscore(keys.FINISHED_JOBS, "-inf", now_ms)  # their records have expired
             due = self.client.zrange(keys.OPEN_JOBS, "-inf", str(now_ms), byscore=True, offset=0, num=limit)
         rung = self._missing_bells()
         closed: list[str] = []
@@ -248,7 +259,7 @@ class Ledger:
                 rung.append(found)
             elif found:
                 closed.append(job_id)
-        return Reaped(tuple(rung), tuple(closed), tuple(broken))
+        return Reaped(tuple(rung), tuple(closed), tuple(broken), away_ms / 1000, n_extended)
 
     def reaper_turn(self, owner: str, *, seconds: float) -> bool:
         """Whether `owner` may reap now. One reaper at a time, over all processes."""

@@ -180,6 +180,8 @@ class Reaped:
     bells: tuple[Bell, ...]
     closed: tuple[str, ...]
     broken: tuple[BrokenJob, ...] = ()
+    away_seconds: float = 0.0  # an absence of Redis that is over
+    n_extended: int = 0  # leases that would have run out in it
 
     @property
     def n_jobs(self) -> int:

@@ -43,9 +43,9 @@ def create_worker_app(settings: WorkerSettings) -> Any:
     """The app of one worker: its model's queue only."""
     from kombu.entity import Queue
 
-    from woolly_worker.queue.broker import tolerate_lost_connections
+    from woolly_worker.queue.broker import keep_bells_in_memory
 
-    tolerate_lost_connections()
+    keep_bells_in_memory()
     app = create_app(settings.redis_url)
     queue = keys.queue(settings.served_name)
     app.conf.update(

@@ -1,36 +1,32 @@
-"""Two habits of kombu's Redis channel that a worker must not have when its connection is lost with jobs running.
+"""What a worker needs of kombu's Redis channel, and what it must not do.
 
-- It puts the messages of running jobs back into the queue, to be run a second time, over the connection that was lost.
-- It acknowledges, when such a job ends, to the channel that is gone.
+kombu keeps every message that was taken, until it is acknowledged, in a hash and an index of its own in Redis, to put
+back those of lost workers after a visibility timeout. A bell needs none of that: the job is in the ledger, a lost bell
+is found by counting, and whatever is one too many finds nobody waiting. So what was taken is kept in memory alone, for
+the prefetch limit. With that go four habits:
 
-Each ends the whole worker with an AttributeError (kombu 5.7.0 with celery 5.7.0: `Unrecoverable error`). The messages
-are only bells: the jobs are in the ledger, so both may be left out. What stays behind in the broker's list of
-unacknowledged messages comes back after the visibility timeout and is dropped at the claim.
+- It asks the host's clock, not Redis's, whose messages have timed out: one clock that is ahead repeats everybody's.
+- It ends the whole worker, with its running jobs, when a full server refuses these two writes.
+- It puts the messages of running jobs back into the queue, to be run a second time, over a connection that was lost.
+- It acknowledges, when such a job ends, to the channel that is gone: an AttributeError, and the end of the worker
+  (kombu 5.7.0 with celery 5.7.0: `Unrecoverable error`).
 """
 
 from typing import Any
 
 from kombu.transport import redis as transport
+from kombu.transport import virtual
 
 
-class TolerantQoS(transport.QoS):  # type: ignore[misc, unused-ignore]
-    """Acknowledges to a closed channel in memory only."""
-
-    def ack(self, delivery_tag: str) -> None:
-        if self.channel.closed:
-            self._quick_ack(delivery_tag)
-        else:
-            super().ack(delivery_tag)
+class BellQoS(virtual.QoS):  # type: ignore[misc, unused-ignore]
+    """Which bells are being answered, in memory."""
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        if self.channel.closed:
-            self._quick_ack(delivery_tag)
-        else:
-            super().reject(delivery_tag, requeue)
+        super().reject(delivery_tag, requeue=requeue and not self.channel.closed)
 
 
-def tolerate_lost_connections() -> None:
+def keep_bells_in_memory() -> None:
     """For every Redis connection of this process, Sentinel's too: their channel is a subclass of this one."""
     channel: Any = transport.Channel
-    channel.QoS = TolerantQoS
+    channel.QoS = BellQoS
     channel.do_restore = False

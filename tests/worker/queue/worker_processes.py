@@ -24,10 +24,11 @@ PACE_SECONDS = 0.02
 N_TOKENS = 80  # so that a job takes about two seconds
 PROMPT = "Once upon a time there was a secretive fox"
 PACED_WORKER = Path(__file__).with_name("paced_worker.py")
+TREE = Path(__file__).parents[3]  # the code under test, which need not be what is installed
 
 
 class Workers:
-    """As many workers as a test asks for; the ones that it ended are started again for the next."""
+    """As many workers as a test asks for; the ones that it ended are started again for the next. `env` is theirs."""
 
     def __init__(self, server: EmbeddedServer, logs: Path, program: Path = PACED_WORKER, **env: str) -> None:
         self.client = connect(server.url)
@@ -73,6 +74,7 @@ class Workers:
                         env={
                             **env,
                             **kernels,
+                            "PYTHONPATH": str(TREE),
                             "PACE_SECONDS": str(PACE_SECONDS),
                             "WOOLLY_REDIS_URL": self.url,
                             "WOOLLY_MODEL": str(DEMO_MODEL),

@@ -5,6 +5,7 @@
 -- ARGV  1 id  2 fence  3 '1' | '0'  4 lease ms
 -- Returns 'ok' | 'cancelled' | 'fenced', as emit.lua, and renews the lease as it does. Again is the same.
 
+whatever_the_memory(KEYS[1])
 local s = redis.call('HMGET', KEYS[1], 'fence', 'state', 'cancel')
 if s[1] ~= ARGV[2] or s[2] ~= 'running' then return 'fenced' end
 local lease = now_ms() + ARGV[4]

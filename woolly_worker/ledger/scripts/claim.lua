@@ -1,10 +1,11 @@
 -- queued -> running, for one worker, under a new fence. Every duplicate that Celery can deliver ends here.
 --
--- KEYS  1 job  2 open index  3 lanes of the model
+-- KEYS  1 job  2 open index  3 lanes of the model  4 ms of the last turn of any reaper
 -- ARGV  1 id  2 owner (worker id)  3 claim id, unique per attempt to claim  4 lease ms  5 crashes that convict
 -- Returns {outcome, fence, seq, attempts, crashes, now ms}. Outcomes:
 --   claimed    the caller owns the job; the same claim id again (its reply was lost) gets the same answer
---   gone       no such record          terminal  it has ended         busy  a live lease is held
+--   gone       no such record          terminal  it has ended         busy  a live lease is held, or one that
+--              nobody could renew
 --   cancelled, expired, poison         it must not run; the caller closes it (close.lua) under this fence
 
 local s = redis.call('HMGET', KEYS[1], 'state', 'lease_ms', 'claim', 'fence', 'seq', 'cancel', 'deadline_ms',
@@ -17,7 +18,7 @@ local fence, seq, attempts, crashes = tonumber(s[4]), tonumber(s[5]), tonumber(s
 if TERMINAL[state] then return { 'terminal', fence, seq, attempts, crashes, now } end
 if state == 'running' then
   if s[3] == ARGV[3] then return { 'claimed', fence, seq, attempts, crashes, now } end
-  if lease > now then return { 'busy', fence, seq, attempts, crashes, now } end
+  if lease > now or away_since(KEYS[4], now) then return { 'busy', fence, seq, attempts, crashes, now } end
   crashes = lose_lease(KEYS[1], KEYS[3], lane, now)
 end
 

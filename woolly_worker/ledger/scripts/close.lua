@@ -6,6 +6,7 @@
 -- ARGV  1 id  2 fence  3 new state  4 seq of the terminal event  5 its JSON  6 result JSON  7 ms to keep the record
 -- Returns 'ok' | 'fenced' (claimed in between, or already closed)
 
+whatever_the_memory(KEYS[1])
 local s = redis.call('HMGET', KEYS[1], 'fence', 'state', 'seq', 'lane')
 if s[1] ~= ARGV[2] or s[2] ~= 'queued' or tonumber(ARGV[4]) ~= tonumber(s[3]) + 1 then return 'fenced' end
 write_terminal(ARGV[1], KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], s[4], 'queued', ARGV[3],

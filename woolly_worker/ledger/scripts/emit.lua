@@ -9,6 +9,7 @@
 --   fenced     not yours, or not running any more: nothing was written
 --   gap        seq is not the next one (the server forgot what it had acknowledged): nothing was written
 
+whatever_the_memory(KEYS[2])
 local now = now_ms()
 local lease = now + ARGV[1]
 local replies = {}

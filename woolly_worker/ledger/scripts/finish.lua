@@ -4,6 +4,7 @@
 -- ARGV  1 id  2 fence  3 new state  4 seq of the terminal event  5 its JSON  6 result JSON  7 ms to keep the record
 -- Returns 'ok' | 'fenced' | 'gap', as emit.lua. The same fence again (its reply was lost) is 'ok'.
 
+whatever_the_memory(KEYS[1])
 local s = redis.call('HMGET', KEYS[1], 'fence', 'state', 'seq', 'lane', 'end_seq')
 if s[1] ~= ARGV[2] then return 'fenced' end
 if s[2] == ARGV[3] and s[5] == ARGV[4] then return 'ok' end

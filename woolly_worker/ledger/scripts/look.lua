@@ -8,6 +8,7 @@
 --   cancelled, expired, poison    the caller closes it (close.lua) under this fence
 --   gone       no record, or it has ended: taken out of the index
 
+whatever_the_memory(KEYS[1])
 local s = redis.call('HMGET', KEYS[1], 'state', 'fence', 'lease_ms', 'lane', 'cancel', 'deadline_ms',
   'crashes', 'alone')
 local state, fence, lane = s[1], tonumber(s[2]), s[4]

@@ -4,6 +4,7 @@
 -- ARGV  1 id  2 worker id
 -- Returns 1, or 0 if that worker does not hold the job (any more): then nothing was changed
 
+whatever_the_memory(KEYS[1])
 local s = redis.call('HMGET', KEYS[1], 'owner', 'state', 'lease_ms')
 if s[1] ~= ARGV[2] or s[2] ~= 'running' then return 0 end
 local now = now_ms()

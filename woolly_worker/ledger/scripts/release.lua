@@ -4,6 +4,7 @@
 -- ARGV  1 id  2 fence  3 ms until the reaper looks whether it still waits
 -- Returns {'ok', number of the bell to ring} | {'fenced'}. The same fence again (its reply was lost) is 'ok'.
 
+whatever_the_memory(KEYS[1])
 local s = redis.call('HMGET', KEYS[1], 'fence', 'state', 'lane', 'attempts', 'bells')
 if s[1] ~= ARGV[2] then return { 'fenced' } end
 if s[2] == 'queued' then return { 'ok', tonumber(s[5]) } end

@@ -14,6 +14,21 @@ local function now_ms()
   return t[1] * 1000 + math.floor(t[2] / 1000)
 end
 
+-- Whether no reaper has been heard for a while. They come every second, so Redis has been away: stopped, restarted, or
+-- cut off from everybody. Leases that ran out since then could not be renewed (absence.lua).
+local AWAY_MS = 3000
+local function away_since(seen, now)
+  local last = tonumber(redis.call('GET', seen) or now)
+  if now - last > AWAY_MS then return last end
+end
+
+-- For what serves jobs that are accepted already: goes on although the server is at its maxmemory. It refuses what needs
+-- memory, but not in the middle of a script, and a write that needs none is a beginning. (Redis 7 has the flag allow-oom
+-- for it, in a first line that 6.2 takes for a syntax error.)
+local function whatever_the_memory(job)
+  redis.call('HDEL', job, '')
+end
+
 local function count(lanes, state, by)
   redis.call('HINCRBY', lanes, 'all:' .. state, by)
 end
@@ -102,7 +117,6 @@ local function write_terminal(id, job, events, open, finished, lanes, lane, old,
   redis.call('PUBLISH', job, event)
   redis.call('ZREM', open, id)
   redis.call('ZADD', finished, now + keep_ms, id)
-  redis.call('ZREMRANGEBYSCORE', finished, '-inf', now)
   redis.call('PEXPIRE', job, keep_ms)
   redis.call('PEXPIRE', events, keep_ms)
 end

@@ -5,7 +5,7 @@
 --       8 deadline, ms from now, or ''  9 ms until the reaper looks whether it still waits
 --       10 most queued jobs of this model, or ''
 -- Returns {'submitted', number of this bell} | {'exists', 0} the same id was submitted before (a repeated call)
---         | {'full', jobs queued now}
+--         | {'full', jobs queued now} | {'memory', bytes used, bytes from which on no job is taken}
 
 if redis.call('EXISTS', KEYS[1]) == 1 then return { 'exists', 0 } end
 
@@ -13,6 +13,15 @@ if ARGV[10] ~= '' then
   local queued = tonumber(redis.call('HGET', KEYS[3], 'all:queued') or '0')
   if queued >= tonumber(ARGV[10]) then return { 'full', queued } end
 end
+
+-- A server at its maxmemory refuses what needs memory. The last tenth is for jobs that are accepted already: their tokens
+-- and results, bells, heartbeats.
+local info = redis.call('INFO', 'memory')
+local function bytes(name)
+  return tonumber(info:match('\n' .. name .. ':(%d+)') or '0')
+end
+local used, limit = bytes('used_memory') - bytes('mem_not_counted_for_evict'), math.floor(0.9 * bytes('maxmemory'))
+if limit > 0 and used > limit then return { 'memory', used, limit } end
 
 local now = now_ms()
 local deadline = 0
