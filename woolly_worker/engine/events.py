@@ -11,6 +11,7 @@ from woolly_worker.contract.errors import PoolExhausted, WoollyError
 from woolly_worker.contract.jobs import ErrorInfo, FinishReason, SamplingParams, TokenLogprob, Usage
 from woolly_worker.contract.states import JobState
 from woolly_worker.engine.metrics import EngineMetrics
+from woolly_worker.engine.timeline import SequenceTimes
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ class SequenceDone:
     text: str
     usage: Usage
     metrics: EngineMetrics
+    times: SequenceTimes
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,7 @@ class SequenceFailed:
     state: JobState
     usage: Usage
     metrics: EngineMetrics
+    times: SequenceTimes
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,7 @@ class SequenceReleased:
 
     job_id: str
     fence: int
+    times: SequenceTimes
 
 
 EngineEvent = TokenOut | PrefillProgress | SequenceDone | SequenceFailed | SequenceReleased
