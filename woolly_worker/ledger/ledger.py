@@ -29,6 +29,7 @@ from woolly_worker.contract.events import DoneEvent, FailedEvent, TokenEvent, jo
 from woolly_worker.contract.jobs import MAX_SEED, ErrorInfo, JobMetrics, JobRequest, JobResult, JobView, Usage
 from woolly_worker.contract.states import JobState
 from woolly_worker.ledger import keys, timings, views
+from woolly_worker.ledger.clocks import Measured, look
 from woolly_worker.ledger.connection import load_scripts, translated_errors
 from woolly_worker.ledger.records import (
     Bell,
@@ -45,6 +46,7 @@ from woolly_worker.ledger.records import (
     Reply,
     Submitted,
 )
+from woolly_worker.ledger.timelines import dump
 
 DEFAULT_RETENTION_SECONDS = 3600.0
 DEFAULT_BELL_SECONDS = 5.0
@@ -143,6 +145,7 @@ class Ledger:
             request=wanted,
             attempt=attempt,
             crashes=crashes,
+            clock=look(self.client),
             token_ids=tuple(token.token_id for token in tokens),
             text="".join(token.text for token in tokens),
             created_at=int(created_ms) / 1000,
@@ -176,12 +179,13 @@ class Ledger:
             metrics=event.metrics,
             error=event.error if isinstance(event, FailedEvent) else None,
         )
-        reply = self._write_terminal("finish", finish.job_id, finish.fence, finish.model, event, result)
+        told = self._told(finish.measured)
+        reply = self._write_terminal("finish", finish.job_id, finish.fence, finish.model, event, result, told)
         return Finished(reply, result)
 
-    def release(self, job_id: str, fence: int, model: str) -> Released:
+    def release(self, job_id: str, fence: int, model: str, measured: Measured | None = None) -> Released:
         """Gives a running job back. Its tokens stay; the next owner goes on behind them."""
-        args: list[str | int] = [job_id, fence, self._bell_ms]
+        args: list[str | int] = [job_id, fence, self._bell_ms, self._told(measured)]
         reply, *bell = self._call("release", [keys.job(job_id), keys.OPEN_JOBS, keys.lanes(model)], args)
         if not bell:
             return Released(Reply(reply))
@@ -298,8 +302,19 @@ class Ledger:
         ids, text = tuple(token.token_id for token in tokens), "".join(token.text for token in tokens)
         self.finish(Finish(job_id, fence, model, event, ids, text))
 
+    def _told(self, measured: Measured | None) -> str:
+        """For the timeline."""
+        return "" if measured is None else dump(measured, look(self.client))
+
     def _write_terminal(
-        self, script: str, job_id: str, fence: int, model: str, event: DoneEvent | FailedEvent, result: JobResult
+        self,
+        script: str,
+        job_id: str,
+        fence: int,
+        model: str,
+        event: DoneEvent | FailedEvent,
+        result: JobResult,
+        *more: str,
     ) -> Reply:
         names = [
             keys.job(job_id),
@@ -316,6 +331,7 @@ class Ledger:
             event.model_dump_json(exclude_none=True),
             result.model_dump_json(exclude_none=True),
             self._retention_ms,
+            *more,
         ]
         return Reply(self._call(script, names, args))
 

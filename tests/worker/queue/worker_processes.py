@@ -29,12 +29,13 @@ PACED_WORKER = Path(__file__).with_name("paced_worker.py")
 class Workers:
     """As many workers as a test asks for; the ones that it ended are started again for the next."""
 
-    def __init__(self, server: EmbeddedServer, logs: Path) -> None:
+    def __init__(self, server: EmbeddedServer, logs: Path, **settings: str) -> None:
+        """`settings`: environment variables of the workers, instead of the ones below."""
         self.client = connect(server.url)
         self.ledger = Ledger(self.client)
         self.registry = ModelRegistry(self.client)
         self.app: Any = create_app(server.url)
-        self.url, self.logs = server.url, logs
+        self.url, self.logs, self.settings = server.url, logs, settings
         self.processes: list[subprocess.Popen[bytes]] = []
         self.n_started = 0
 
@@ -63,6 +64,7 @@ class Workers:
                             "WOOLLY_BELL_SECONDS": "2",
                             "WOOLLY_DRAIN_SECONDS": "0.5",
                             "WOOLLY_LOG_FORMAT": "json",
+                            **self.settings,
                         },
                     )
                 )

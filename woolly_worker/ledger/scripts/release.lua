@@ -2,6 +2,7 @@
 --
 -- KEYS  1 job  2 open index  3 lanes of the model
 -- ARGV  1 id  2 fence  3 ms until the reaper may look for a lost bell
+--       4 what the worker measured (timelines.py), or ''
 -- Returns {'ok', lane, priority, number of the bell to ring} | {'fenced'}. The same fence again (its reply was lost)
 -- is 'ok'.
 
@@ -10,6 +11,7 @@ local lane, priority = s[3], s[4]
 if s[1] ~= ARGV[2] then return { 'fenced' } end
 if s[2] == 'queued' then return { 'ok', tonumber(lane), tonumber(priority), tonumber(s[6]) } end
 if s[2] ~= 'running' then return { 'fenced' } end
+note_attempt(KEYS[1], 'released', now_ms(), ARGV[4])
 local now = now_ms()
 move(KEYS[1], KEYS[3], lane, 'running', 'queued')
 redis.call('HSET', KEYS[1], 'owner', '', 'claim', '', 'lease_ms', 0, 'queued_ms', now)
