@@ -9,7 +9,7 @@ It does not ring bells: the callers own Celery. It is synchronous and safe to sh
 
 import secrets
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, cast
 
 import redis
@@ -71,8 +71,13 @@ class Ledger:
         retention_seconds: float = DEFAULT_RETENTION_SECONDS,
         bell_seconds: float = DEFAULT_BELL_SECONDS,
         max_crashes: int = DEFAULT_MAX_CRASHES,
+        on_closed: Callable[[str, JobState, JobResult], None] = lambda job_id, state, result: None,
     ) -> None:
-        """`bell_seconds`: how long a job may stay queued before the reaper looks whether its bell was lost."""
+        """`bell_seconds`: how long a job may stay queued before the reaper looks whether its bell was lost.
+
+        `on_closed`: called once for each job that was ended here and not by the worker that ran it: cancelled or
+        expired in the queue, poison, or unreadable. Of all processes one hears of it."""
+        self._on_closed = on_closed
         self.client = client
         self._scripts = load_scripts(client)
         self._retention_ms = max(1, int(retention_seconds * 1000))
@@ -288,7 +293,10 @@ class Ledger:
             metrics=event.metrics,
             error=event.error,
         )
-        return self._write_terminal("close", job_id, fence, model, event, result) is Reply.OK
+        if self._write_terminal("close", job_id, fence, model, event, result, uuid.uuid4().hex) is not Reply.OK:
+            return False
+        self._on_closed(job_id, event.state, result)
+        return True
 
     def _end_unreadable(self, job_id: str, fence: int, model: str, tokens: list[TokenEvent]) -> None:
         """Fails a job that was just claimed: no other worker of this version could read its request either."""
@@ -300,7 +308,9 @@ class Ledger:
             usage=Usage(completion_tokens=len(tokens), total_tokens=len(tokens)),
         )
         ids, text = tuple(token.token_id for token in tokens), "".join(token.text for token in tokens)
-        self.finish(Finish(job_id, fence, model, event, ids, text))
+        finished = self.finish(Finish(job_id, fence, model, event, ids, text))
+        if finished.reply is Reply.OK:
+            self._on_closed(job_id, event.state, finished.result)
 
     def _told(self, measured: Measured | None) -> str:
         """For the timeline."""

@@ -1,5 +1,6 @@
 """A reaper's turns against a real server."""
 
+import json
 import os
 import signal
 import time
@@ -15,7 +16,7 @@ from woolly_worker.ledger.ledger import Ledger
 from woolly_worker.ledger.records import Bell
 from woolly_worker.ledger.server import EmbeddedServer
 from woolly_worker.queue.reaper import Reaper
-from woolly_worker.telemetry import configure_logging
+from woolly_worker.telemetry import configure_logging, log_job
 
 
 def test_lost_bells_and_lost_workers_are_rung_for(redis_url: str) -> None:
@@ -63,6 +64,19 @@ def test_it_outlives_an_absence_of_redis(tmp_path: Path) -> None:
         ledger.client.zadd(keys.OPEN_JOBS, {ledger.submit(request()).job_id: 1})
         eventually(lambda: rung)
         reaper.stop()
+
+
+def test_a_job_that_the_reaper_ends_has_its_line(
+    redis_url: str, capfd: pytest.CaptureFixture[str], restored_logging: None
+) -> None:
+    configure_logging("info", "json")
+    with closing(connect(redis_url)) as client:
+        ledger = Ledger(client, on_closed=log_job)
+        late = ledger.submit(request(deadline_seconds=0.01)).job_id
+        time.sleep(0.02)
+        Reaper(ledger, lambda bell: None, "me").turn()
+    (line,) = map(json.loads, capfd.readouterr().err.splitlines())
+    assert (line["event"], line["job_id"], line["state"]) == ("job", late, "expired")
 
 
 def test_a_broken_record_is_named_in_the_log(
