@@ -19,6 +19,7 @@ from woolly_worker.contract.errors import CapacityError, InternalError, InvalidR
 from woolly_worker.contract.events import DoneEvent, FailedEvent, StateEvent, TokenEvent, job_event_adapter
 from woolly_worker.contract.jobs import ErrorInfo, JobRequest, JobView
 from woolly_worker.contract.states import TERMINAL_STATES, JobState
+from woolly_worker.contract.timeline import Timeline
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 POLL_SECONDS = 30.0
@@ -37,6 +38,8 @@ class JobInfo(JobView):
     """A JobView of this server's version or a newer one: fields that are not known here are skipped."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
+
+    timeline: Timeline | None = None  # if it was asked for
 
 
 class ModelInfo(BaseModel):
@@ -81,8 +84,9 @@ class WoollyClient:
     def submit(self, request: JobRequest) -> JobInfo:
         return self._job("POST", "/v1/jobs", json=request.model_dump(mode="json", exclude_none=True))
 
-    def get(self, job_id: str) -> JobInfo:
-        return self._job("GET", f"/v1/jobs/{job_id}")
+    def get(self, job_id: str, *, timeline: bool = False) -> JobInfo:
+        """`timeline`: with where its time went."""
+        return self._job("GET", f"/v1/jobs/{job_id}", params={"timeline": True} if timeline else None)
 
     def wait(self, job_id: str, timeout_seconds: float | None = None) -> JobInfo:
         """The job once it has ended, or as it is after `timeout_seconds`."""

@@ -14,6 +14,7 @@ from woolly_api.watching import ClientGone, while_connected
 from woolly_worker.contract.errors import LedgerUnavailable
 from woolly_worker.contract.jobs import JobRequest, JobView
 from woolly_worker.contract.states import TERMINAL_STATES, JobState
+from woolly_worker.contract.timeline import Timeline
 
 router = APIRouter(prefix="/v1/jobs", tags=["Jobs"])
 
@@ -38,6 +39,12 @@ class JobAnswer(JobView):
         path = f"/v1/jobs/{view.id}"
         links = JobLinks(self=path, events=f"{path}/events", cancel=f"{path}/cancel")
         return cls(**{name: getattr(view, name) for name in JobView.model_fields}, links=links)
+
+
+class TimedJobAnswer(JobAnswer):
+    """With `timeline=true`."""
+
+    timeline: Timeline = Field(description="where its time went")
 
 
 class JobList(BaseModel):
@@ -116,7 +123,7 @@ async def list_jobs(
     return JobList(jobs=[JobAnswer.of(view) for view in wanted[:limit]])
 
 
-@router.get("/{job_id}", summary="Look at a job", response_model=JobAnswer)
+@router.get("/{job_id}", summary="Look at a job", response_model=TimedJobAnswer | JobAnswer)
 async def look(
     request: Request,
     services: Injected,
@@ -130,6 +137,13 @@ async def look(
             "server's `max_wait_seconds` (60) is the longest wait",
         ),
     ] = 0.0,
+    timeline: Annotated[
+        bool,
+        Query(
+            description="tell where the time went: waits, prefill chunks, decode, stalls by cause, attempts. An "
+            "attempt is told in detail when it is over"
+        ),
+    ] = False,
 ) -> JobAnswer:
     view = await services.reader.view(job_id)
     if wait > 0 and view.state not in TERMINAL_STATES:
@@ -138,6 +152,9 @@ async def look(
         except ClientGone:
             note(request.scope, client_gone=True)  # the answer below reaches nobody; the job goes on
         view = await services.reader.view(job_id)
+    if timeline:
+        view, timed = await services.reader.timed_view(job_id)
+        return TimedJobAnswer(**dict(JobAnswer.of(view)), timeline=timed)
     return JobAnswer.of(view)
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from woolly_worker.contract.errors import DeadlineExceeded, InvalidRequest, JobCancelled
 from woolly_worker.contract.jobs import TokenLogprob
 from woolly_worker.contract.states import JobState
+from woolly_worker.contract.timeline import StallCause
 from woolly_worker.engine.admission import Limits, check_sampling
 from woolly_worker.engine.events import EngineEvent, EngineRequest, EngineStopped
 from woolly_worker.engine.interfaces import EngineTokenizer, ForwardPass
@@ -29,6 +30,7 @@ from woolly_worker.engine.sampler import Sampler
 from woolly_worker.engine.scheduler import Scheduler
 from woolly_worker.engine.sequence import Sequence, SequenceStatus
 from woolly_worker.engine.settings import EngineSettings
+from woolly_worker.engine.timeline import HELD_UP_SECONDS
 from woolly_worker.memory.kv_cache import KVCache
 from woolly_worker.memory.pool import BufferPool
 
@@ -65,6 +67,7 @@ class Engine:
         self._sampler = Sampler(n_vocab, self.scratch)
         self._meter = EngineMeter()
         self._outbox = Outbox(self._scheduler, self._meter, self._live, on_events)
+        self._step_began_at = 0.0  # by the clock of the sequences' timelines
         self._cpu_mark: float | None = None  # None: there was no step just before
         self._drain_at: float | None = None  # draining, and when the grace is over
 
@@ -188,9 +191,12 @@ class Engine:
         began = time.perf_counter()
         while self._orders:
             self._orders.popleft()()
-        now = time.monotonic()
+        now = self._step_began_at = time.monotonic()
         self._end_overdue(now)
+        n_preemptions = self._scheduler.n_preemptions
         batch = self._scheduler.schedule(now)
+        if self._scheduler.n_preemptions > n_preemptions or len(batch) < len(self._scheduler.running):
+            self._note_left_out(batch, now)
         self._report_waiting(now)
         self._meter.schedule_seconds += time.perf_counter() - began
         return batch
@@ -255,7 +261,10 @@ class Engine:
                 for sequence in over:
                     del self._live[sequence.key]
                 self._changed.notify_all()
-        self._meter.emit_seconds += time.perf_counter() - began
+        seconds = time.perf_counter() - began
+        self._meter.emit_seconds += seconds
+        if seconds > HELD_UP_SECONDS:
+            self._note_held_up(seconds)
 
     def _count(self, batch: list[Sequence], seconds: float) -> None:
         """Wall time is the step's, CPU time that of the process since the last step, shared evenly by tokens."""
@@ -266,13 +275,30 @@ class Engine:
         meter = self._meter
         for sequence in batch:
             n = sequence.n_scheduled
-            if n > 1 or sequence.meter.first_token_at is None:
+            decoding = n == 1 and sequence.meter.first_token_at is not None
+            if not decoding:
                 meter.n_prefill_tokens += n
             sequence.meter.computed(n, len(batch), n * cpu_per_token, len(sequence.blocks))
+            sequence.meter.timeline.computed(n, len(batch), decoding, self._step_began_at)
         meter.n_steps += 1
         meter.sum_batch += len(batch)
         meter.forward_seconds += seconds
         self._scheduler.pace.measured(n_tokens, seconds)
+
+    def _note_left_out(self, batch: list[Sequence], now: float) -> None:
+        """Who has lost its KV blocks, or has a seat and is not in this step."""
+        for sequence in self._scheduler.waiting:
+            sequence.meter.timeline.unseated(now)
+        taking_part = {sequence.key for sequence in batch}
+        for sequence in self._scheduler.running:
+            if sequence.key not in taking_part:
+                sequence.meter.timeline.stalled(StallCause.OTHERS, now)
+
+    def _note_held_up(self, seconds: float) -> None:
+        """The events were taken late, just now: behind that callable is Redis. Who waits goes on waiting."""
+        since = time.monotonic() - seconds
+        for sequence in self._scheduler.running:
+            sequence.meter.timeline.stalled(StallCause.REDIS, since)
 
     def _fail_step(self, error: Exception) -> None:
         """Our bug: everybody in the batch has undefined keys and values now. Others go on."""

@@ -12,6 +12,7 @@ from woolly_worker.contract.errors import PoolExhausted, WoollyError
 from woolly_worker.contract.jobs import ErrorInfo, FinishReason, SamplingParams, TokenLogprob, Usage
 from woolly_worker.contract.states import JobState
 from woolly_worker.engine.metrics import EngineMetrics
+from woolly_worker.engine.timeline import SequenceTimes
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,7 @@ class SequenceDone:
     text: str
     usage: Usage
     metrics: EngineMetrics
+    times: SequenceTimes
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,7 @@ class SequenceFailed:
     state: JobState
     usage: Usage
     metrics: EngineMetrics
+    times: SequenceTimes
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,7 @@ class SequenceReleased:
 
     job_id: str
     fence: int
+    times: SequenceTimes
 
 
 EngineEvent = TokenOut | PrefillProgress | ProbationPassed | SequenceDone | SequenceFailed | SequenceReleased

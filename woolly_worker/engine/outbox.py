@@ -5,6 +5,7 @@ together at the end of the step. Nothing is computed here.
 """
 
 import logging
+import time
 import traceback
 from collections.abc import Callable, Mapping
 
@@ -98,6 +99,7 @@ class Outbox:
                 text=text,
                 usage=sequence.usage(),
                 metrics=sequence.meter.metrics(),
+                times=sequence.meter.timeline.times(time.monotonic()),
             )
         )
 
@@ -115,12 +117,13 @@ class Outbox:
                 state=state,
                 usage=sequence.usage(),
                 metrics=sequence.meter.metrics(),
+                times=sequence.meter.timeline.times(time.monotonic()),
             )
         )
 
     def release(self, sequence: Sequence) -> None:
         if self._end(sequence, "released"):
-            self._events.append(SequenceReleased(*sequence.key))
+            self._events.append(SequenceReleased(*sequence.key, sequence.meter.timeline.times(time.monotonic())))
 
     def drop(self, sequence: Sequence) -> None:
         """No further event, not even one of this step."""

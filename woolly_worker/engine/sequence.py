@@ -58,7 +58,7 @@ class Sequence:
         self.max_ids = max_ids  # prompt and completion never get longer
         self.deadline_at = None if request.deadline_seconds is None else now + request.deadline_seconds
         self.ticked_at = now
-        self.meter = SequenceMeter()
+        self.meter = SequenceMeter(now)
         self.status = SequenceStatus.WAITING
         self.slot = 0  # means something only while it runs, as `n_scheduled` and `logit_row` do within a step
         self.n_scheduled = 0

@@ -9,7 +9,7 @@ It does not ring bells: the callers own Celery. It is synchronous and safe to sh
 
 import secrets
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, cast
 
 import redis
@@ -30,6 +30,7 @@ from woolly_worker.contract.events import DoneEvent, FailedEvent, TokenEvent, jo
 from woolly_worker.contract.jobs import MAX_SEED, ErrorInfo, JobMetrics, JobRequest, JobResult, JobView, Usage
 from woolly_worker.contract.states import JobState
 from woolly_worker.ledger import keys, timings, views
+from woolly_worker.ledger.clocks import Measured, look
 from woolly_worker.ledger.connection import load_scripts, translated_errors
 from woolly_worker.ledger.deaths import Deaths
 from woolly_worker.ledger.probation import alone_until
@@ -48,6 +49,7 @@ from woolly_worker.ledger.records import (
     Reply,
     Submitted,
 )
+from woolly_worker.ledger.timelines import dump
 
 DEFAULT_RETENTION_SECONDS = 3600.0
 DEFAULT_BELL_SECONDS = 5.0
@@ -74,8 +76,13 @@ class Ledger:
         retention_seconds: float = DEFAULT_RETENTION_SECONDS,
         bell_seconds: float = DEFAULT_BELL_SECONDS,
         max_crashes: int = DEFAULT_MAX_CRASHES,
+        on_closed: Callable[[str, JobState, JobResult], None] = lambda job_id, state, result: None,
     ) -> None:
-        """`bell_seconds`: how long a model may have fewer bells than queued jobs before the reaper rings them again."""
+        """`bell_seconds`: how long a model may have fewer bells than queued jobs before the reaper rings them again.
+
+        `on_closed`: called once for each job that was ended here and not by the worker that ran it: cancelled or
+        expired in the queue, poison, or unreadable. Of all processes one hears of it."""
+        self._on_closed = on_closed
         self.client = client
         self._scripts = load_scripts(client)
         self._deaths = Deaths(client)
@@ -169,6 +176,7 @@ class Ledger:
             request=wanted,
             attempt=attempt,
             crashes=crashes,
+            clock=look(self.client),
             token_ids=tuple(token.token_id for token in tokens),
             text="".join(token.text for token in tokens),
             created_at=int(created_ms) / 1000,
@@ -209,12 +217,13 @@ class Ledger:
             metrics=event.metrics,
             error=event.error if isinstance(event, FailedEvent) else None,
         )
-        reply = self._write_terminal("finish", finish.job_id, finish.fence, finish.model, event, result)
+        told = self._told(finish.measured)
+        reply = self._write_terminal("finish", finish.job_id, finish.fence, finish.model, event, result, told)
         return Finished(reply, result)
 
-    def release(self, job_id: str, fence: int, model: str) -> Released:
+    def release(self, job_id: str, fence: int, model: str, measured: Measured | None = None) -> Released:
         """Gives a running job back. Its tokens stay; the next owner goes on behind them."""
-        args: list[str | int] = [job_id, fence, WAITING_LOOK_MS]
+        args: list[str | int] = [job_id, fence, WAITING_LOOK_MS, self._told(measured)]
         reply, *bell = self._call("release", [keys.job(job_id), keys.OPEN_JOBS, keys.lanes(model)], args)
         if not bell:
             return Released(Reply(reply))
@@ -325,7 +334,10 @@ class Ledger:
             metrics=event.metrics,
             error=event.error,
         )
-        return self._write_terminal("close", job_id, fence, model, event, result) is Reply.OK
+        if self._write_terminal("close", job_id, fence, model, event, result, uuid.uuid4().hex) is not Reply.OK:
+            return False
+        self._on_closed(job_id, event.state, result)
+        return True
 
     def _closing_error(self, verdict: str, history: str | None) -> WoollyError:
         if verdict == "cancelled":
@@ -348,10 +360,23 @@ class Ledger:
             usage=Usage(completion_tokens=len(tokens), total_tokens=len(tokens)),
         )
         ids, text = tuple(token.token_id for token in tokens), "".join(token.text for token in tokens)
-        self.finish(Finish(job_id, fence, model, event, ids, text))
+        finished = self.finish(Finish(job_id, fence, model, event, ids, text))
+        if finished.reply is Reply.OK:
+            self._on_closed(job_id, event.state, finished.result)
+
+    def _told(self, measured: Measured | None) -> str:
+        """For the timeline."""
+        return "" if measured is None else dump(measured, look(self.client))
 
     def _write_terminal(
-        self, script: str, job_id: str, fence: int, model: str, event: DoneEvent | FailedEvent, result: JobResult
+        self,
+        script: str,
+        job_id: str,
+        fence: int,
+        model: str,
+        event: DoneEvent | FailedEvent,
+        result: JobResult,
+        *more: str,
     ) -> Reply:
         names = [
             keys.job(job_id),
@@ -368,6 +393,7 @@ class Ledger:
             event.model_dump_json(exclude_none=True),
             result.model_dump_json(exclude_none=True),
             self._retention_ms,
+            *more,
         ]
         return Reply(self._call(script, names, args))
 

@@ -26,11 +26,13 @@ from woolly_worker.contract.events import (
 from woolly_worker.contract.jobs import JobResult, JobView
 from woolly_worker.contract.losses import WorkerEnding
 from woolly_worker.contract.states import TERMINAL_STATES, JobState
+from woolly_worker.contract.timeline import Timeline
 from woolly_worker.ledger import keys, views
 from woolly_worker.ledger.connection import translated_errors
 from woolly_worker.ledger.deaths import endings_of
 from woolly_worker.ledger.models import ModelCard, WorkerBeat, beat_of, card_of
 from woolly_worker.ledger.records import LaneCounts
+from woolly_worker.ledger.timelines import TIMELINE_FIELDS, timeline_of
 
 # After so long without a message, look into the stream: whatever pub/sub lost is found then.
 QUIET_SECONDS = 2.0
@@ -53,6 +55,18 @@ class LedgerReader:
         with translated_errors():
             fields = await cast(Any, self.client.hmget(keys.job(job_id), views.VIEW_FIELDS))
         return views.view_of(job_id, fields, await self._endings(views.lost_workers(fields)))
+
+    async def timed_view(self, job_id: str) -> tuple[JobView, Timeline]:
+        """The job, and where its time went until it ended or until now. Both of the same moment."""
+        names = [*views.VIEW_FIELDS, *TIMELINE_FIELDS]
+        with translated_errors():
+            pipe = self.client.pipeline(transaction=False)
+            pipe.time()
+            pipe.hmget(keys.job(job_id), names)
+            (seconds, micros), fields = await pipe.execute()
+        n = len(views.VIEW_FIELDS)
+        view = views.view_of(job_id, fields[:n])
+        return view, timeline_of(job_id, fields[n:], int(seconds) * 1000 + int(micros) // 1000)
 
     async def result(self, job_id: str) -> JobResult | None:
         """None while the job has not ended."""

@@ -1,12 +1,13 @@
 """What goes into the ledger's calls and comes out of them, as frozen values. No Redis here."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from woolly_worker.contract.events import DoneEvent, FailedEvent, StateEvent, TokenEvent
 from woolly_worker.contract.jobs import JobRequest, JobResult
 from woolly_worker.ledger import keys
+from woolly_worker.ledger.clocks import Clock, Measured
 
 
 class ClaimOutcome(StrEnum):
@@ -29,6 +30,7 @@ class Claim:
     request: JobRequest  # with the seed resolved
     attempt: int
     crashes: int
+    clock: Clock = field(compare=False)  # Redis's and the caller's, just behind the claim
     token_ids: tuple[int, ...]  # already in the stream: generation goes on behind them
     text: str  # what those tokens said
     created_at: float  # Unix seconds by Redis's clock, as all times here
@@ -83,6 +85,7 @@ class Finish:
     event: DoneEvent | FailedEvent
     token_ids: tuple[int, ...]
     text: str
+    measured: Measured | None = None  # of this attempt, if it reached the engine
 
 
 @dataclass(frozen=True, slots=True)

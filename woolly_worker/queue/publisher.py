@@ -28,6 +28,8 @@ from woolly_worker.engine.events import (
     SequenceReleased,
     TokenOut,
 )
+from woolly_worker.engine.timeline import SequenceTimes
+from woolly_worker.ledger.clocks import Measured
 from woolly_worker.ledger.ledger import Ledger
 from woolly_worker.ledger.records import Bell, Claim, Emission, Finish, Reply
 from woolly_worker.queue.metrics import job_metrics
@@ -82,6 +84,10 @@ class _Tracked:
     @property
     def key(self) -> ClaimKey:
         return self.claim.job_id, self.claim.fence
+
+    def measured(self, times: SequenceTimes) -> Measured:
+        """What the engine knows of this attempt, for the ledger."""
+        return Measured(self.claim.clock.ms_at(times.began_at), times.ended_at, times.parts)
 
 
 class Publisher:
@@ -195,7 +201,7 @@ class Publisher:
             if tracked.key not in self._tracked:
                 continue  # fenced just now
             if isinstance(ending, SequenceReleased):
-                self._release(tracked)
+                self._release(tracked, ending.times)
             else:
                 self._finish(tracked, ending)
 
@@ -282,21 +288,29 @@ class Publisher:
                 }
             )
         finish = Finish(
-            claim.job_id, claim.fence, claim.request.model, event, tuple(tracked.token_ids), "".join(tracked.texts)
+            claim.job_id,
+            claim.fence,
+            claim.request.model,
+            event,
+            tuple(tracked.token_ids),
+            "".join(tracked.texts),
+            tracked.measured(ending.times),
         )
         finished = until_answered("finish", lambda: self._ledger.finish(finish), self._give_up)
         if finished.reply is Reply.OK:
             self._resolve(tracked, Outcome(OutcomeKind.FINISHED, event.state, finished.result))
         elif finished.reply is Reply.GAP:
-            self._release(tracked)
+            self._release(tracked, ending.times)
         else:
             self._resolve(tracked, Outcome(OutcomeKind.FENCED))
 
-    def _release(self, tracked: _Tracked) -> None:
+    def _release(self, tracked: _Tracked, times: SequenceTimes | None = None) -> None:
+        """`times`: of the sequence, if it has ended in the engine by itself."""
         claim = tracked.claim
+        measured = None if times is None else tracked.measured(times)
         released = until_answered(
             "release",
-            lambda: self._ledger.release(claim.job_id, claim.fence, claim.request.model),
+            lambda: self._ledger.release(claim.job_id, claim.fence, claim.request.model, measured),
             self._give_up,
         )
         kind = OutcomeKind.RELEASED if released.reply is Reply.OK else OutcomeKind.FENCED

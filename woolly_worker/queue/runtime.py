@@ -25,7 +25,7 @@ from woolly_worker.queue.publisher import Publisher
 from woolly_worker.queue.reaper import Reaper
 from woolly_worker.queue.solitude import Solitude
 from woolly_worker.settings import WorkerSettings
-from woolly_worker.telemetry import log
+from woolly_worker.telemetry import log, log_job
 
 if TYPE_CHECKING:
     from woolly_worker.bench.beside import Measured
@@ -109,6 +109,7 @@ class Runtime:
             retention_seconds=self.settings.retention_seconds,
             bell_seconds=self.settings.bell_seconds,
             max_crashes=self.settings.max_crashes,
+            on_closed=log_job,
         )
 
     @property

@@ -3,12 +3,13 @@
 import json
 import time
 from contextlib import closing
+from typing import Any
 
 import pytest
 
 from woolly_worker.contract.errors import InternalError, JobNotFound, LedgerUnavailable, QueueFull
 from woolly_worker.contract.events import DoneEvent, FailedEvent, StateEvent, TokenEvent, job_event_adapter
-from woolly_worker.contract.jobs import ErrorInfo, JobMetrics, JobRequest, SamplingParams, Usage
+from woolly_worker.contract.jobs import ErrorInfo, JobMetrics, JobRequest, JobResult, SamplingParams, Usage
 from woolly_worker.contract.states import JobState
 from woolly_worker.ledger import keys
 from woolly_worker.ledger.connection import connect, script_text
@@ -289,6 +290,42 @@ def test_cancel_ends_a_waiting_job_at_once(ledger: Ledger) -> None:
     assert ledger.cancel(job_id) is JobState.CANCELLED
     assert refused(ledger, job_id) is ClaimOutcome.TERMINAL
     assert len(stream(ledger, job_id)) == 1
+
+
+def test_whoever_ends_a_job_that_nobody_runs_hears_of_it_once(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[tuple[str, JobState, str]] = []
+
+    def closed(job_id: str, state: JobState, result: JobResult) -> None:
+        assert result.error is not None
+        heard.append((job_id, state, result.error.code))
+
+    first, second = (Ledger(ledger.client, max_crashes=0, on_closed=closed) for _ in range(2))
+    waits, runs, late, poison = submit(ledger), submit(ledger), submit(ledger), submit(ledger)
+    call = first._call
+
+    def without_replies(script: str, *args: Any) -> Any:
+        """As a client does that repeats a command after a lost reply."""
+        call(script, *args)
+        return call(script, *args)
+
+    monkeypatch.setattr(first, "_call", without_replies)
+    for cluster in (first, second):
+        cluster.cancel(waits)
+    claim(ledger, runs)
+    first.cancel(runs)  # its worker ends it
+    ledger.client.hset(keys.job(late), "deadline_ms", 1)
+    look_now(ledger, late)
+    claim(ledger, poison)
+    expire_lease(ledger, poison)
+    for cluster in (first, second):
+        cluster.reap()
+    assert heard == [
+        (waits, JobState.CANCELLED, "cancelled"),
+        *sorted(
+            [(late, JobState.EXPIRED, "deadline_exceeded"), (poison, JobState.FAILED, "poison_job")],
+            key=lambda ended: ended[0],
+        ),
+    ]
 
 
 def test_cancel_of_a_released_job_keeps_what_was_written(ledger: Ledger) -> None:

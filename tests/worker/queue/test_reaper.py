@@ -1,5 +1,6 @@
 """A reaper's turns against a real server."""
 
+import json
 import os
 import signal
 import time
@@ -16,7 +17,7 @@ from woolly_worker.ledger.models import ModelCard, ModelRegistry
 from woolly_worker.ledger.records import Bell
 from woolly_worker.ledger.server import EmbeddedServer
 from woolly_worker.queue.reaper import Reaper
-from woolly_worker.telemetry import configure_logging
+from woolly_worker.telemetry import configure_logging, log_job
 
 
 def lost(ledger: Ledger) -> None:
@@ -71,6 +72,19 @@ def test_it_outlives_an_absence_of_redis(tmp_path: Path) -> None:
         lost(ledger)
         eventually(lambda: rung)
         reaper.stop()
+
+
+def test_a_job_that_the_reaper_ends_has_its_line(
+    redis_url: str, capfd: pytest.CaptureFixture[str], restored_logging: None
+) -> None:
+    configure_logging("info", "json")
+    with closing(connect(redis_url)) as client:
+        ledger = Ledger(client, on_closed=log_job)
+        late = ledger.submit(request(deadline_seconds=0.01)).job_id
+        time.sleep(0.02)
+        Reaper(ledger, lambda bell: None, "me").turn()
+    (line,) = map(json.loads, capfd.readouterr().err.splitlines())
+    assert (line["event"], line["job_id"], line["state"]) == ("job", late, "expired")
 
 
 def test_a_broken_record_is_named_in_the_log(

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -122,7 +123,22 @@ def test_a_record_whose_request_cannot_be_read_fails_and_is_not_quoted(
     assert view.result is not None
     assert view.result.error is not None
     assert view.result.error.code == "internal_error"
-    assert PROMPT not in capfd.readouterr().err + view.model_dump_json()
+    logged = capfd.readouterr().err
+    assert PROMPT not in logged + view.model_dump_json()
+    assert logged.count('"event": "job"') == 1
+
+
+def test_a_job_that_ends_at_its_claim_has_its_line(
+    ledger: Ledger, redis_url: str, capfd: pytest.CaptureFixture[str], restored_logging: None
+) -> None:
+    configure_logging("info", "json")
+    with working(redis_url, ScriptedEngine()) as (runtime, _):
+        ledger.submit(request(deadline_seconds=0.01), job_id="j")
+        time.sleep(0.02)
+        assert run_job(runtime, "j", "j.1") == {"outcome": "expired"}
+        assert run_job(runtime, "j", "j.2") == {"outcome": "terminal"}
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if '"event": "job"' in line]
+    assert (json.loads(line)["state"], json.loads(line)["attempts"]) == ("expired", 0)
 
 
 def test_a_bug_of_the_claim_is_logged_without_its_words(

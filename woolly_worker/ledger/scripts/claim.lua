@@ -36,6 +36,7 @@ if refused then
   return { refused, fence, seq, attempts, crashes, now }
 end
 
+redis.call('HSET', KEYS[1], 'lease_for_ms', ARGV[4])
 fence = redis.call('HINCRBY', KEYS[1], 'fence', 1)
 attempts = redis.call('HINCRBY', KEYS[1], 'attempts', 1)
 redis.call('HSET', KEYS[1], 'owner', ARGV[2], 'claim', ARGV[3], 'lease_ms', now + ARGV[4], 'claimed_ms', now,

@@ -83,6 +83,19 @@ local function publish_state(job, state, attempt)
   redis.call('PUBLISH', job, '{"type":"state","state":"' .. state .. '","attempt":' .. attempt .. '}')
 end
 
+-- A line about an attempt that ends now, for the job's timeline: what is known here, and what its worker measured (JSON,
+-- or ''). A job that is given back again and again keeps the short half of its lines only.
+local function note_attempt(job, ending, now, measured)
+  local s = redis.call('HMGET', job, 'timeline', 'attempts', 'owner', 'claimed_ms', 'lease_ms', 'lease_for_ms', 'seq')
+  local lines = s[1] or ''
+  if #lines > 65536 then measured = '' end
+  local attempt = cjson.encode({
+    attempt = tonumber(s[2]), owner = s[3], claimed_ms = tonumber(s[4] or now), ended_ms = now, seq = tonumber(s[7]),
+    alive_ms = tonumber(s[5]) - tonumber(s[6] or 0), ['end'] = ending,
+  })
+  redis.call('HSET', job, 'timeline', lines .. attempt .. '\t' .. measured .. '\n')
+end
+
 -- running -> queued after a lease that was not renewed: the worker is believed dead. Returns the crashes so far.
 local function lose_lease(job, lanes, lane, now)
   local s = redis.call('HMGET', job, 'owner', 'seq', 'attempts', 'history', 'lease_ms', 'alone')
@@ -91,6 +104,7 @@ local function lose_lease(job, lanes, lane, now)
     owner = s[1], seq = tonumber(s[2]), attempt = tonumber(s[3]), lease_ended_ms = tonumber(s[5]), noticed_ms = now,
     alone = s[6] == '1',
   }
+  note_attempt(job, 'lost', now, '')
   local crashes = redis.call('HINCRBY', job, 'crashes', 1)
   redis.call('HSET', job, 'history', cjson.encode(history), 'owner', '', 'claim', '', 'lease_ms', 0, 'queued_ms', now)
   move(job, lanes, lane, 'running', 'queued')
