@@ -65,7 +65,7 @@ class LedgerReader:
             pipe.hmget(keys.job(job_id), names)
             (seconds, micros), fields = await pipe.execute()
         n = len(views.VIEW_FIELDS)
-        view = views.view_of(job_id, fields[:n])
+        view = views.view_of(job_id, fields[:n], await self._endings(views.lost_workers(fields[:n])))
         return view, timeline_of(job_id, fields[n:], int(seconds) * 1000 + int(micros) // 1000)
 
     async def result(self, job_id: str) -> JobResult | None:
