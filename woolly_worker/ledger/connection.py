@@ -18,7 +18,7 @@ from redis.retry import Retry
 
 from woolly_worker.contract.errors import InternalError, LedgerUnavailable
 
-SCRIPT_NAMES = ("submit", "claim", "emit", "finish", "close", "release", "cancel", "look", "to_front")
+SCRIPT_NAMES = ("submit", "claim", "emit", "finish", "close", "release", "cancel", "look", "to_front", "unfollowed")
 MINIMUM_SERVER_VERSION = (6, 2)
 
 

@@ -7,7 +7,6 @@ of them may be called again after that without harm.
 It does not ring bells: the callers own Celery. It is synchronous and safe to share between threads.
 """
 
-import secrets
 import uuid
 from collections.abc import Sequence
 from typing import Any, Literal, cast
@@ -22,11 +21,10 @@ from woolly_worker.contract.errors import (
     JobNotFound,
     LedgerUnavailable,
     PoisonJob,
-    QueueFull,
     WoollyError,
 )
 from woolly_worker.contract.events import DoneEvent, FailedEvent, TokenEvent, job_event_adapter
-from woolly_worker.contract.jobs import MAX_SEED, ErrorInfo, JobMetrics, JobRequest, JobResult, JobView, Usage
+from woolly_worker.contract.jobs import ErrorInfo, JobMetrics, JobRequest, JobResult, JobView, Usage
 from woolly_worker.contract.states import JobState
 from woolly_worker.ledger import keys, timings, views
 from woolly_worker.ledger.connection import load_scripts, translated_errors
@@ -39,17 +37,20 @@ from woolly_worker.ledger.records import (
     Finish,
     Finished,
     LaneCounts,
+    Once,
     Reaped,
     Refusal,
     Released,
     Reply,
     Submitted,
 )
+from woolly_worker.ledger.submission import Submission
 
 DEFAULT_RETENTION_SECONDS = 3600.0
 DEFAULT_BELL_SECONDS = 5.0
 DEFAULT_MAX_CRASHES = 3
 REAP_BATCH = 100
+UNFOLLOWED_BATCH = 1000  # a look at one takes microseconds
 BROKEN_MS = 60_000  # until the reaper looks again at a job that it could not look at
 NEWEST_BELLS = 100  # to look through for the one that was just rung
 
@@ -77,40 +78,31 @@ class Ledger:
         self._bell_ms = max(1, int(bell_seconds * 1000))
         self._max_crashes = max_crashes
 
-    def submit(self, request: JobRequest, *, job_id: str | None = None, max_queued: int | None = None) -> Submitted:
+    def submit(
+        self,
+        request: JobRequest,
+        *,
+        job_id: str | None = None,
+        once: Once | None = None,
+        follow_seconds: float | None = None,
+        max_queued: int | None = None,
+        max_queued_tokens: int | None = None,
+    ) -> Submitted:
         """Records the job as queued. Afterwards the caller rings `bell`, off the request's path; if that fails, the
-        reaper rings it. QueueFull when `max_queued` jobs of this model already wait."""
-        job_id = job_id or uuid.uuid4().hex
-        if request.sampling.seed is None:
-            # Drawn here and stored, so that a resumed job continues as it would have without the interruption.
-            sampling = request.sampling.model_copy(update={"seed": secrets.randbelow(MAX_SEED + 1)})
-            request = request.model_copy(update={"sampling": sampling})
-        lane = keys.lane_of(request.tenant)
-        deadline_ms = "" if request.deadline_seconds is None else max(1, int(request.deadline_seconds * 1000))
-        status, number = self._call(
-            "submit",
-            [keys.job(job_id), keys.OPEN_JOBS, keys.lanes(request.model)],
-            [
-                job_id,
-                request.model,
-                lane,
-                request.priority,
-                request.tenant,
-                views.dump_metadata(request.metadata),
-                request.model_dump_json(exclude_none=True),
-                deadline_ms,
-                self._bell_ms,
-                "" if max_queued is None else max_queued,
-            ],
+        reaper rings it. With `once` it may turn out to be an earlier job, or IdempotencyKeyReused.
+
+        `follow_seconds`: the job runs for a client who waits, and is cancelled when nobody has followed it for between
+        once and twice that time. QueueFull when `max_queued` jobs of this model wait already, or when what they and
+        this one may take exceeds `max_queued_tokens`."""
+        submission = Submission(
+            job_id=job_id or uuid.uuid4().hex,
+            request=request,
+            once=once,
+            follow_seconds=follow_seconds,
+            max_queued=max_queued,
+            max_queued_tokens=max_queued_tokens,
         )
-        if status == "full":
-            raise QueueFull(
-                f"{number} jobs of model '{request.model}' are queued, the limit is {max_queued}",
-                details={"queued": number, "limit": max_queued},
-            )
-        if status == "exists":
-            return Submitted(job_id, None)
-        return Submitted(job_id, Bell(job_id, request.model, lane, request.priority, number))
+        return submission.outcome(*self._call("submit", submission.keys(), submission.args(self._bell_ms)))
 
     def claim(self, job_id: str, owner: str, *, lease_seconds: float, claim_id: str | None = None) -> Claim | Refusal:
         """Takes the job for `owner` (a worker id). Call it again with the same `claim_id` if the reply was lost.
@@ -208,6 +200,7 @@ class Ledger:
     def reap(self, *, limit: int = REAP_BATCH) -> Reaped:
         """Looks at the jobs that are due. Closes what must not run any more and returns the bells to ring. A job that
         cannot be looked at is named and put off; the others do not wait for it."""
+        abandoned = self._call("unfollowed", [keys.FOLLOWED_JOBS, keys.OPEN_JOBS], [keys.job(""), UNFOLLOWED_BATCH])
         now_ms = self._now_ms()
         with translated_errors():
             due = self.client.zrange(keys.OPEN_JOBS, "-inf", str(now_ms), byscore=True, offset=0, num=limit)
@@ -229,7 +222,7 @@ class Ledger:
                 rung.append(found)
             elif found:
                 closed.append(job_id)
-        return Reaped(tuple(rung), tuple(closed), tuple(broken))
+        return Reaped(tuple(rung), tuple(closed), tuple(broken), tuple(abandoned))
 
     def reaper_turn(self, owner: str, *, seconds: float) -> bool:
         """Whether `owner` may reap now. One reaper at a time, over all processes."""
