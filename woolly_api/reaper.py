@@ -57,6 +57,8 @@ class Reaper:
             for bell in reaped.bells:
                 log.info("bell rung again", job_id=bell.job_id, number=bell.number)
                 self._ring(bell)
+            for job_id in reaped.abandoned:
+                log.info("job cancelled, nobody follows it", job_id=job_id)
             for job_id in reaped.closed:
                 log.info("job closed by the reaper", job_id=job_id)
             if reaped.n_jobs < REAP_BATCH:

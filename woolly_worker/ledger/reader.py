@@ -8,7 +8,7 @@ was too slow for the server's buffer), so a jump in seq and a quiet while both l
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, cast
 
 import redis.asyncio
@@ -26,6 +26,7 @@ from woolly_worker.contract.events import (
 from woolly_worker.contract.jobs import JobResult, JobView
 from woolly_worker.contract.states import TERMINAL_STATES, JobState
 from woolly_worker.ledger import keys, views
+from woolly_worker.ledger.backlog import PLACE_FIELDS, Backlog, Place
 from woolly_worker.ledger.connection import translated_errors
 from woolly_worker.ledger.models import ModelCard, WorkerBeat, beat_of, card_of
 from woolly_worker.ledger.records import LaneCounts
@@ -101,6 +102,20 @@ class LedgerReader:
         with translated_errors():
             fields = await cast(Any, self.client.hgetall(keys.lanes(model)))
         return views.lane_counts_of(fields)
+
+    async def backlog(self, model: str) -> Backlog:
+        with translated_errors():
+            fields = await cast(Any, self.client.hgetall(keys.lanes(model)))
+        return Backlog.of(fields)
+
+    async def places(self, job_ids: Sequence[str]) -> list[Place | None]:
+        """Where these jobs stand, or stood, in their queues."""
+        with translated_errors():
+            pipe = self.client.pipeline(transaction=False)
+            for job_id in job_ids:
+                pipe.hmget(keys.job(job_id), PLACE_FIELDS)
+            rows = await pipe.execute() if job_ids else []
+        return [Place.of(fields) for fields in rows]
 
     async def wait_terminal(self, job_id: str, timeout_seconds: float) -> JobView:
         """The job as it is once it has ended, or after `timeout_seconds`, whichever comes first."""

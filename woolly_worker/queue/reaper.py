@@ -41,6 +41,8 @@ class Reaper:
             reaped = self._ledger.reap()
             for job in reaped.broken:
                 log.error("the reaper cannot look at a job", job_id=job.job_id, reason=job.reason)
+            for job_id in reaped.abandoned:
+                log.info("job cancelled, nobody follows it", job_id=job_id)
             for job_id in reaped.closed:
                 log.info("job closed by the reaper", job_id=job_id)
             for bell in reaped.bells:
