@@ -38,11 +38,10 @@ class Forecast:
         self._reading = asyncio.Lock()
 
     async def told(self, views: Sequence[JobView]) -> list[JobView]:
-        """The same views, the queued ones with their place and their estimated start. One read of the backlog for each
-        of their models."""
+        """The same views, the queued ones with their place and their estimated start."""
         queued = [view for view in views if view.state is JobState.QUEUED]
-        places = dict(zip((view.id for view in queued), await self._reader.places([v.id for v in queued]), strict=True))
-        backlogs = {model: await self._reader.backlog(model) for model in {view.model for view in queued}}
+        backlogs, found_places = await self._reader.queues(queued)
+        places = {view.id: place for view, place in zip(queued, found_places, strict=True)}
         found = []
         for view in views:
             place = places.get(view.id)

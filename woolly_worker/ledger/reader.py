@@ -108,14 +108,20 @@ class LedgerReader:
             fields = await cast(Any, self.client.hgetall(keys.lanes(model)))
         return Backlog.of(fields)
 
-    async def places(self, job_ids: Sequence[str]) -> list[Place | None]:
-        """Where these jobs stand, or stood, in their queues."""
+    async def queues(self, views: Sequence[JobView]) -> tuple[dict[str, Backlog], list[Place | None]]:
+        """The backlogs of the models of these jobs, and where each of them stands. One round trip."""
+        if not views:
+            return {}, []
+        models = sorted({view.model for view in views})
         with translated_errors():
             pipe = self.client.pipeline(transaction=False)
-            for job_id in job_ids:
-                pipe.hmget(keys.job(job_id), PLACE_FIELDS)
-            rows = await pipe.execute() if job_ids else []
-        return [Place.of(fields) for fields in rows]
+            for model in models:
+                pipe.hgetall(keys.lanes(model))
+            for view in views:
+                pipe.hmget(keys.job(view.id), PLACE_FIELDS)
+            rows = await pipe.execute()
+        backlogs = {model: Backlog.of(fields) for model, fields in zip(models, rows, strict=False)}
+        return backlogs, [Place.of(fields) for fields in rows[len(models) :]]
 
     async def wait_terminal(self, job_id: str, timeout_seconds: float) -> JobView:
         """The job as it is once it has ended, or after `timeout_seconds`, whichever comes first."""
