@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from woolly_worker.contract.errors import QueueFull
 from woolly_worker.contract.jobs import JobView
 from woolly_worker.contract.states import JobState
+from woolly_worker.ledger.models import WorkerStats
 from woolly_worker.ledger.reader import LedgerReader
 
 # Workers tell no more often than every two seconds, and polls may be many.
@@ -27,7 +28,7 @@ class Capacity:
     """The live workers of one model together."""
 
     slots: int = 0
-    tokens_per_second: float = 0.0  # generated in the last few seconds, for as long as the backlog has no speed
+    tokens_per_second: float = 0.0  # while busy, since they started; for as long as the backlog has no speed
 
 
 class Forecast:
@@ -80,7 +81,13 @@ class Forecast:
                 for beat in await self._reader.workers():
                     if beat.state == "ready":
                         so_far = found.get(beat.model, Capacity())
-                        speed = so_far.tokens_per_second + beat.stats.decode_tokens_per_second
+                        speed = so_far.tokens_per_second + _busy_rate(beat.stats)
                         found[beat.model] = Capacity(so_far.slots + max(1, beat.stats.slots), speed)
                 self._capacities, self._read_at = found, time.monotonic()
         return self._capacities.get(model, Capacity())
+
+
+def _busy_rate(stats: WorkerStats) -> float:
+    """Tokens per second of work. Rates of the last seconds would be those of the demand when there is little."""
+    tokens = stats.generated_tokens_total + stats.prompt_tokens_total - stats.cached_tokens_total
+    return tokens / stats.busy_seconds_total if stats.busy_seconds_total else 0.0

@@ -69,7 +69,7 @@ def test_retry_after_is_computed_from_the_measured_speed(
 
 
 def test_a_waiting_job_is_told_its_place_and_when_it_may_start(redis_url: str, worker: ScriptedWorker) -> None:
-    worker.beat(slots=1, decode_tokens_per_second=50.0)
+    worker.beat(slots=1, generated_tokens_total=400, prompt_tokens_total=100, busy_seconds_total=10.0)
     with running_api(redis_url) as api, httpx.Client(base_url=api.url, timeout=20) as http:
         jobs = [http.post("/v1/jobs", json=JOB).json() for _ in range(4)]
         assert [job["queue_position"] for job in jobs] == [0, 1, 2, 3]

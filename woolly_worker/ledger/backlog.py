@@ -21,6 +21,7 @@ TOKENS_PER_MESSAGE = 8  # what a chat template puts around a turn
 UNLIMITED_COMPLETION_TOKENS = 512  # of a job without max_tokens, which may fill the context, but seldom does
 
 MIN_DRAIN_MS = 1.0
+MOST_EVIDENCE_JOBS = 32  # half of what measure_drain remembers
 
 
 def cost_tokens(request: JobRequest) -> int:
@@ -98,13 +99,17 @@ class Backlog:
                 place = f"l{lane}:p{priority}"
                 if jobs := number(f"{place}:queued"):
                     lanes[priority, lane] = Lane(jobs, number(f"{place}:tokens"), number(f"{place}:claimed"))
+        queued, queued_tokens, running = number("all:queued"), number("all:queued_tokens"), number("all:running")
         tokens, milliseconds = float(fields.get("drain:tokens", 0)), float(fields.get("drain:ms", 0))
+        # Of jobs that began together the shortest end first, while the work on the others does not show yet: until as
+        # much has ended as is running, the speed would be far too low.
+        enough = min(running, MOST_EVIDENCE_JOBS) * queued_tokens / max(1, queued)
         return cls(
             lanes=lanes,
-            queued=number("all:queued"),
-            queued_tokens=number("all:queued_tokens"),
-            running=number("all:running"),
-            tokens_per_second=1000 * tokens / max(milliseconds, MIN_DRAIN_MS) if tokens else None,
+            queued=queued,
+            queued_tokens=queued_tokens,
+            running=running,
+            tokens_per_second=1000 * tokens / max(milliseconds, MIN_DRAIN_MS) if tokens and tokens >= enough else None,
         )
 
     def ahead(self, place: Place) -> Ahead:
