@@ -348,6 +348,28 @@ def test_up_refuses_a_setting_out_of_range(model: Path) -> None:
     assert one_line(result) == "woolly: prefill_chunk is 256, but 300 slots take a token each per step"
 
 
+def test_up_chooses_the_append_policy_of_its_own_server_only(model: Path, tmp_path: Path) -> None:
+    from woolly_api.programs import Cluster
+
+    cluster = Cluster(
+        model=model,
+        state_dir=tmp_path,
+        api_host="127.0.0.1",
+        api_port=1,
+        flower_port=None,
+        redis_url=None,
+        redis_port=1,
+        appendfsync="always",
+    )
+    server = cluster.server()
+    assert server is not None
+    assert server.argv[server.argv.index("--appendfsync") + 1] == "always"
+
+    result = woolly("up", "-m", str(model), "--redis", "redis://127.0.0.1:1/0", "--appendfsync", "always")
+    assert result.returncode == 2
+    assert one_line(result).startswith("woolly: --appendfsync is for the embedded server")
+
+
 def test_up_refuses_a_state_folder_in_use(model: Path, tmp_path: Path) -> None:
     from woolly_api.programs import locked_state_dir
 

@@ -3,6 +3,7 @@
 Importing it loads no model code: no numba, no numpy, and Celery only in the doorbell's thread.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -54,12 +55,14 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
         reaper = Reaper(ledger, doorbell.ring) if settings.reaper else None
         app.state.services = services
         doorbell.warm()
+        telling = asyncio.create_task(services.tell_persistence())
         if reaper is not None:
             reaper.start()
         try:
             yield
         finally:
             services.stopping.set()
+            telling.cancel()
             await services.settle(2.0)
             if reaper is not None:
                 reaper.stop()
@@ -88,7 +91,7 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
         allow_origins=list(settings.cors_origins),
         allow_methods=["GET", "POST", "OPTIONS"],
         allow_headers=["*"],
-        expose_headers=["Location", "Retry-After", "X-Request-Id", "X-Woolly-Job-Id"],
+        expose_headers=["Idempotency-Replayed", "Location", "Retry-After", "X-Request-Id", "X-Woolly-Job-Id"],
         max_age=3600,
     )
     app.add_middleware(RequestLine, metrics=metrics, on_error=errors.on_unforeseen)

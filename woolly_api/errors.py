@@ -42,6 +42,7 @@ TABLE: dict[type[e.WoollyError], Row] = {
     e.InvalidRequest: BAD_REQUEST,
     e.InvalidBenchmarkType: BAD_REQUEST,
     e.ContextOverflow: Row("invalid_request_error", "validation_error", "Shorten the prompt or lower max_tokens."),
+    e.IdempotencyKeyReused: Row("invalid_request_error", "validation_error", "Give each request a key of its own."),
     e.ModelNotFound: Row("invalid_request_error", "model_not_found", "GET /v1/models lists what can be asked for."),
     e.JobNotFound: Row("invalid_request_error", "job_not_found", "Results are kept for a limited time after the end."),
     e.CapacityError: Row("overloaded_error", "resource_unavailable", "Try again after Retry-After seconds."),

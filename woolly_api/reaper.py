@@ -59,5 +59,7 @@ class Reaper:
             for bell in reaped.bells:
                 log.info("bell rung again", job_id=bell.job_id, number=bell.number)
                 self._ring(bell)
+            for job_id in reaped.abandoned:
+                log.info("job cancelled, nobody follows it", job_id=job_id)
             if reaped.n_jobs < REAP_BATCH:
                 return

@@ -83,6 +83,12 @@ class ApiMetrics:
         self.in_flight = Gauge("woolly_api_requests_in_flight", "Requests being answered", registry=self.registry)
         self.streams = Gauge("woolly_api_streams_open", "Open SSE streams", registry=self.registry)
         self.submitted = Counter("woolly_api_jobs_submitted", "Jobs recorded", ("model",), registry=self.registry)
+        self.replayed = Counter(
+            "woolly_api_jobs_replayed",
+            "Submits that an idempotency key led to an earlier job",
+            ("model",),
+            registry=self.registry,
+        )
         self.bells = Counter(
             "woolly_api_bells",
             "Doorbells: rung, failed (broker away) or dropped (backlog full); the reaper heals the latter two",

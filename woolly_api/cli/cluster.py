@@ -64,6 +64,15 @@ def up(
         Path | None,
         typer.Option("--state-dir", metavar="DIR", help="Where jobs are kept.", show_default="~/.local/state/woolly"),
     ] = None,
+    appendfsync: Annotated[
+        Literal["everysec", "always"] | None,
+        typer.Option(
+            "--appendfsync",
+            help="When the embedded server waits for the disk: a machine that stops at once costs the last second, or "
+            "nothing.",
+            show_default="everysec",
+        ),
+    ] = None,
     log_format: Annotated[
         Literal["console", "json"] | None,
         typer.Option(
@@ -89,10 +98,13 @@ def up(
         default_state_dir,
         locked_state_dir,
     )
+    from woolly_worker.ledger.server import DEFAULT_APPENDFSYNC
 
     path = model_path(model)
     if redis is not None:
         check_redis_url(redis)
+        if appendfsync is not None:
+            raise Failure("--appendfsync is for the embedded server; with --redis, that server's own setting holds", 2)
     folder = state_dir or default_state_dir()
     drain_seconds, api_grace_seconds = grace_seconds(path, name, n_ctx, slots, threads)
     try:
@@ -104,6 +116,7 @@ def up(
             flower_port=choose_port(flower_port, exact=True) if flower else None,
             redis_url=redis,
             redis_port=choose_port(0, exact=True),
+            appendfsync=appendfsync or DEFAULT_APPENDFSYNC,
             worker_options=worker_options(name, n_ctx, slots, threads, kv_dtype, optimized),
             env={} if log_format is None else dict.fromkeys(LOG_FORMATS, log_format),
             drain_seconds=drain_seconds,

@@ -8,6 +8,8 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field, ValidationError
 
+from woolly_api import idempotency
+from woolly_api.idempotency import IdempotencyKey
 from woolly_api.services import Injected, Services
 from woolly_api.telemetry import note
 from woolly_api.watching import ClientGone, while_connected
@@ -81,19 +83,26 @@ async def _job_requested(request: Request, job: JobRequest) -> JobRequest:
         raise RequestValidationError(error.errors()) from error
 
 
-@router.post("", status_code=202, summary="Submit a job", response_model=JobAnswer)
+@router.post("", status_code=202, summary="Submit a job", response_model=JobAnswer, responses=idempotency.RESPONSES)
 async def submit(
     request: Request,
     response: Response,
     services: Injected,
     job: Annotated[JobRequest, Depends(_job_requested)],
+    key: IdempotencyKey,
 ) -> JobAnswer:
-    """Records the job and answers at once. It will be run, also if everything is restarted in between."""
-    job_id = await services.submit(job)
-    note(request.scope, job_id=job_id, model=job.model)
+    """Records the job and answers at once. It will be run, also if everything is restarted in between. Whoever did not
+    get the answer asks again with the same `Idempotency-Key`, and gets the job as it is by then."""
+    submitted = await services.submit(job, once=idempotency.once(key, "jobs", job))
+    job_id = submitted.job_id
+    note(request.scope, job_id=job_id, model=job.model, **({"replayed": True} if submitted.replayed else {}))
+    if submitted.replayed:
+        response.headers.update(idempotency.REPLAYED)
     try:
-        view = await services.reader.view(job_id)
+        (view,) = await services.forecast.told([await services.reader.view(job_id)])
     except LedgerUnavailable:
+        if submitted.replayed:  # asked again, it gives the job as it is by then
+            raise
         # Recorded is recorded: Redis went away a moment later, and a 503 would have the caller hand it in twice.
         view = JobView(
             id=job_id,
@@ -120,7 +129,7 @@ async def list_jobs(
     filtered = state is not None or model is not None
     views = await services.reader.jobs(limit=MAX_LISTED if filtered else limit)
     wanted = [view for view in views if state in (None, view.state) and model in (None, view.model)]
-    return JobList(jobs=[JobAnswer.of(view) for view in wanted[:limit]])
+    return JobList(jobs=[JobAnswer.of(view) for view in await services.forecast.told(wanted[:limit])])
 
 
 @router.get("/{job_id}", summary="Look at a job", response_model=TimedJobAnswer | JobAnswer)
@@ -152,10 +161,12 @@ async def look(
         except ClientGone:
             note(request.scope, client_gone=True)  # the answer below reaches nobody; the job goes on
         view = await services.reader.view(job_id)
+    timed = None
     if timeline:
         view, timed = await services.reader.timed_view(job_id)
-        return TimedJobAnswer(**dict(JobAnswer.of(view)), timeline=timed)
-    return JobAnswer.of(view)
+    (told,) = await services.forecast.told([view])
+    answer = JobAnswer.of(told)
+    return answer if timed is None else TimedJobAnswer(**dict(answer), timeline=timed)
 
 
 async def _ended(services: Services, job_id: str, seconds: float) -> None:

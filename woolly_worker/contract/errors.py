@@ -5,6 +5,7 @@
     │   ├── InvalidRequest          400  a parameter is unknown, unsupported or out of range
     │   ├── InvalidBenchmarkType    400  there is no benchmark of this name
     │   ├── ContextOverflow         400  prompt + max_tokens do not fit into n_ctx
+    │   ├── IdempotencyKeyReused    422  the same Idempotency-Key came with another body
     │   ├── ModelNotFound           404  no worker has ever announced this model
     │   └── JobNotFound             404  no such job, or its retention time is over
     ├── CapacityError           later may work; retryable
@@ -62,6 +63,11 @@ class InvalidBenchmarkType(RequestError):
 
 class ContextOverflow(RequestError):
     code = "context_length_exceeded"
+
+
+class IdempotencyKeyReused(RequestError):
+    code = "idempotency_key_reused"
+    http_status = 422
 
 
 class ModelNotFound(RequestError):

@@ -228,4 +228,10 @@ class JobView(Frozen):
     history: tuple[LostLease, ...] = Field((), description="each of them, and how it ended")
     last_seq: int = Field(0, description="tokens in the stream so far; the terminal event counts as one more")
     cancel_requested: bool = False
+    queue_position: int | None = Field(
+        None, description="of a queued job: how many are expected to be started before it"
+    )
+    estimated_start_seconds: float | None = Field(
+        None, description="of a queued job, from now; null while no worker is alive or none has been measured"
+    )
     result: JobResult | None = Field(None, description="present once the state is terminal")

@@ -33,6 +33,7 @@ SCRIPT_NAMES = (
     "place",
     "alone",
     "orphan",
+    "unfollowed",
 )
 MINIMUM_SERVER_VERSION = (6, 2)
 

@@ -7,6 +7,8 @@ woolly:job:<id>:events            stream   emit, finish, close          as its j
 woolly:job:<id>                   channel  every transition             -
 woolly:jobs:open                  zset     submit ... finish, close     a job's entry leaves with its terminal event
 woolly:jobs:finished              zset     finish, close                the reaper drops those whose records are gone
+woolly:jobs:followed              zset     submit, unfollowed           an entry leaves at the first look after the end
+woolly:once:<digest>              hash     submit                       as the record of its job, which sets its end
 woolly:lanes:<model>              hash     every transition             for ever (a few numbers)
 woolly:lanes:<model>#round        zset     every transition             while a job of this model is queued
 woolly:lanes:<model>#<lane>       zset     every transition             while a job is queued in this lane
@@ -29,6 +31,9 @@ alone                                                     "1" while its owner co
 seq, end_seq                                              tokens in the stream; seq of the terminal event
 cancel                                                    "1" once somebody asked for it
 bells                                                     bells rung so far
+cost                                                      tokens that it may take, by the estimate of backlog.py
+once                                                      its woolly:once key, if it was submitted with one
+grace_ms, alone_ms, abandoned                             see woolly:jobs:followed below
 created_ms, queued_ms, claimed_ms, started_ms, first_token_ms, deadline_ms, finished_ms
 result                                                    JSON of the JobResult, once terminal
 timeline, lease_for_ms                                    a line per attempt that is over (timelines.py), and how long
@@ -40,18 +45,36 @@ the deadline while queued.
 A lane is what one tenant has queued at one priority, `<priority>#<tenant>`: job ids by their arrival. Jobs that have
 been running before wait in `<priority>#`, the lane of nobody, ahead of all tenants. The round holds the lanes that are
 not empty, by priority and then by whose turn it is (shared.lua). '#' is in no model's name, so no two models share a
-key. Fields of woolly:lanes:<model>: `all:<state>` (gauges for queued and running, totals for terminal states), `turns`
-and `places` (turns given and places taken so far), `short_ms` (since when bells have been missing).
+key. Fields of woolly:lanes:<model>:
+
+all:<state>                                               gauges for queued and running, totals for terminal states
+all:queued_tokens                                         the sum of the `cost` of the queued jobs
+turns, places                                             turns given and places taken so far
+short_ms                                                  since when bells have been missing
+drain:tokens, drain:ms                                    `cost` of jobs that ended while others waited, and in how long
+drain:since_ms                                            the last such end, as long as jobs have waited ever since
+
+woolly:once:<digest> is an idempotency key of one tenant: `job`, and `digest` of the body it came with. It has no end
+of its own while its job is open, so it is there at least as long as the record.
+
+woolly:jobs:followed holds the jobs that run for a client who waits for the answer. Whoever follows a job is subscribed
+to its channel, so the server itself counts the followers over all API replicas, and forgets those of one that died. The
+score is the time of the next look, every `grace_ms`. A look that finds nobody writes `alone_ms`; when the next one
+finds nobody either, the job is cancelled and `abandoned`, and an idempotency key does not lead to it any more. A client
+who comes back with the key takes `alone_ms` away. One look is not enough: after a restart of Redis, followers need a
+moment to subscribe again.
 
 Redis Cluster is not supported: a script touches keys of several slots, and Celery has no such transport.
 """
 
+import hashlib
 from typing import Any
 
 PREFIX = "woolly:"
 
 OPEN_JOBS = PREFIX + "jobs:open"
 FINISHED_JOBS = PREFIX + "jobs:finished"
+FOLLOWED_JOBS = PREFIX + "jobs:followed"
 MODELS = PREFIX + "models"
 WORKERS = PREFIX + "workers"
 REAPER_MUTEX = PREFIX + "reaper"
@@ -85,6 +108,11 @@ def channel(job_id: str) -> str:
 
 def events(job_id: str) -> str:
     return f"{PREFIX}job:{job_id}:events"
+
+
+def once(tenant: str, key: str) -> str:
+    """An idempotency key of a tenant. Hashed, because either may hold anything that a separator could be."""
+    return f"{PREFIX}once:" + hashlib.sha256(f"{tenant}\0{key}".encode()).hexdigest()
 
 
 def lanes(model: str) -> str:

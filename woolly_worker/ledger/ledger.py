@@ -7,7 +7,6 @@ of them may be called again after that without harm.
 It does not ring bells: the callers own Celery. It is synchronous and safe to share between threads.
 """
 
-import secrets
 import uuid
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, cast
@@ -20,14 +19,12 @@ from woolly_worker.contract.errors import (
     InternalError,
     JobCancelled,
     JobNotFound,
-    LedgerFull,
     LedgerUnavailable,
     PoisonJob,
-    QueueFull,
     WoollyError,
 )
 from woolly_worker.contract.events import DoneEvent, FailedEvent, TokenEvent, job_event_adapter
-from woolly_worker.contract.jobs import MAX_SEED, ErrorInfo, JobMetrics, JobRequest, JobResult, JobView, Usage
+from woolly_worker.contract.jobs import ErrorInfo, JobMetrics, JobRequest, JobResult, JobView, Usage
 from woolly_worker.contract.states import JobState
 from woolly_worker.ledger import keys, timings, views
 from woolly_worker.ledger.clocks import Measured, look
@@ -43,19 +40,21 @@ from woolly_worker.ledger.records import (
     Finish,
     Finished,
     LaneCounts,
+    Once,
     Reaped,
     Refusal,
     Released,
     Reply,
     Submitted,
 )
+from woolly_worker.ledger.submission import Submission
 from woolly_worker.ledger.timelines import dump
 
 DEFAULT_RETENTION_SECONDS = 3600.0
 DEFAULT_BELL_SECONDS = 5.0
 DEFAULT_MAX_CRASHES = 3
 REAP_BATCH = 100
-FULL_RETRY_SECONDS = 10.0  # memory comes back with every record that expires
+UNFOLLOWED_BATCH = 1000  # a look at one takes microseconds
 BROKEN_MS = 60_000  # until the reaper looks again at a job that it could not look at
 WAITING_LOOK_MS = 60_000  # until it looks whether a queued job is still in its lane; lost bells are counted by model
 MOST_BELLS = 1000  # rung again at a time, for a broker that has lost them all
@@ -90,60 +89,37 @@ class Ledger:
         self._bell_ms = max(1, int(bell_seconds * 1000))
         self._max_crashes = max_crashes
 
-    def submit(self, request: JobRequest, *, job_id: str | None = None, max_queued: int | None = None) -> Submitted:
+    def submit(
+        self,
+        request: JobRequest,
+        *,
+        job_id: str | None = None,
+        once: Once | None = None,
+        follow_seconds: float | None = None,
+        max_queued: int | None = None,
+        max_queued_tokens: int | None = None,
+    ) -> Submitted:
         """Records the job as queued. Afterwards the caller rings `bell`, off the request's path; if that fails, the
-        reaper rings it. QueueFull when `max_queued` jobs of this model already wait, LedgerFull when Redis is close to
-        its maxmemory."""
-        job_id = job_id or uuid.uuid4().hex
-        if request.sampling.seed is None:
-            # Drawn here and stored, so that a resumed job continues as it would have without the interruption.
-            sampling = request.sampling.model_copy(update={"seed": secrets.randbelow(MAX_SEED + 1)})
-            request = request.model_copy(update={"sampling": sampling})
-        deadline_ms = "" if request.deadline_seconds is None else max(1, int(request.deadline_seconds * 1000))
-        status, number, *limit = self._call(
-            "submit",
-            [keys.job(job_id), keys.OPEN_JOBS, keys.lanes(request.model)],
-            [
-                job_id,
-                request.model,
-                keys.lane(request.priority, request.tenant),
-                request.priority,
-                request.tenant,
-                views.dump_metadata(request.metadata),
-                request.model_dump_json(exclude_none=True),
-                deadline_ms,
-                WAITING_LOOK_MS,
-                "" if max_queued is None else max_queued,
-            ],
+        reaper rings it. With `once` it may turn out to be an earlier job, or IdempotencyKeyReused.
+
+        `follow_seconds`: the job runs for a client who waits, and is cancelled when nobody has followed it for between
+        once and twice that time. QueueFull when `max_queued` jobs of this model wait already, or when what they and
+        this one may take exceeds `max_queued_tokens`; LedgerFull when Redis is close to its maxmemory."""
+        submission = Submission(
+            job_id=job_id or uuid.uuid4().hex,
+            request=request,
+            once=once,
+            follow_seconds=follow_seconds,
+            max_queued=max_queued,
+            max_queued_tokens=max_queued_tokens,
         )
-        if status == "full":
-            raise QueueFull(
-                f"{number} jobs of model '{request.model}' are queued, the limit is {max_queued}",
-                details={"queued": number, "limit": max_queued},
-            )
-        if status == "memory":
-            raise LedgerFull(
-                f"Redis uses {number} bytes of memory, new jobs are taken up to {limit[0]}",
-                retry_after_seconds=FULL_RETRY_SECONDS,
-                details={"used_bytes": number, "limit_bytes": limit[0]},
-            )
-        if status == "exists":
-            return Submitted(job_id, None)
-        return Submitted(job_id, Bell(job_id, request.model, number))
+        return submission.outcome(*self._call("submit", submission.keys(), submission.args(WAITING_LOOK_MS)))
 
     def next_job(self, model: str, *, passing: str | None = None) -> str | None:
         """The queued job that is to be claimed next, or None. `passing` could not be claimed: it leaves its lane if it
         is still the next one, and the reaper decides about it later."""
         names = [keys.lanes(model)]
         return cast(str | None, self._call("next", names, [keys.job(""), "" if passing is None else passing]))
-
-    def jobs_before(self, job_id: str) -> int | None:
-        """How many queued jobs of its model are to be claimed before it, if nothing else comes in. None unless it is
-        queued itself."""
-        (model,) = self._fields(job_id, ["model"])
-        if model is None:
-            return None
-        return cast(int | None, self._call("place", [keys.job(job_id), keys.lanes(model)], [job_id]))
 
     def claim(self, job_id: str, owner: str, *, lease_seconds: float, claim_id: str | None = None) -> Claim | Refusal:
         """Takes the job for `owner` (a worker id). Call it again with the same `claim_id` if the reply was lost.
@@ -246,6 +222,7 @@ class Ledger:
         """Looks at the jobs that are due. Closes what must not run any more and returns the bells to ring. A job that
         cannot be looked at is named and put off; the others do not wait for it."""
         away_ms, n_extended = self._call("absence", [keys.REAPER_SEEN, keys.OPEN_JOBS], [keys.job("")])
+        abandoned = self._call("unfollowed", [keys.FOLLOWED_JOBS, keys.OPEN_JOBS], [keys.job(""), UNFOLLOWED_BATCH])
         now_ms = self._now_ms()
         with translated_errors():
             self.client.zremrangebyscore(keys.FINISHED_JOBS, "-inf", now_ms)  # their records have expired
@@ -268,7 +245,7 @@ class Ledger:
                 rung.append(found)
             elif found:
                 closed.append(job_id)
-        return Reaped(tuple(rung), tuple(closed), tuple(broken), away_ms / 1000, n_extended)
+        return Reaped(tuple(rung), tuple(closed), tuple(broken), tuple(abandoned), away_ms / 1000, n_extended)
 
     def reaper_turn(self, owner: str, *, seconds: float) -> bool:
         """Whether `owner` may reap now. One reaper at a time, over all processes."""

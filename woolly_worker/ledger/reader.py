@@ -28,7 +28,8 @@ from woolly_worker.contract.losses import WorkerEnding
 from woolly_worker.contract.states import TERMINAL_STATES, JobState
 from woolly_worker.contract.timeline import Timeline
 from woolly_worker.ledger import keys, views
-from woolly_worker.ledger.connection import translated_errors
+from woolly_worker.ledger.backlog import Backlog
+from woolly_worker.ledger.connection import script_text, translated_errors
 from woolly_worker.ledger.deaths import endings_of
 from woolly_worker.ledger.models import ModelCard, WorkerBeat, beat_of, card_of
 from woolly_worker.ledger.records import LaneCounts
@@ -45,6 +46,7 @@ class LedgerReader:
     def __init__(self, client: redis.asyncio.Redis, *, quiet_seconds: float = QUIET_SECONDS) -> None:
         self.client = client
         self._quiet_seconds = quiet_seconds
+        self._place: Any = client.register_script(script_text("place"))
 
     async def ping(self) -> None:
         """Raises LedgerUnavailable when Redis does not answer."""
@@ -120,6 +122,27 @@ class LedgerReader:
         with translated_errors():
             fields = await cast(Any, self.client.hgetall(keys.lanes(model)))
         return views.lane_counts_of(fields)
+
+    async def backlog(self, model: str) -> Backlog:
+        with translated_errors():
+            fields = await cast(Any, self.client.hgetall(keys.lanes(model)))
+        return Backlog.of(fields)
+
+    async def queues(self, views: Sequence[JobView]) -> tuple[dict[str, Backlog], list[int | None]]:
+        """The backlogs of the models of these jobs, and how many jobs are to be claimed before each of them, if nothing
+        else comes in; None for one that does not wait (any more). One round trip."""
+        if not views:
+            return {}, []
+        models = sorted({view.model for view in views})
+        with translated_errors():
+            pipe = self.client.pipeline(transaction=False)
+            for model in models:
+                pipe.hgetall(keys.lanes(model))
+            for view in views:
+                await self._place(keys=[keys.job(view.id), keys.lanes(view.model)], args=[view.id], client=pipe)
+            rows = await pipe.execute()
+        backlogs = {model: Backlog.of(fields) for model, fields in zip(models, rows, strict=False)}
+        return backlogs, rows[len(models) :]
 
     async def wait_terminal(self, job_id: str, timeout_seconds: float) -> JobView:
         """The job as it is once it has ended, or after `timeout_seconds`, whichever comes first."""

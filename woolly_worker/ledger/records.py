@@ -163,9 +163,18 @@ class Released:
 
 
 @dataclass(frozen=True, slots=True)
+class Once:
+    """An idempotency key as a caller gave it. Of all submits of a tenant under one key, the first makes the job."""
+
+    key: str
+    digest: str  # of the request as it came, before a seed is drawn: another one under the same key is an error
+
+
+@dataclass(frozen=True, slots=True)
 class Submitted:
     job_id: str
     bell: Bell | None  # None: the same id had been submitted before, its bell was rung then
+    replayed: bool = False  # the job is that of an earlier submit under the same idempotency key
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +192,7 @@ class Reaped:
     bells: tuple[Bell, ...]
     closed: tuple[str, ...]
     broken: tuple[BrokenJob, ...] = ()
+    abandoned: tuple[str, ...] = ()  # nobody follows them any more: asked to end
     away_seconds: float = 0.0  # an absence of Redis that is over
     n_extended: int = 0  # leases that would have run out in it
 
@@ -201,3 +211,4 @@ class LaneCounts:
     failed: int = 0
     cancelled: int = 0
     expired: int = 0
+    queued_tokens: int = 0  # what the queued ones may take, by the estimate at submit

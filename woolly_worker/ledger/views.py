@@ -83,7 +83,8 @@ def losses_of(history: str | None, endings: Mapping[str, WorkerEnding]) -> tuple
 
 
 def lane_counts_of(fields: Mapping[str, str]) -> LaneCounts:
-    return LaneCounts(**{state.value: int(fields.get(f"all:{state.value}", 0)) for state in JobState})
+    names = [*(state.value for state in JobState), "queued_tokens"]
+    return LaneCounts(**{name: int(fields.get(f"all:{name}", 0)) for name in names})
 
 
 def dump_metadata(metadata: Mapping[str, str]) -> str:

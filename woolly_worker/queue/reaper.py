@@ -43,6 +43,8 @@ class Reaper:
                 log.warning("redis was away", seconds=reaped.away_seconds, leases_extended=reaped.n_extended)
             for job in reaped.broken:
                 log.error("the reaper cannot look at a job", job_id=job.job_id, reason=job.reason)
+            for job_id in reaped.abandoned:
+                log.info("job cancelled, nobody follows it", job_id=job_id)
             for bell in reaped.bells:
                 log.info("bell rung again", job_id=bell.job_id, number=bell.number)
                 self._ring(bell)

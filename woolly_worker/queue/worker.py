@@ -20,6 +20,7 @@ from celery.worker import state as celery_state
 
 from woolly_worker.contract.errors import WoollyError
 from woolly_worker.ledger.connection import check_server, connect
+from woolly_worker.ledger.persistence import read_persistence
 from woolly_worker.queue import tasks
 from woolly_worker.queue.app import create_worker_app
 from woolly_worker.queue.loading import Progress, load_model
@@ -80,7 +81,10 @@ def run(
     signals.setup_logging.connect(_keep_our_logging, weak=False)
     with closing(connect(settings.redis_url, timeout_seconds=2.0)) as client:
         version = check_server(client)
-    log.info("starting", model=settings.served_name, redis_version=version)
+        persistence = read_persistence(client)
+    log.info("starting", model=settings.served_name, redis_version=version, **persistence.fields())
+    if not persistence.keeps_jobs:
+        log.warning("redis may lose jobs: its append-only file is off", **persistence.fields())
     worker = make_worker(settings, load or _load_and_tell, introduce)
     worker.start()
     if getattr(worker.pool, "stuck", False):

@@ -18,12 +18,14 @@ from woolly_worker.contract.events import DoneEvent, FailedEvent, TokenEvent, jo
 from woolly_worker.contract.jobs import ErrorInfo, JobRequest, Usage
 from woolly_worker.contract.states import TERMINAL_STATES, JobState, may_become
 from woolly_worker.ledger import keys
+from woolly_worker.ledger.backlog import cost_tokens
 from woolly_worker.ledger.connection import connect
 from woolly_worker.ledger.ledger import Ledger
 from woolly_worker.ledger.records import Claim, Emission, Finish, Refusal, Reply
 from woolly_worker.ledger.server import EmbeddedServer
 
 LEASE = 60.0
+COST = cost_tokens(JobRequest(model="tiny", prompt="x"))  # the same for all jobs here
 
 
 class Histories(RuleBasedStateMachine):
@@ -231,6 +233,7 @@ class Histories(RuleBasedStateMachine):
         counts = self.ledger.lane_counts("tiny")
         for state in JobState:
             assert getattr(counts, state.value) == sum(1 for s in self.states.values() if s is state)
+        assert counts.queued_tokens == counts.queued * COST
 
 
 def test_any_history_keeps_to_the_contract(redis_server: EmbeddedServer) -> None:

@@ -99,6 +99,7 @@ def test_a_job_with_its_metrics_everywhere_and_its_prompt_nowhere(workers: Worke
     assert PROMPT not in str(heard)
     assert "secretive" not in workers.log_text()
     assert workers.log_text().count('"event": "job"') >= 3
+    assert '"may_lose": "the last second"' in workers.log_text()
 
 
 def test_a_cancel_takes_one_step(workers: Workers) -> None:

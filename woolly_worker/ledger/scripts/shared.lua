@@ -66,6 +66,24 @@ local function leave(lanes, lane, id, served)
   end
 end
 
+-- The backlog in tokens: a job has joined (1) or left (-1) those that wait.
+local function count_tokens(job, lanes, by)
+  local cost = redis.call('HGET', job, 'cost')
+  if cost then redis.call('HINCRBY', lanes, 'all:queued_tokens', by * tonumber(cost)) end
+end
+
+-- How fast the queue drains: tokens of the jobs that end, over the time between their ends, but only of stretches in
+-- which others waited all the time, because without them demand is measured and not speed. Of the last 64 or so.
+local function measure_drain(lanes, cost, now)
+  local s = redis.call('HMGET', lanes, 'drain:since_ms', 'drain:tokens', 'drain:ms')
+  if s[1] and cost then
+    local keep = 63 / 64
+    redis.call('HSET', lanes, 'drain:tokens', string.format('%.3f', keep * tonumber(s[2] or '0') + cost),
+      'drain:ms', string.format('%.3f', keep * tonumber(s[3] or '0') + now - s[1]))
+  end
+  redis.call('HSET', lanes, 'drain:since_ms', now)
+end
+
 local function move(job, lanes, lane, old, new)
   if not (ALLOWED[old] and ALLOWED[old][new]) then
     error('a job cannot go from ' .. old .. ' to ' .. new)
@@ -74,8 +92,20 @@ local function move(job, lanes, lane, old, new)
   count(lanes, old, -1)
   count(lanes, new, 1)
   local id = redis.call('HGET', job, 'id')
-  if old == 'queued' then leave(lanes, lane, id, new == 'running') end
-  if new == 'queued' then join(lanes, front_of(lane), id) end
+  if old == 'queued' then
+    leave(lanes, lane, id, new == 'running')
+    count_tokens(job, lanes, -1)
+  end
+  if new == 'queued' then
+    join(lanes, front_of(lane), id)
+    count_tokens(job, lanes, 1)
+  end
+  local waiting = tonumber(redis.call('HGET', lanes, 'all:queued')) > 0
+  if not waiting or new == 'queued' then
+    redis.call('HDEL', lanes, 'drain:since_ms') -- nobody waits, or a worker stopped: what follows is another stretch
+  elseif old == 'running' then
+    measure_drain(lanes, tonumber(redis.call('HGET', job, 'cost') or ''), now_ms())
+  end
 end
 
 -- The channel of a job has the name of its record.
@@ -133,4 +163,7 @@ local function write_terminal(id, job, events, open, finished, lanes, lane, old,
   redis.call('ZADD', finished, now + keep_ms, id)
   redis.call('PEXPIRE', job, keep_ms)
   redis.call('PEXPIRE', events, keep_ms)
+  -- Last, so that it is there as long as the record. An abandoned job may have lost its key to another.
+  local once = redis.call('HGET', job, 'once')
+  if once and redis.call('HGET', once, 'job') == id then redis.call('PEXPIRE', once, keep_ms) end
 end
