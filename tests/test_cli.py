@@ -434,8 +434,9 @@ def test_a_start_that_fails_is_told_in_objects_too(tmp_path: Path) -> None:
     assert (result.returncode, result.stdout) == (1, "")
     lines = [json.loads(line) for line in result.stderr.splitlines()]
     assert any(line["program"] == "worker" and "mystery" in line["event"] for line in lines)
-    assert lines[-1]["program"] == "woolly"
-    assert lines[-1]["event"].startswith("worker ended with exit code 2")
+    ours = [line for line in lines if line["program"] == "woolly"]
+    assert ours[-1]["event"].startswith("worker ended with exit code 2")
+    assert ours[-1]["level"] == "error"
 
 
 @pytest.mark.parametrize(
