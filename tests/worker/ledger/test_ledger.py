@@ -299,7 +299,7 @@ def test_whoever_ends_a_job_that_nobody_runs_hears_of_it_once(ledger: Ledger, mo
         assert result.error is not None
         heard.append((job_id, state, result.error.code))
 
-    first, second = (Ledger(ledger.client, max_crashes=0, on_closed=closed) for _ in range(2))
+    first, second = (Ledger(ledger.client, max_crashes=1, on_closed=closed) for _ in range(2))
     waits, runs, late, poison = submit(ledger), submit(ledger), submit(ledger), submit(ledger)
     call = first._call
 
@@ -316,6 +316,7 @@ def test_whoever_ends_a_job_that_nobody_runs_hears_of_it_once(ledger: Ledger, mo
     ledger.client.hset(keys.job(late), "deadline_ms", 1)
     look_now(ledger, late)
     claim(ledger, poison)
+    ledger.client.hset(keys.job(poison), "alone", 1)
     expire_lease(ledger, poison)
     for cluster in (first, second):
         cluster.reap()
