@@ -13,7 +13,7 @@ _ADD_NUMBERED = "redis.call('XADD', events, '*', 'e', event)"
 # What to replace in which script (which begins with shared.lua).
 _EDITS: dict[str, dict[str, tuple[tuple[str, str], ...]]] = {
     # A job that somebody holds may be taken by whoever else hears its bell.
-    "no_claim_check": {"claim": (("if lease > now then return", "if false then return"),)},
+    "no_claim_check": {"claim": (("if lease > now or away_since(KEYS[4], now) then return", "if false then return"),)},
     # Whoever had the job once may go on writing. Streams number themselves then, or the server would refuse.
     "no_fence": {
         "emit": (
