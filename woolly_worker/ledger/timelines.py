@@ -62,7 +62,7 @@ def timeline_of(job_id: str, fields: Sequence[str | None], now_ms: int) -> Timel
     began_ms = int(created or 0)
     end_ms = max(began_ms, now_ms if finished is None else int(finished))
     try:
-        lines = [_line(line) for line in (text or "").splitlines()]
+        lines = [_line(line) for line in (text or "").split("\n") if line]
     except ValidationError as error:
         raise InternalError(f"the recorded timeline of job '{job_id}' cannot be read") from error
 
