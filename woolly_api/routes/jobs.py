@@ -152,10 +152,10 @@ async def look(
         except ClientGone:
             note(request.scope, client_gone=True)  # the answer below reaches nobody; the job goes on
         view = await services.reader.view(job_id)
-    if timeline:
-        view, timed = await services.reader.timed_view(job_id)
-        return TimedJobAnswer(**dict(JobAnswer.of(view)), timeline=timed)
-    return JobAnswer.of(view)
+    answer = JobAnswer.of(view)
+    if timeline:  # read behind the view: a job that has ended there has ended here
+        answer = TimedJobAnswer(**dict(answer), timeline=await services.reader.timeline(job_id))
+    return answer
 
 
 async def _ended(services: Services, job_id: str, seconds: float) -> None:
