@@ -161,12 +161,11 @@ async def look(
         except ClientGone:
             note(request.scope, client_gone=True)  # the answer below reaches nobody; the job goes on
         view = await services.reader.view(job_id)
-    timed = None
-    if timeline:
-        view, timed = await services.reader.timed_view(job_id)
     (told,) = await services.forecast.told([view])
     answer = JobAnswer.of(told)
-    return answer if timed is None else TimedJobAnswer(**dict(answer), timeline=timed)
+    if timeline:  # read behind the view: a job that has ended there has ended here
+        answer = TimedJobAnswer(**dict(answer), timeline=await services.reader.timeline(job_id))
+    return answer
 
 
 async def _ended(services: Services, job_id: str, seconds: float) -> None:

@@ -58,17 +58,14 @@ class LedgerReader:
             fields = await cast(Any, self.client.hmget(keys.job(job_id), views.VIEW_FIELDS))
         return views.view_of(job_id, fields, await self._endings(views.lost_workers(fields)))
 
-    async def timed_view(self, job_id: str) -> tuple[JobView, Timeline]:
-        """The job, and where its time went until it ended or until now. Both of the same moment."""
-        names = [*views.VIEW_FIELDS, *TIMELINE_FIELDS]
+    async def timeline(self, job_id: str) -> Timeline:
+        """Where the job's time went until it ended, or until now."""
         with translated_errors():
             pipe = self.client.pipeline(transaction=False)
             pipe.time()
-            pipe.hmget(keys.job(job_id), names)
+            pipe.hmget(keys.job(job_id), TIMELINE_FIELDS)
             (seconds, micros), fields = await pipe.execute()
-        n = len(views.VIEW_FIELDS)
-        view = views.view_of(job_id, fields[:n], await self._endings(views.lost_workers(fields[:n])))
-        return view, timeline_of(job_id, fields[n:], int(seconds) * 1000 + int(micros) // 1000)
+        return timeline_of(job_id, fields, int(seconds) * 1000 + int(micros) // 1000)
 
     async def result(self, job_id: str) -> JobResult | None:
         """None while the job has not ended."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from woolly_worker.contract.errors import InternalError
+from woolly_worker.contract.errors import InternalError, JobNotFound
 from woolly_worker.contract.timeline import (
     AttemptEnd,
     MeasuredPart,
@@ -56,13 +56,15 @@ def dump(measured: Measured, clock: Clock) -> str:
 
 
 def timeline_of(job_id: str, fields: Sequence[str | None], now_ms: int) -> Timeline:
-    """`fields` are those of TIMELINE_FIELDS, of a record that is there; `now_ms` is Redis's time when they were read.
-    InternalError if the lines are none of this version's."""
+    """`fields` are those of TIMELINE_FIELDS; `now_ms` is Redis's time when they were read. Raises JobNotFound for a
+    record that is not there, or no longer, and InternalError if the lines are none of this version's."""
     created, claimed, finished, attempts, seq, owner, text = fields
-    began_ms = int(created or 0)
+    if created is None:
+        raise JobNotFound(f"no job '{job_id}'")
+    began_ms = int(created)
     end_ms = max(began_ms, now_ms if finished is None else int(finished))
     try:
-        lines = [_line(line) for line in (text or "").splitlines()]
+        lines = [_line(line) for line in (text or "").split("\n") if line]
     except ValidationError as error:
         raise InternalError(f"the recorded timeline of job '{job_id}' cannot be read") from error
 

@@ -9,8 +9,7 @@ import pytest
 
 from woolly_worker.contract.errors import InternalError, JobNotFound
 from woolly_worker.contract.events import DoneEvent, TokenEvent
-from woolly_worker.contract.jobs import JobMetrics, JobRequest, JobView, Usage
-from woolly_worker.contract.states import JobState
+from woolly_worker.contract.jobs import JobMetrics, JobRequest, Usage
 from woolly_worker.contract.timeline import AttemptEnd, MeasuredPart, PartKind, Timeline
 from woolly_worker.ledger import clocks, keys
 from woolly_worker.ledger.clocks import Clock, Measured
@@ -50,12 +49,12 @@ def measured_now(claim: Claim, *parts: MeasuredPart) -> Measured:
     return Measured(claim.clock.ms_at(now - sum(part.seconds for part in parts)), now, parts)
 
 
-def timed_view(ledger: Ledger, job_id: str = "j") -> tuple[JobView, Timeline]:
-    async def read() -> tuple[JobView, Timeline]:
+def told(ledger: Ledger, job_id: str = "j") -> Timeline:
+    async def read() -> Timeline:
         kwargs = ledger.client.connection_pool.connection_kwargs
         client = connect_async(f"redis://{kwargs['host']}:{kwargs['port']}/0")
         try:
-            return await LedgerReader(client).timed_view(job_id)
+            return await LedgerReader(client).timeline(job_id)
         finally:
             await client.aclose()
 
@@ -79,8 +78,7 @@ def test_a_job_with_one_attempt(ledger: Ledger) -> None:
     emit(ledger, claim, 1, 2)
     time.sleep(0.25)
     assert ledger.finish(finish(claim, 2, measured_now(claim, DECODE))).reply is Reply.OK
-    view, timeline = timed_view(ledger)
-    assert view.state is JobState.SUCCEEDED
+    timeline = told(ledger)
     assert said(timeline) == [("queued", 0), ("starting", 1), ("decode", 1), ("writing", 1)]
     assert dict(timeline.parts[2]) == {**dict(DECODE), "attempt": 1, "start_seconds": timeline.parts[2].start_seconds}
     assert timeline.parts[2].start_seconds == pytest.approx(sum(p.seconds for p in timeline.parts[:2]), abs=0.05)
@@ -98,7 +96,7 @@ def test_a_repeated_finish_and_release_leave_one_line(ledger: Ledger) -> None:
     time.sleep(0.2)
     for _ in range(2):
         assert ledger.finish(finish(again, 0, measured_now(again, DECODE))).reply is Reply.OK
-    _, timeline = timed_view(ledger)
+    timeline = told(ledger)
     one = ["starting", "decode", "writing"]
     assert said(timeline) == [("queued", 0), *((k, 1) for k in one), ("queued", 1), *((k, 2) for k in one)]
     assert [attempt.end for attempt in timeline.attempts] == [AttemptEnd.RELEASED, AttemptEnd.ENDED]
@@ -114,7 +112,7 @@ def test_a_lost_worker_leaves_its_signs_of_life(ledger: Ledger) -> None:
     again = claimed_again(ledger)
     emit(ledger, again, 4)
     assert ledger.finish(finish(again, 4)).reply is Reply.OK
-    _, timeline = timed_view(ledger)
+    timeline = told(ledger)
     assert said(timeline) == [("queued", 0), ("running", 1), ("lost", 1), ("queued", 1), ("running", 2)]
     running, lost, last = timeline.parts[1], timeline.parts[2], timeline.parts[4]
     assert running.seconds >= 0.1
@@ -128,14 +126,12 @@ def test_a_lost_worker_leaves_its_signs_of_life(ledger: Ledger) -> None:
 def test_open_jobs_have_one_until_now(ledger: Ledger) -> None:
     ledger.submit(JobRequest(model="tiny", prompt="x"), job_id="j")
     time.sleep(0.05)
-    view, timeline = timed_view(ledger)
-    assert view.state is JobState.QUEUED
+    timeline = told(ledger)
     assert said(timeline) == [("queued", 0)]
     assert timeline.seconds >= 0.05
     assert timeline.attempts == ()
     emit(ledger, claimed_again(ledger), 1)
-    view, timeline = timed_view(ledger)
-    assert view.state is JobState.RUNNING
+    timeline = told(ledger)
     assert said(timeline) == [("queued", 0), ("running", 1)]
     assert timeline.parts[1].n_tokens == 1
     (attempt,) = timeline.attempts
@@ -151,8 +147,8 @@ def test_a_job_that_ended_in_the_queue_waited(ledger: Ledger, how: str) -> None:
     else:
         time.sleep(0.1)
         assert ledger.reap().closed == (job_id,)
-    view, timeline = timed_view(ledger, job_id)
-    assert view.state == how
+    assert ledger.view(job_id).state == how
+    timeline = told(ledger, job_id)
     assert said(timeline) == [("queued", 0)]
     assert (timeline.parts[0].seconds, timeline.unattributed_seconds) == (timeline.seconds, 0)
 
@@ -164,7 +160,7 @@ def test_a_job_given_back_very_often_keeps_a_small_record(ledger: Ledger) -> Non
         assert ledger.release("j", claim.fence, "tiny", measured_now(claim, *parts)).reply is Reply.OK
         claim = claimed_again(ledger)
     assert ledger.client.hstrlen(keys.job("j"), "timeline") < 80_000
-    _, timeline = timed_view(ledger)
+    timeline = told(ledger)
     assert len(timeline.attempts) == 61
     assert ("decode", 1) in said(timeline)
     assert said(timeline)[-3:] == [("running", 60), ("queued", 60), ("running", 61)]
@@ -175,7 +171,7 @@ def test_a_worker_that_names_itself_in_json(ledger: Ledger) -> None:
     claim = ledger.claim("j", 'a "worker"\t\n', lease_seconds=LEASE)
     assert isinstance(claim, Claim)
     ledger.finish(finish(claim, 0))
-    _, timeline = timed_view(ledger)
+    timeline = told(ledger)
     assert timeline.attempts[0].worker_id == 'a "worker"\t\n'
 
 
@@ -184,7 +180,7 @@ def test_a_job_of_a_version_that_told_no_timelines(ledger: Ledger) -> None:
     emit(ledger, claim, 1)
     ledger.finish(finish(claim, 1))
     ledger.client.hdel(keys.job("j"), "timeline", "lease_for_ms")
-    _, timeline = timed_view(ledger)
+    timeline = told(ledger)
     assert said(timeline) == [("queued", 0), ("running", 1)]
     check_sum(timeline)
 
@@ -194,12 +190,12 @@ def test_a_timeline_that_cannot_be_read_is_our_bug(ledger: Ledger) -> None:
     ledger.finish(finish(claim, 0))
     ledger.client.hset(keys.job("j"), "timeline", '{"attempt": "what?"}\n')
     with pytest.raises(InternalError, match="the recorded timeline of job 'j' cannot be read"):
-        timed_view(ledger)
+        told(ledger)
 
 
 def test_an_unknown_job_has_none(ledger: Ledger) -> None:
     with pytest.raises(JobNotFound):
-        timed_view(ledger, "never")
+        told(ledger, "never")
 
 
 class Stub:

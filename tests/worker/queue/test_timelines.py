@@ -50,7 +50,7 @@ class TimedWorkers(Workers):
         async def read() -> Timeline:
             client = connect_async(self.url)
             try:
-                return (await LedgerReader(client).timed_view(job_id))[1]
+                return await LedgerReader(client).timeline(job_id)
             finally:
                 await client.aclose()
 
