@@ -13,7 +13,7 @@ woolly:lanes:<model>#<lane>       zset     every transition             while a 
 woolly:models                     hash     workers, at start            for ever (a card per model ever served)
 woolly:workers                    zset     workers, every heartbeat     an entry leaves a day after its last beat
 woolly:worker:<worker id>         string   workers, every heartbeat     HEARTBEAT_TTL_SECONDS after the last one
-woolly:benchmark:<id>             string   the worker that ran it       BENCHMARK_TTL_SECONDS
+woolly:benchmark:<id>             string   who waits, then who ran it   while it is waited for; BENCHMARK_TTL_SECONDS
 woolly:reaper                     string   whichever reaper has a turn  one turn (the mutex of all reapers)
 woolly:reaper:seen                string   whichever reaper has a turn  for ever (ms of the last turn)
 m.<model>[sep1]                   list     Celery (kombu)               while it holds bells; without sep1: benchmarks
@@ -90,7 +90,7 @@ def worker(worker_id: str) -> str:
 
 
 def benchmark(call_id: str) -> str:
-    """The answer to one call of the benchmark."""
+    """The answer to one call of the benchmark; empty while somebody waits for it."""
     return f"{PREFIX}benchmark:{call_id}"
 
 

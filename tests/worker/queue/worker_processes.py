@@ -30,8 +30,8 @@ TREE = Path(__file__).parents[3]  # the code under test, which need not be what 
 class Workers:
     """As many workers as a test asks for; the ones that it ended are started again for the next. `env` is theirs."""
 
-    def __init__(self, server: EmbeddedServer, logs: Path, **env: str) -> None:
-        self.env = env
+    def __init__(self, server: EmbeddedServer, logs: Path, program: Path = PACED_WORKER, **env: str) -> None:
+        self.program, self.env = program, env
         self.client = connect(server.url)
         self.ledger = Ledger(self.client)
         self.registry = ModelRegistry(self.client)
@@ -49,7 +49,7 @@ class Workers:
             with (self.logs / f"worker{self.n_started}.log").open("wb") as log:
                 self.processes.append(
                     subprocess.Popen(
-                        [sys.executable, str(PACED_WORKER)],
+                        [sys.executable, str(self.program)],
                         stdout=log,
                         stderr=log,
                         env={
