@@ -25,7 +25,7 @@ from woolly_worker.contract.states import JobState
 from woolly_worker.ledger.ledger import Ledger
 from woolly_worker.ledger.persistence import Persistence, read_persistence
 from woolly_worker.ledger.reader import LedgerReader
-from woolly_worker.ledger.records import Bell, Once, Submitted
+from woolly_worker.ledger.records import Bell, BenchmarkCall, Once, Submitted
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -119,6 +119,11 @@ class Services:
 
     async def cancel(self, job_id: str) -> JobState:
         return await self._in_thread(self.ledger.cancel, job_id)
+
+    async def ask_for_benchmark(self, call: BenchmarkCall, seconds: float) -> None:
+        """Ring for it; a worker that gets to it after `seconds` leaves it alone."""
+        await self._in_thread(self.ledger.await_answer, call.call_id, seconds=seconds)
+        self.doorbell.ring(call)
 
     def abandon(self, job_id: str) -> None:
         """Cancel a job whose client has gone, in the background. May be called from a cancelled task."""

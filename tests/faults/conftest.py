@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from worker_processes import Workers
@@ -23,7 +24,7 @@ def start_workers(server: EmbeddedServer, tmp_path: Path) -> Iterator[StartWorke
     """`start_workers(n, WOOLLY_SLOTS="8")`: n worker processes with the demo model, ready, ended with the test."""
     with ExitStack() as ending:
 
-        def start(n: int = 1, **env: str) -> Workers:
+        def start(n: int = 1, **env: Any) -> Workers:
             workers = Workers(server, tmp_path, **env)
             ending.callback(workers.close)
             workers.have(n)

@@ -98,7 +98,7 @@ def attack(folder: Path, kind: str, seconds: float) -> None:
         assert http.get(f"/v1/jobs/{job_id}?wait=30").json()["state"] == "succeeded"
 
 
-@pytest.mark.parametrize("kind", ["stopped", "dead"])
+@pytest.mark.parametrize("kind", [pytest.param("stopped", marks=pytest.mark.slow), "dead"])
 def test_longer_than_a_lease(tmp_path: Path, kind: str) -> None:
     attack(tmp_path, kind, LEASE_SECONDS + 1.5)
 

@@ -16,7 +16,7 @@ woolly:models                     hash     workers, at start            for ever
 woolly:workers                    zset     workers, every heartbeat     an entry leaves a day after its last beat
 woolly:worker:<worker id>         string   workers, every heartbeat     HEARTBEAT_TTL_SECONDS after the last one
 woolly:death:<worker id>          string   who waited for the process   DEATH_TTL_SECONDS
-woolly:benchmark:<id>             string   the worker that ran it       BENCHMARK_TTL_SECONDS
+woolly:benchmark:<id>             string   who waits, then who ran it   while it is waited for; BENCHMARK_TTL_SECONDS
 woolly:reaper                     string   whichever reaper has a turn  one turn (the mutex of all reapers)
 woolly:reaper:seen                string   whichever reaper has a turn  for ever (ms of the last turn)
 m.<model>[sep1]                   list     Celery (kombu)               while it holds bells; without sep1: benchmarks
@@ -129,7 +129,7 @@ def death(worker_id: str) -> str:
 
 
 def benchmark(call_id: str) -> str:
-    """The answer to one call of the benchmark."""
+    """The answer to one call of the benchmark; empty while somebody waits for it."""
     return f"{PREFIX}benchmark:{call_id}"
 
 

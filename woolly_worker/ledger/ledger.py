@@ -218,6 +218,11 @@ class Ledger:
         # Lost against three claims or releases in a row. The flag stands, so the next claim or step ends it.
         return JobState.QUEUED
 
+    def await_answer(self, call_id: str, *, seconds: float) -> None:
+        """Say that somebody waits for the answer to a benchmark, for so long by Redis's clock."""
+        with translated_errors():
+            self.client.set(keys.benchmark(call_id), "", px=int(seconds * 1000))
+
     def reap(self, *, limit: int = REAP_BATCH) -> Reaped:
         """Looks at the jobs that are due. Closes what must not run any more and returns the bells to ring. A job that
         cannot be looked at is named and put off; the others do not wait for it."""

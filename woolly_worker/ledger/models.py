@@ -143,6 +143,11 @@ class ModelRegistry:
         with translated_errors():
             self.client.set(keys.benchmark(call_id), answer.model_dump_json(), ex=keys.BENCHMARK_TTL_SECONDS)
 
+    def is_awaited(self, call_id: str) -> bool:
+        """Whether somebody still waits for the answer to this benchmark."""
+        with translated_errors():
+            return bool(self.client.exists(keys.benchmark(call_id)))
+
     def cards(self) -> list[ModelCard]:
         with translated_errors():
             cards = cast(Mapping[str, str], self.client.hgetall(keys.MODELS))

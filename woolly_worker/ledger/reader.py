@@ -113,7 +113,7 @@ class LedgerReader:
         """None as long as no worker has answered."""
         with translated_errors():
             text = await cast(Any, self.client.get(keys.benchmark(call_id)))
-        return None if text is None else BenchmarkAnswer.model_validate_json(text)
+        return BenchmarkAnswer.model_validate_json(text) if text else None
 
     async def lane_counts(self, model: str) -> LaneCounts:
         with translated_errors():

@@ -127,14 +127,13 @@ class Bell:
 class BenchmarkCall:
     """A Celery message that asks a worker of this model for a benchmark. It may be lost: the caller then hears of it.
 
-    `expires_seconds`: nobody waits for the answer any longer.
+    Not with Celery's `expires`: that is a time by the sender's clock, which the worker compares with its own.
     """
 
     call_id: str
     model: str
     test_type: str
     iterations: int
-    expires_seconds: float
 
     @property
     def job_id(self) -> str:
@@ -149,7 +148,6 @@ class BenchmarkCall:
             "task_id": self.call_id,
             "queue": keys.queue(self.model),
             "priority": keys.BENCHMARK_PRIORITY,
-            "expires": self.expires_seconds,
             "shadow": f"benchmark[{self.model}]",
             "ignore_result": True,
             "retry": False,

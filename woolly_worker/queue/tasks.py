@@ -25,7 +25,7 @@ from woolly_worker.contract.jobs import ErrorInfo, JobResult, Usage
 from woolly_worker.contract.states import JobState
 from woolly_worker.engine.events import EngineRequest, EngineStopped, ProbationPassed
 from woolly_worker.ledger import keys
-from woolly_worker.ledger.records import Claim, Finish, Refusal, Reply
+from woolly_worker.ledger.records import Claim, ClaimOutcome, Finish, Refusal, Reply
 from woolly_worker.queue.publisher import Outcome, OutcomeKind
 from woolly_worker.queue.retry import GivenUp, until_answered
 from woolly_worker.queue.runtime import Runtime
@@ -49,6 +49,9 @@ def register(app: Any) -> None:
 
     @app.task(name=keys.TASK_BENCHMARK, acks_late=False)
     def benchmark(call_id: str, test_type: str, iterations: int) -> dict[str, Any]:
+        if not app.runtime.registry.is_awaited(call_id):
+            log.info("benchmark not run, nobody waits for it", call_id=call_id)
+            return {"outcome": ClaimOutcome.GONE.value}
         return run_benchmark(app.runtime, call_id, test_type, iterations)
 
 

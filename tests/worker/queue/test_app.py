@@ -23,7 +23,7 @@ def test_a_bell_arrives_where_the_ledger_looks_for_it(redis_url: str) -> None:
     with app.connection_for_read() as connection:
         client = connection.default_channel.client
         app.send_task(**Bell("a-job", "tiny", number=2).send_task_options())
-        app.send_task(**BenchmarkCall("a-call", "tiny", "forward_pass", 1, 5.0).send_task_options())
+        app.send_task(**BenchmarkCall("a-call", "tiny", "matrix_multiplication", 1).send_task_options())
         (message,) = client.lrange(keys.bells("tiny"), 0, -1)
         text = message.decode()
         assert '"id": "a-job.2"' in text
