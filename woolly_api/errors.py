@@ -56,6 +56,7 @@ TABLE: dict[type[e.WoollyError], Row] = {
     e.Interrupted: Row("interrupted_error", "http_error"),
     e.JobCancelled: Row("interrupted_error", "http_error"),
     e.DeadlineExceeded: Row("timeout_error", "http_error", "Give a later deadline, or a higher priority."),
+    e.ModelReplaced: Row("interrupted_error", "http_error", "Ask again: the new model begins from the start."),
     e.ModelFileError: Row("server_error", "model_error", "The worker's model file must be replaced."),
     e.GGUFFormatError: Row("server_error", "model_error", "The worker's model file must be replaced."),
     e.UnsupportedArchitecture: Row("server_error", "model_error", "Serve a model of a supported architecture."),

@@ -17,11 +17,9 @@ from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any
 
+from chaos.attack import attack
 from chaos.mutants import NAMES
-from chaos.run import Arena, Tally
-from chaos.schedule import draw
-
-SHRINK_SECONDS = 180.0
+from chaos.run import Tally
 
 
 def main() -> int:
@@ -35,7 +33,7 @@ def main() -> int:
     found: Queue[Any] = context.Queue()
     with tempfile.TemporaryDirectory(prefix="woolly-chaos-") as folder:
         fleets = [
-            context.Process(target=_fleet, args=(Path(folder) / f"fleet{i}", options.mutant, work, found))
+            context.Process(target=attack, args=(Path(folder) / f"fleet{i}", options.mutant, work, found))
             for i in range(n_fleets)
         ]
         for process in fleets:
@@ -69,26 +67,6 @@ def main() -> int:
     print(*tally.lines(), sep="\n")
     print(f"{n_fenced} sequences fenced out; {failures} schedules with violations; {time.monotonic() - began:.0f} s")
     return int((failures > 0) is (options.mutant is None))
-
-
-def _fleet(folder: Path, mutant: str | None, work: "Queue[Any]", found: "Queue[Any]") -> None:
-    """One fleet's process: schedules from `work` until there are none."""
-    try:
-        with Arena(folder, mutant=mutant) as arena:
-            while (seed := work.get()) is not None:
-                outcome = arena.run(draw(seed))
-                failure = None
-                if outcome.violations:
-                    failure = outcome.describe()
-                    if mutant is None:
-                        found.put(("note", f"seed {seed} failed, looking for a smaller schedule\n{failure}"))
-                        smaller = arena.shrink(outcome.schedule, SHRINK_SECONDS)
-                        failure += f"\nsmallest that failed as well:\n{smaller.describe()}"
-                found.put(("outcome", (seed, failure)))
-            found.put(("over", (arena.tally, arena.fleet.count_events("fenced out"))))
-    except BaseException as error:
-        found.put(("broken", f"a fleet broke down: {type(error).__name__}: {error}"))
-        raise
 
 
 def _options() -> argparse.Namespace:

@@ -18,7 +18,8 @@
     │   └── BenchmarkTimeout        504  the worker did not answer in time
     ├── Interrupted             it ended, nothing broke
     │   ├── JobCancelled            499  somebody asked for it
-    │   └── DeadlineExceeded        504  its deadline passed before it was done
+    │   ├── DeadlineExceeded        504  its deadline passed before it was done
+    │   └── ModelReplaced           409  no worker has the weights any more that it began with
     ├── ModelFileError          the file is wrong; stop at boot
     │   ├── GGUFFormatError         500  the bytes break the GGUF specification or point outside the file
     │   ├── UnsupportedArchitecture 500  a good file for a model Woolly does not know
@@ -135,6 +136,12 @@ class JobCancelled(Interrupted):
 class DeadlineExceeded(Interrupted):
     code = "deadline_exceeded"
     http_status = 504
+
+
+class ModelReplaced(Interrupted):
+    code = "model_replaced"
+    http_status = 409
+    retryable = True  # from the beginning, with the weights that are served now
 
 
 class ModelFileError(WoollyError):

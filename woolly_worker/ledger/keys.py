@@ -28,6 +28,8 @@ state, attempts, crashes, history                         history: JSON, one obj
 fence, owner, claim, lease_ms                             who may write, and until when it is believed to be alive
 alone                                                     "1" while its owner computes this job and nothing else; a
                                                           lost lease leaves it, the next claim and a release clear it
+recipe                                                    what its tokens depend on beside the request: the recipe of
+                                                          the worker that claimed it last (WorkerBeat)
 seq, end_seq                                              tokens in the stream; seq of the terminal event
 cancel                                                    "1" once somebody asked for it
 bells                                                     bells rung so far

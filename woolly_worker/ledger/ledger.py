@@ -8,7 +8,7 @@ It does not ring bells: the callers own Celery. It is synchronous and safe to sh
 """
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal, cast
 
 import redis
@@ -20,6 +20,7 @@ from woolly_worker.contract.errors import (
     JobCancelled,
     JobNotFound,
     LedgerUnavailable,
+    ModelReplaced,
     PoisonJob,
     WoollyError,
 )
@@ -64,6 +65,7 @@ _CLOSING_STATES: dict[str, Literal[JobState.FAILED, JobState.CANCELLED, JobState
     "cancelled": JobState.CANCELLED,
     "expired": JobState.EXPIRED,
     "poison": JobState.FAILED,
+    "stranded": JobState.FAILED,
 }
 
 
@@ -121,8 +123,11 @@ class Ledger:
         names = [keys.lanes(model)]
         return cast(str | None, self._call("next", names, [keys.job(""), "" if passing is None else passing]))
 
-    def claim(self, job_id: str, owner: str, *, lease_seconds: float, claim_id: str | None = None) -> Claim | Refusal:
+    def claim(
+        self, job_id: str, owner: str, *, lease_seconds: float, claim_id: str | None = None, recipe: str = ""
+    ) -> Claim | Refusal:
         """Takes the job for `owner` (a worker id). Call it again with the same `claim_id` if the reply was lost.
+        `recipe`: what the owner's tokens depend on; a job that has tokens of another recipe is not given to it.
         A job that turns out to be cancelled, expired, poison or unreadable is closed here."""
         (model,) = self._fields(job_id, ["model"])
         if model is None:
@@ -130,7 +135,7 @@ class Ledger:
         outcome, fence, seq, attempt, crashes, now_ms = self._call(
             "claim",
             [keys.job(job_id), keys.OPEN_JOBS, keys.lanes(model), keys.REAPER_SEEN],
-            [job_id, owner, claim_id or uuid.uuid4().hex, int(lease_seconds * 1000), self._max_crashes],
+            [job_id, owner, claim_id or uuid.uuid4().hex, int(lease_seconds * 1000), self._max_crashes, recipe],
         )
         if outcome in _CLOSING_STATES:
             self._close(job_id, fence, outcome)
@@ -162,6 +167,14 @@ class Ledger:
             deadline_remaining_seconds=_remaining_seconds(deadline_ms, now_ms),
             alone_until=alone_until(views.losses_of(history, {}), seq, max_crashes=self._max_crashes),
         )
+
+    def strand(self, job_id: str, recipes: Collection[str]) -> bool:
+        """Fails a queued job that can be continued by none of `recipes`, those of the workers that are alive. Whether
+        it did."""
+        fence, recipe, state = self._fields(job_id, ["fence", "recipe", "state"])
+        if fence is None or state != JobState.QUEUED or recipe is None or recipe in recipes:
+            return False
+        return self._close(job_id, int(fence), "stranded")
 
     def emit(self, emissions: Sequence[Emission], *, lease_seconds: float) -> list[Reply]:
         """One call for a whole engine step. Renews every job's lease; see Reply for what each answer means."""
@@ -326,6 +339,8 @@ class Ledger:
             return JobCancelled("the job was cancelled")
         if verdict == "expired":
             return DeadlineExceeded("the deadline passed before the job was done")
+        if verdict == "stranded":
+            return ModelReplaced("the model was replaced while the job ran: its tokens so far are of the one before")
         losses = views.losses_of(history, self._deaths.of(views.workers_in(history)))
         return PoisonJob(
             f"the job lost {len(losses)} workers, the limit is {self._max_crashes}; the last one computed nothing else",

@@ -96,6 +96,7 @@ class WorkerBeat(_Announced):
     state: str = Field("ready", description="loading, ready, draining")
     threads: int | None = None
     optimizations: tuple[str, ...] = Field((), description='what is switched on, such as "prefix_cache", "simd_avx512"')
+    recipe: str | None = Field(None, description="what its tokens depend on beside the request: weights and KV type")
     version: str | None = None
     started_at: float | None = Field(None, description="Unix seconds, by the worker's clock; for people only")
     stats: WorkerStats = WorkerStats()

@@ -18,6 +18,7 @@ class ClaimOutcome(StrEnum):
     CANCELLED = "cancelled"  # these three must not run; the ledger has closed them by the time you see this
     EXPIRED = "expired"
     POISON = "poison"  # see Ledger.set_alone for how a job comes to that
+    OTHER_RECIPE = "other_recipe"  # its tokens so far were computed from other weights: left to whoever has them
     UNREADABLE = "unreadable"  # claimed, but its request is none that this version knows; the ledger has ended it
 
 

@@ -8,6 +8,7 @@ import resource
 import socket
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import psutil
@@ -41,6 +42,8 @@ class Heartbeat:
         self._engine: HasStats | None = None
         self._card: ModelCard | None = None
         self._optimizations: tuple[str, ...] = ()
+        self._recipe: str | None = None
+        self._check: Callable[[], None] = lambda: None
         self._started_at = time.time()
         self._last = (time.monotonic(), WorkerStats())
         self._process = psutil.Process()
@@ -51,8 +54,17 @@ class Heartbeat:
     def start(self) -> None:
         self._thread.start()
 
-    def ready(self, engine: HasStats, card: ModelCard, optimizations: tuple[str, ...]) -> None:
+    def ready(
+        self,
+        engine: HasStats,
+        card: ModelCard,
+        optimizations: tuple[str, ...],
+        recipe: str,
+        check: Callable[[], None],
+    ) -> None:
+        """`check` is called at every beat from now on."""
         self._engine = engine
+        self._recipe, self._check = recipe, check
         self._card = card
         self._optimizations = optimizations
         self.state = "ready"
@@ -72,6 +84,7 @@ class Heartbeat:
         away = False
         while not self._stop.is_set():
             try:
+                self._check()
                 if self._card is not None:  # every time: a server that lost its data learns about the model anew
                     self._registry.announce(self._card)
                 self._registry.beat(self._beat())
@@ -95,6 +108,7 @@ class Heartbeat:
             state=self.state,
             threads=self._settings.threads,
             optimizations=self._optimizations,
+            recipe=self._recipe,
             started_at=self._started_at,
             stats=self._stats(),
         )

@@ -61,6 +61,9 @@ class Served(Protocol):
     def chat(self) -> Template | None: ...
     @property
     def optimizations(self) -> tuple[str, ...]: ...
+    @property
+    def recipe(self) -> str: ...
+    def is_overwritten(self) -> bool: ...
     def card(self) -> ModelCard: ...
     def benchmark(self, kind: BenchmarkType, iterations: int, stop: Callable[[], bool]) -> "Measured": ...
     def close(self) -> None: ...
@@ -97,6 +100,7 @@ class Runtime:
         self._end = end
         self._introduce = introduce
         self.engine_died = False
+        self.recipe = ""  # once the model is loaded
         self._load = load
         self._served: Served | None = None
         self._held: dict[str, Claim] = {}  # by Celery's task id
@@ -131,11 +135,12 @@ class Runtime:
             self._heartbeat.stop()
             raise
         served, card = self._served, self._served.card()
+        self.recipe = served.recipe
         self._introduce(self.worker_id)
         self.publisher.start(self)
         served.engine.start(self._on_death)
         self._reaper.start()
-        self._heartbeat.ready(served.engine, card, served.optimizations)
+        self._heartbeat.ready(served.engine, card, served.optimizations, self.recipe, self._look_at_file)
         log.info(
             "ready",
             worker_id=self.worker_id,
@@ -145,6 +150,18 @@ class Runtime:
             n_ctx=card.n_ctx,
             seconds=round(time.monotonic() - started, 2),
         )
+
+    def _look_at_file(self) -> None:
+        """Once per heartbeat. Tokens of other weights must not get into any stream."""
+        if self._served is not None and not self.engine_died and self._served.is_overwritten():
+            log.error(
+                "the model's file was written to, this worker ends; to change a model, put a new file in its place",
+                worker_id=self.worker_id,
+                path=str(self.settings.model),
+            )
+            self.engine_died = True
+            self.begin_drain()
+            self._end()
 
     def _on_death(self) -> None:
         """In the engine's thread, which is ending."""

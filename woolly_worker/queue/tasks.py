@@ -119,11 +119,19 @@ def _next_job(runtime: Runtime, passing: str | None) -> str | None:
 def _claim(runtime: Runtime, job_id: str) -> Claim | Refusal:
     claim_id = uuid.uuid4().hex
     lease_seconds = runtime.settings.lease_seconds
-    return until_answered(
+    claim = until_answered(
         "claim",
-        lambda: runtime.ledger.claim(job_id, runtime.worker_id, lease_seconds=lease_seconds, claim_id=claim_id),
+        lambda: runtime.ledger.claim(
+            job_id, runtime.worker_id, lease_seconds=lease_seconds, claim_id=claim_id, recipe=runtime.recipe
+        ),
         runtime.giving_up,
     )
+    if isinstance(claim, Refusal) and claim.outcome is ClaimOutcome.OTHER_RECIPE:
+        # Whoever has those weights may be busy. If nobody has them any more, its stream cannot be continued.
+        alive = until_answered("workers", runtime.registry.workers, runtime.giving_up)
+        recipes = {beat.recipe for beat in alive if beat.recipe is not None}
+        until_answered("strand", lambda: runtime.ledger.strand(job_id, recipes), runtime.giving_up)
+    return claim
 
 
 def _show(task: Any, job_id: str) -> None:

@@ -130,9 +130,13 @@ class Scripted:
     tokenizer: Letters = field(default_factory=Letters)
     chat: Any = None
     optimizations: tuple[str, ...] = ("scripted",)
+    recipe: str = "scripted-kv_f16"
     closed: bool = False
     hold: threading.Event = field(default_factory=threading.Event)
     measuring: threading.Event = field(default_factory=threading.Event)
+
+    def is_overwritten(self) -> bool:
+        return False
 
     def card(self) -> ModelCard:
         return ModelCard(name=MODEL, architecture="scripted", n_ctx=64)

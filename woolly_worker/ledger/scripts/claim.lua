@@ -2,14 +2,16 @@
 --
 -- KEYS  1 job  2 open index  3 lanes of the model  4 ms of the last turn of any reaper
 -- ARGV  1 id  2 owner (worker id)  3 claim id, unique per attempt to claim  4 lease ms  5 crashes that convict
+--       6 recipe of the owner
 -- Returns {outcome, fence, seq, attempts, crashes, now ms}. Outcomes:
 --   claimed    the caller owns the job; the same claim id again (its reply was lost) gets the same answer
 --   gone       no such record          terminal  it has ended         busy  a live lease is held, or one that
 --              nobody could renew
+--   other_recipe                       it has tokens of another recipe; the reaper offers it again in a second
 --   cancelled, expired, poison         it must not run; the caller closes it (close.lua) under this fence
 
 local s = redis.call('HMGET', KEYS[1], 'state', 'lease_ms', 'claim', 'fence', 'seq', 'cancel', 'deadline_ms',
-  'lane', 'attempts', 'crashes', 'started_ms', 'alone')
+  'lane', 'attempts', 'crashes', 'started_ms', 'alone', 'recipe')
 local state, lease, lane = s[1], tonumber(s[2]), s[8]
 if not state then return { 'gone', 0, 0, 0, 0, 0 } end
 
@@ -36,11 +38,16 @@ if refused then
   return { refused, fence, seq, attempts, crashes, now }
 end
 
-redis.call('HSET', KEYS[1], 'lease_for_ms', ARGV[4])
+-- Other weights would say something else from here on.
+if seq > 0 and s[13] and s[13] ~= ARGV[6] then
+  redis.call('ZADD', KEYS[2], now + 1000, ARGV[1])
+  return { 'other_recipe', fence, seq, attempts, crashes, now }
+end
+
 fence = redis.call('HINCRBY', KEYS[1], 'fence', 1)
 attempts = redis.call('HINCRBY', KEYS[1], 'attempts', 1)
 redis.call('HSET', KEYS[1], 'owner', ARGV[2], 'claim', ARGV[3], 'lease_ms', now + ARGV[4], 'claimed_ms', now,
-  'alone', 0)
+  'lease_for_ms', ARGV[4], 'alone', 0, 'recipe', ARGV[6])
 if not s[11] then redis.call('HSET', KEYS[1], 'started_ms', now) end
 move(KEYS[1], KEYS[3], lane, 'queued', 'running')
 redis.call('ZADD', KEYS[2], now + ARGV[4], ARGV[1])
