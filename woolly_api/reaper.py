@@ -34,7 +34,7 @@ class Reaper:
 
     def _run(self) -> None:
         away = False
-        while not self._stop.wait(self._turn_seconds):
+        while not self._stop.is_set():  # the first turn at once: it ends a silence, before there is anything to lose
             try:
                 self.turn()
             except LedgerUnavailable as error:
@@ -45,6 +45,7 @@ class Reaper:
                 log.exception("reaper turn failed")
             else:
                 away = False
+            self._stop.wait(self._turn_seconds)
 
     def turn(self) -> None:
         """One look at what is due, if no other reaper has this turn."""

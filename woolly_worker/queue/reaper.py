@@ -53,7 +53,7 @@ class Reaper:
 
     def _run(self) -> None:
         away = False
-        while not self._stop.wait(self._turn_seconds):
+        while not self._stop.is_set():  # the first turn at once: it ends a silence, before there is anything to lose
             try:
                 self.turn()
                 away = False
@@ -63,3 +63,4 @@ class Reaper:
                 away = True
             except Exception as error:
                 log_bug("a turn of the reaper failed", error)
+            self._stop.wait(self._turn_seconds)
