@@ -10,6 +10,7 @@ Exit code 0 if nothing was violated (with --mutant: if something was).
 import argparse
 import itertools
 import multiprocessing
+import queue
 import sys
 import tempfile
 import time
@@ -41,7 +42,12 @@ def main() -> int:
             work.put(next(seeds, None))
         n_begun, n_left = n_fleets, n_fleets
         while n_left:
-            kind, value = found.get()
+            try:
+                kind, value = found.get(timeout=1.0)
+            except queue.Empty:
+                if any(process.exitcode not in (None, 0) for process in fleets):
+                    raise SystemExit("a fleet's process died without a word") from None
+                continue
             if kind == "outcome":
                 seed, failure = value
                 failures += failure is not None
