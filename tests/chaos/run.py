@@ -36,10 +36,11 @@ class Tally:
     n_resumes: int = 0
     n_reconnects: int = 0
     faults: Counter[str] = field(default_factory=Counter)
-    gaps: list[float] = field(default_factory=list)  # seconds without a token at a reader whose job lost its worker
+    # Seconds without an event at a reader whose job was taken over, and the seed.
+    gaps: list[tuple[float, int]] = field(default_factory=list)
     seconds: float = 0.0
 
-    def add(self, stories: list[Story], facts: Facts, injected: Counter[str]) -> None:
+    def add(self, seed: int, stories: list[Story], facts: Facts, injected: Counter[str]) -> None:
         self.n_schedules += 1
         self.n_jobs += len(stories)
         self.faults += injected
@@ -51,7 +52,7 @@ class Tally:
             self.n_resumes += attempts - 1
             if attempts > 1 and len(story.seen) > 1:
                 times = [seen.at for seen in story.seen]
-                self.gaps.append(max(b - a for a, b in itertools.pairwise(times)))
+                self.gaps.append((max(b - a for a, b in itertools.pairwise(times)), seed))
 
     def merge(self, other: "Tally") -> None:
         self.n_schedules += other.n_schedules
@@ -68,8 +69,12 @@ class Tally:
         yield f"{self.n_resumes} resumes, {self.n_reconnects} streams taken up again"
         if self.gaps:
             gaps = sorted(self.gaps)
-            p50, p99 = gaps[len(gaps) // 2], gaps[min(len(gaps) - 1, int(len(gaps) * 0.99))]
-            yield f"longest silence of a stream whose job was taken over: median {p50:.1f} s, p99 {p99:.1f} s"
+            p50, p99 = gaps[len(gaps) // 2][0], gaps[min(len(gaps) - 1, int(len(gaps) * 0.99))][0]
+            worst, seed = gaps[-1]
+            yield (
+                f"longest silence of a stream whose job was taken over: median {p50:.1f} s, p99 {p99:.1f} s, "
+                f"most {worst:.1f} s (seed {seed})"
+            )
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,7 @@ class Arena:
         faults.wait()
         self.fleet.calm()
         facts = self._facts(stories)
-        self.tally.add(stories, facts, faults.injected)
+        self.tally.add(schedule.seed, stories, facts, faults.injected)
         self.tally.seconds += time.monotonic() - began
         return Outcome(schedule, check(stories, facts, self.catalogue), stories)
 
