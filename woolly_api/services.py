@@ -46,7 +46,9 @@ class Services:
     _background: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def submit(self, request: JobRequest) -> str:
-        """Record first, then the bell. ModelNotFound (with the models that could be asked for), LedgerUnavailable."""
+        """Record first, then the bell. ModelNotFound (with the models that could be asked for), LedgerUnavailable,
+        LedgerVersionMismatch."""
+        await self.reader.check_version()
         known = [card.name for card in await self.reader.models()]
         if request.model not in known:
             raise ModelNotFound(

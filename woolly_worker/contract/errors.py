@@ -11,6 +11,7 @@
     │   ├── QueueFull               429  the backlog is above its limit
     │   ├── PoolExhausted           503  no KV blocks or slots, and none will become free
     │   ├── LedgerUnavailable       503  Redis does not answer
+    │   ├── LedgerVersionMismatch   503  Redis holds the ledger of another version of Woolly
     │   ├── NoWorker                503  no live worker could do it
     │   ├── BenchmarkRunning        429  the worker runs a benchmark already
     │   └── BenchmarkTimeout        504  the worker did not answer in time
@@ -96,6 +97,10 @@ class PoolExhausted(CapacityError):
 
 class LedgerUnavailable(CapacityError):
     code = "ledger_unavailable"
+
+
+class LedgerVersionMismatch(CapacityError):
+    code = "ledger_version"
 
 
 class NoWorker(CapacityError):

@@ -17,8 +17,9 @@ from redis.commands.core import Script
 from redis.retry import Retry
 
 from woolly_worker.contract.errors import InternalError, LedgerUnavailable
+from woolly_worker.ledger import keys
 
-SCRIPT_NAMES = ("submit", "claim", "emit", "finish", "close", "release", "cancel", "look", "to_front")
+SCRIPT_NAMES = ("submit", "claim", "emit", "finish", "close", "release", "cancel", "look", "to_front", "condemn")
 MINIMUM_SERVER_VERSION = (6, 2)
 
 
@@ -49,7 +50,8 @@ def connect_async(url: str, *, timeout_seconds: float = 5.0) -> redis.asyncio.Re
 @cache
 def script_text(name: str) -> str:
     folder = files("woolly_worker.ledger") / "scripts"
-    return (folder / "shared.lua").read_text() + "\n" + (folder / f"{name}.lua").read_text()
+    constants = f"local RECORD_VERSION = {keys.RECORD_VERSION}\n"
+    return constants + (folder / "shared.lua").read_text() + "\n" + (folder / f"{name}.lua").read_text()
 
 
 def load_scripts(client: redis.Redis) -> dict[str, Script]:

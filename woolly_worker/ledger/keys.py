@@ -13,11 +13,14 @@ woolly:workers                    zset     workers, every heartbeat     an entry
 woolly:worker:<worker id>         string   workers, every heartbeat     HEARTBEAT_TTL_SECONDS after the last one
 woolly:benchmark:<id>             string   the worker that ran it       BENCHMARK_TTL_SECONDS
 woolly:reaper                     string   whichever reaper has a turn  one turn (the mutex of all reapers)
+woolly:ledger_version             string   the first process of all     for ever (see versions.py)
+woolly:aside:<key>                any      reapers                      a day: what stood under one of our names
 m.<model>.l<lane>[sep<priority>]  list     Celery (kombu)               while it holds bells
 
 Fields of a job's hash (times are milliseconds of Redis's own clock):
 
 id, model, lane, priority, tenant, metadata, request      as submitted; `request` is the only place of the prompt
+version                                                   the RECORD_VERSION of who wrote it (see versions.py)
 state, attempts, crashes, history                         history: JSON, one object per lost lease
 fence, owner, claim, lease_ms                             who may write, and until when it is believed to be alive
 seq, end_seq                                              tokens in the stream; seq of the terminal event
@@ -34,6 +37,7 @@ the next check for a lost bell while queued. Fields of woolly:lanes:<model>: `l<
 Redis Cluster is not supported: a script touches keys of several slots, and Celery has no such transport.
 """
 
+from collections.abc import Iterable
 from typing import Any
 from zlib import crc32
 
@@ -44,6 +48,13 @@ FINISHED_JOBS = PREFIX + "jobs:finished"
 MODELS = PREFIX + "models"
 WORKERS = PREFIX + "workers"
 REAPER_MUTEX = PREFIX + "reaper"
+LEDGER_VERSION = PREFIX + "ledger_version"
+ASIDE_SECONDS = 24 * 3600
+RECORD_VERSION = 1  # of a job's request: see versions.py
+
+# What a job may be called: it becomes a part of keys and addresses.
+JOB_ID_PATTERN = r"^[A-Za-z0-9_-]+$"
+MAX_JOB_ID_CHARACTERS = 64
 
 TASK_GENERATE = "woolly.generate"
 TASK_BENCHMARK = "woolly.benchmark"
@@ -101,6 +112,24 @@ def queue(model: str, lane: int) -> str:
 
 def queues(model: str) -> tuple[str, ...]:
     return tuple(queue(model, lane) for lane in range(N_LANES))
+
+
+def types(models: Iterable[str]) -> dict[str, str]:
+    """Of every key with a name of its own, those of the broker included: the type it has to have, if it is there."""
+    found = {
+        OPEN_JOBS: "zset",
+        FINISHED_JOBS: "zset",
+        MODELS: "hash",
+        WORKERS: "zset",
+        REAPER_MUTEX: "string",
+        "unacked": "hash",
+        "unacked_index": "zset",
+    }
+    for model in models:
+        found[lanes(model)] = "hash"
+        for priority in range(N_PRIORITIES):
+            found |= {bells(model, lane, priority): "list" for lane in range(N_LANES)}
+    return found
 
 
 def bells(model: str, lane: int, priority: int) -> str:

@@ -7,10 +7,11 @@ of them may be called again after that without harm.
 It does not ring bells: the callers own Celery. It is synchronous and safe to share between threads.
 """
 
+import re
 import secrets
 import uuid
-from collections.abc import Sequence
-from typing import Any, Literal, cast
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeVar, cast
 
 import redis
 from pydantic import ValidationError
@@ -18,6 +19,7 @@ from pydantic import ValidationError
 from woolly_worker.contract.errors import (
     DeadlineExceeded,
     InternalError,
+    InvalidRequest,
     JobCancelled,
     JobNotFound,
     LedgerUnavailable,
@@ -25,11 +27,13 @@ from woolly_worker.contract.errors import (
     QueueFull,
     WoollyError,
 )
-from woolly_worker.contract.events import DoneEvent, FailedEvent, TokenEvent, job_event_adapter
+from woolly_worker.contract.events import DoneEvent, FailedEvent, TokenEvent
 from woolly_worker.contract.jobs import MAX_SEED, ErrorInfo, JobMetrics, JobRequest, JobResult, JobView, Usage
-from woolly_worker.contract.states import JobState
+from woolly_worker.contract.states import TERMINAL_STATES, JobState
 from woolly_worker.ledger import keys, timings, views
 from woolly_worker.ledger.connection import load_scripts, translated_errors
+from woolly_worker.ledger.damage import FIELDS, Damage, problem_of
+from woolly_worker.ledger.foreign import foreign, printable, set_aside
 from woolly_worker.ledger.records import (
     Bell,
     BrokenJob,
@@ -45,13 +49,20 @@ from woolly_worker.ledger.records import (
     Reply,
     Submitted,
 )
+from woolly_worker.ledger.versions import RECORD_VERSION
+
+T = TypeVar("T")
 
 DEFAULT_RETENTION_SECONDS = 3600.0
 DEFAULT_BELL_SECONDS = 5.0
 DEFAULT_MAX_CRASHES = 3
 REAP_BATCH = 100
+NO_EXPIRY = -1  # what PTTL says
 BROKEN_MS = 60_000  # until the reaper looks again at a job that it could not look at
 NEWEST_BELLS = 100  # to look through for the one that was just rung
+_JOB_ID = re.compile(keys.JOB_ID_PATTERN)
+# What a call ends with when its record is damaged: a script stops, or Python cannot read what it says.
+_SIGNS_OF_DAMAGE = (InternalError, ValueError, TypeError)
 
 # How a job that nobody owns ends, by the verdict of claim.lua and look.lua.
 _CLOSING_STATES: dict[str, Literal[JobState.FAILED, JobState.CANCELLED, JobState.EXPIRED]] = {
@@ -76,11 +87,14 @@ class Ledger:
         self._retention_ms = max(1, int(retention_seconds * 1000))
         self._bell_ms = max(1, int(bell_seconds * 1000))
         self._max_crashes = max_crashes
+        self._damage = Damage(client, self._scripts["condemn"], self._retention_ms)
 
     def submit(self, request: JobRequest, *, job_id: str | None = None, max_queued: int | None = None) -> Submitted:
         """Records the job as queued. Afterwards the caller rings `bell`, off the request's path; if that fails, the
         reaper rings it. QueueFull when `max_queued` jobs of this model already wait."""
         job_id = job_id or uuid.uuid4().hex
+        if not is_job_id(job_id):
+            raise InvalidRequest(f"a job's id matches {keys.JOB_ID_PATTERN}, {printable(job_id)!r} does not")
         if request.sampling.seed is None:
             # Drawn here and stored, so that a resumed job continues as it would have without the interruption.
             sampling = request.sampling.model_copy(update={"seed": secrets.randbelow(MAX_SEED + 1)})
@@ -114,14 +128,29 @@ class Ledger:
 
     def claim(self, job_id: str, owner: str, *, lease_seconds: float, claim_id: str | None = None) -> Claim | Refusal:
         """Takes the job for `owner` (a worker id). Call it again with the same `claim_id` if the reply was lost.
-        A job that turns out to be cancelled, expired, poison or unreadable is closed here."""
-        (model,) = self._fields(job_id, ["model"])
-        if model is None:
+        A job that turns out to be cancelled, expired, poison, unreadable or damaged is closed here; one whose request
+        is newer than this program is left alone (see versions.py)."""
+        return self._or_end(
+            job_id,
+            lambda: self._claim(job_id, owner, lease_seconds, claim_id or uuid.uuid4().hex),
+            Refusal(job_id, ClaimOutcome.DAMAGED),
+        )
+
+    def _claim(self, job_id: str, owner: str, lease_seconds: float, claim_id: str) -> Claim | Refusal:
+        if not is_job_id(job_id):
             return Refusal(job_id, ClaimOutcome.GONE)
+        record = self._checked(job_id)
+        if record is None:
+            return Refusal(job_id, ClaimOutcome.GONE)
+        if record["state"] in TERMINAL_STATES:
+            return Refusal(job_id, ClaimOutcome.TERMINAL)
+        model = record["model"]
+        if int(record.get("version", "1")) > RECORD_VERSION and record["state"] == JobState.QUEUED:
+            return Refusal(job_id, ClaimOutcome.NEWER)
         outcome, fence, seq, attempt, crashes, now_ms = self._call(
             "claim",
             [keys.job(job_id), keys.OPEN_JOBS, keys.lanes(model)],
-            [job_id, owner, claim_id or uuid.uuid4().hex, int(lease_seconds * 1000), self._max_crashes],
+            [job_id, owner, claim_id, int(lease_seconds * 1000), self._max_crashes],
         )
         if outcome in _CLOSING_STATES:
             self._close(job_id, fence, outcome)
@@ -130,7 +159,7 @@ class Ledger:
         names = ["request", "created_ms", "queued_ms", "claimed_ms", "first_token_ms", "deadline_ms"]
         request, created_ms, queued_ms, claimed_ms, first_token_ms, deadline_ms = self._fields(job_id, names)
         if request is None or created_ms is None or queued_ms is None or claimed_ms is None:
-            return Refusal(job_id, ClaimOutcome.GONE)
+            raise InternalError("the record lacks a field that the claim needs")
         tokens = self._tokens(job_id, seq)
         try:
             wanted = JobRequest.model_validate_json(request)
@@ -165,7 +194,11 @@ class Ledger:
         return [Reply(reply) for reply in self._call("emit", names, args)]
 
     def finish(self, finish: Finish) -> Finished:
-        """The terminal event, by the owner. The ledger adds its share of the metrics."""
+        """The terminal event, by the owner. The ledger adds its share of the metrics. A damaged job is ended here, and
+        the reply says that it is not the caller's any more."""
+        return self._or_end(finish.job_id, lambda: self._finish(finish), Finished(Reply.FENCED, JobResult()))
+
+    def _finish(self, finish: Finish) -> Finished:
         result_metrics = self._merged_metrics(finish.job_id, finish.event.metrics)
         event = timings.with_metrics(finish.event, result_metrics)
         result = JobResult(
@@ -181,6 +214,9 @@ class Ledger:
 
     def release(self, job_id: str, fence: int, model: str) -> Released:
         """Gives a running job back. Its tokens stay; the next owner goes on behind them."""
+        return self._or_end(job_id, lambda: self._release(job_id, fence, model), Released(Reply.FENCED))
+
+    def _release(self, job_id: str, fence: int, model: str) -> Released:
         args: list[str | int] = [job_id, fence, self._bell_ms]
         reply, *bell = self._call("release", [keys.job(job_id), keys.OPEN_JOBS, keys.lanes(model)], args)
         if not bell:
@@ -196,6 +232,14 @@ class Ledger:
     def cancel(self, job_id: str) -> JobState:
         """Asks for the end of a job. Returns the state it is in now: cancelled if it was waiting, running if its
         worker will see the flag at its next step, or the terminal state it had reached before."""
+        return self._or_end(job_id, lambda: self._cancel(job_id), JobState.FAILED)
+
+    def end_damaged(self, job_id: str) -> str | None:
+        """Ends a job that a call failed for, if its record or stream is damaged. Says what is wrong with it."""
+        return self._damage.end(job_id)
+
+    def _cancel(self, job_id: str) -> JobState:
+        self._checked(job_id)
         for _ in range(3):
             state, fence = self._call("cancel", [keys.job(job_id), keys.OPEN_JOBS], [job_id])
             if state == "gone":
@@ -207,7 +251,9 @@ class Ledger:
 
     def reap(self, *, limit: int = REAP_BATCH) -> Reaped:
         """Looks at the jobs that are due. Closes what must not run any more and returns the bells to ring. A job that
-        cannot be looked at is named and put off; the others do not wait for it."""
+        cannot be looked at is named, and ended if its record is damaged, else put off; the others do not wait for
+        it."""
+        set_aside(self.client, self._models())
         now_ms = self._now_ms()
         with translated_errors():
             due = self.client.zrange(keys.OPEN_JOBS, "-inf", str(now_ms), byscore=True, offset=0, num=limit)
@@ -220,10 +266,7 @@ class Ledger:
             except LedgerUnavailable:
                 raise
             except Exception as error:
-                with translated_errors():
-                    self.client.zadd(keys.OPEN_JOBS, {job_id: now_ms + BROKEN_MS}, xx=True)
-                said = f": {error.message}" if isinstance(error, WoollyError) else ""
-                broken.append(BrokenJob(job_id, type(error).__name__ + said))
+                broken.append(self._broken(job_id, error, now_ms))
                 continue
             if isinstance(found, Bell):
                 rung.append(found)
@@ -234,7 +277,12 @@ class Ledger:
     def reaper_turn(self, owner: str, *, seconds: float) -> bool:
         """Whether `owner` may reap now. One reaper at a time, over all processes."""
         with translated_errors():
-            return bool(self.client.set(keys.REAPER_MUTEX, owner, nx=True, px=max(1, int(seconds * 1000))))
+            taken = bool(self.client.set(keys.REAPER_MUTEX, owner, nx=True, px=max(1, int(seconds * 1000))))
+            if not taken and cast(int, self.client.pttl(keys.REAPER_MUTEX)) == NO_EXPIRY:
+                # No reaper of ours leaves it so, and nobody would ever reap again.
+                foreign.tell("key", keys.REAPER_MUTEX, "it has no time to live: removed")
+                self.client.delete(keys.REAPER_MUTEX)
+        return taken
 
     def view(self, job_id: str) -> JobView:
         return views.view_of(job_id, self._fields(job_id, views.VIEW_FIELDS))
@@ -246,13 +294,56 @@ class Ledger:
 
     # -- below: what several transitions share --
 
+    def _or_end(self, job_id: str, call: Callable[[], T], otherwise: T) -> T:
+        """What `call` answers; or `otherwise`, when it failed because the job is damaged, which has ended then."""
+        try:
+            return call()
+        except _SIGNS_OF_DAMAGE:
+            if self._damage.end(job_id) is None:
+                raise
+            return otherwise
+
+    def _broken(self, job_id: str, error: Exception, now_ms: int) -> BrokenJob:
+        problem = self._damage.end(job_id)
+        if problem is not None:
+            return BrokenJob(job_id, problem)
+        with translated_errors():
+            self.client.zadd(keys.OPEN_JOBS, {job_id: now_ms + BROKEN_MS}, xx=True)
+        said = f": {error.message}" if isinstance(error, WoollyError) else ""
+        return BrokenJob(job_id, type(error).__name__ + said)
+
+    def _checked(self, job_id: str) -> dict[str, str] | None:
+        """The fields of a record, without the request; None if there is none. Raises InternalError for what is wrong
+        with it, unless the job has ended."""
+        fields = self._fields(job_id, FIELDS)
+        record = dict(zip(FIELDS, fields, strict=True))
+        if record["state"] not in TERMINAL_STATES:
+            if not any(fields):
+                with translated_errors():
+                    if not self.client.exists(keys.job(job_id)):
+                        return None
+            problem = problem_of(job_id, record)
+            if problem is not None:
+                raise InternalError(f"the record is damaged: {problem}")
+        return {name: value for name, value in record.items() if value is not None}
+
+    def _models(self) -> list[str]:
+        with translated_errors():
+            return cast(list[str], self.client.hkeys(keys.MODELS)) if self.client.type(keys.MODELS) == "hash" else []
+
     def _look(self, job_id: str) -> Bell | bool:
         """The bell to ring for an open job that is due, or whether it was closed."""
-        model, lane, priority = self._fields(job_id, ["model", "lane", "priority"])
-        if model is None or lane is None or priority is None:
+        if not is_job_id(job_id):
+            with translated_errors():
+                self.client.zrem(keys.OPEN_JOBS, job_id)
+            foreign.tell("open job", job_id, "it is no id of a job: removed from the index")
+            return False
+        record = self._checked(job_id)
+        if record is None or record["state"] in TERMINAL_STATES:
             with translated_errors():
                 self.client.zrem(keys.OPEN_JOBS, job_id)
             return False
+        model, lane, priority = record["model"], record["lane"], record["priority"]
         bells = keys.bells(model, int(lane), int(priority))
         verdict, fence, number = self._call(
             "look",
@@ -332,8 +423,8 @@ class Ledger:
             return []
         with translated_errors():
             entries: Any = self.client.xrange(keys.events(job_id), "1-0", f"{last_seq}-0")
-        tokens = [job_event_adapter.validate_json(fields["e"]) for _, fields in entries]
-        return [token for token in tokens if isinstance(token, TokenEvent)]
+        events = [views.event_of(entry_id, fields) for entry_id, fields in entries]
+        return [event for event in events if isinstance(event, TokenEvent)]
 
     def _merged_metrics(self, job_id: str, metrics: JobMetrics) -> JobMetrics:
         with translated_errors():
@@ -355,6 +446,10 @@ class Ledger:
     def _call(self, script: str, names: Sequence[str], args: Sequence[str | int]) -> Any:
         with translated_errors():
             return self._scripts[script](keys=names, args=args)
+
+
+def is_job_id(text: str) -> bool:
+    return len(text) <= keys.MAX_JOB_ID_CHARACTERS and _JOB_ID.fullmatch(text) is not None
 
 
 def _remaining_seconds(deadline_ms: str | None, now_ms: int) -> float | None:

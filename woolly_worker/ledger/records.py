@@ -17,6 +17,8 @@ class ClaimOutcome(StrEnum):
     CANCELLED = "cancelled"  # these three must not run; the ledger has closed them by the time you see this
     EXPIRED = "expired"
     POISON = "poison"
+    NEWER = "newer"  # its request is newer than this program: left for a newer worker
+    DAMAGED = "damaged"  # others have changed its record; the ledger has ended it
     UNREADABLE = "unreadable"  # claimed, but its request is none that this version knows; the ledger has ended it
 
 
@@ -56,6 +58,7 @@ class Reply(StrEnum):
     OK = "ok"
     CANCELLED = "cancelled"  # written, and somebody asked for the end of this job
     FENCED = "fenced"  # not yours any more: drop the sequence
+    DAMAGED = "damaged"  # nothing can be written: others have changed its record or its stream
     GAP = "gap"  # the server lost tokens that it had acknowledged: give the job back, it goes on from the stream
 
 

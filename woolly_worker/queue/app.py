@@ -43,9 +43,9 @@ def create_worker_app(settings: WorkerSettings) -> Any:
     """The app of one worker: its model's lanes only."""
     from kombu.entity import Queue
 
-    from woolly_worker.queue.broker import tolerate_lost_connections
+    from woolly_worker.queue.broker import guard_transport
 
-    tolerate_lost_connections()
+    guard_transport()
     app = create_app(settings.redis_url)
     name = settings.served_name
     app.conf.update(

@@ -13,7 +13,7 @@ from woolly_worker.contract.jobs import ErrorInfo, JobResult, Usage
 from woolly_worker.contract.states import JobState
 from woolly_worker.engine.events import EngineRequest, EngineStopped
 from woolly_worker.ledger import keys
-from woolly_worker.ledger.records import Claim, Finish, Refusal, Reply
+from woolly_worker.ledger.records import Claim, ClaimOutcome, Finish, Refusal, Reply
 from woolly_worker.queue.publisher import Outcome, OutcomeKind
 from woolly_worker.queue.retry import GivenUp, until_answered
 from woolly_worker.queue.runtime import Runtime
@@ -49,7 +49,8 @@ def run_job(runtime: Runtime, job_id: str, task_id: str) -> dict[str, Any]:
             runtime.giving_up,
         )
         if isinstance(claim, Refusal):
-            log.info("bell not answered", job_id=job_id, outcome=claim.outcome.value)
+            tell = log.error if claim.outcome is ClaimOutcome.DAMAGED else log.info
+            tell("bell not answered", job_id=job_id, outcome=claim.outcome.value)
             return {"outcome": claim.outcome.value}
         with runtime.holding(task_id, claim):
             outcome = _run_claimed(runtime, claim)

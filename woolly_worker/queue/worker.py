@@ -18,6 +18,7 @@ from celery.platforms import SecurityWarning
 from celery.worker import state as celery_state
 
 from woolly_worker.contract.errors import WoollyError
+from woolly_worker.ledger import versions
 from woolly_worker.ledger.connection import check_server, connect
 from woolly_worker.queue import tasks
 from woolly_worker.queue.app import create_worker_app
@@ -67,13 +68,15 @@ def _end() -> None:
 
 
 def run(settings: WorkerSettings, load: Loader | None = None) -> int:
-    """Serves until a signal. Returns the exit status. Raises LedgerUnavailable or ModelFileError if it cannot start."""
+    """Serves until a signal. Returns the exit status. Raises LedgerUnavailable, LedgerVersionMismatch or ModelFileError if it
+    cannot start."""
     configure_logging(settings.log_level, settings.log_format)
     # Celery warns root of pickled messages, which this worker does not accept. Containers run as root.
     warnings.filterwarnings("ignore", category=SecurityWarning)
     signals.setup_logging.connect(_keep_our_logging, weak=False)
     with closing(connect(settings.redis_url, timeout_seconds=2.0)) as client:
         version = check_server(client)
+        versions.agree(client)
     log.info("starting", model=settings.served_name, redis_version=version)
     worker = make_worker(settings, load or _load_and_tell)
     worker.start()

@@ -478,11 +478,14 @@ def test_redis_away_is_one_error() -> None:
         Ledger(client).submit(request())
 
 
-def test_a_record_and_a_stream_that_disagree_are_our_bug(ledger: Ledger) -> None:
+def test_a_record_and_a_stream_that_disagree_end_the_job(ledger: Ledger) -> None:
     job_id = submit(ledger)
     ledger.client.hset(keys.job(job_id), "seq", 3)
-    with pytest.raises(InternalError, match="3 tokens, the stream holds 0"):
-        ledger.claim(job_id, "w1", lease_seconds=LEASE)
+    assert refused(ledger, job_id) is ClaimOutcome.DAMAGED
+    result = ledger.view(job_id).result
+    assert result is not None
+    assert result.error is not None
+    assert "3 tokens, 0 of them can be read" in result.error.message
 
 
 @pytest.mark.parametrize("left", [[], [1], [1, 2]])
@@ -509,9 +512,19 @@ def test_a_record_that_cannot_be_looked_at_stops_nobody_else(ledger: Ledger) -> 
     for job_id in (broken, late, lost):
         look_now(ledger, job_id)
     reaped = ledger.reap()
-    assert [(job.job_id, job.reason) for job in reaped.broken] == [(broken, "ValueError")]
+    assert [(job.job_id, job.reason) for job in reaped.broken] == [(broken, "the field 'lane' is not 0 to 7")]
     assert reaped.closed == (late,)
     assert [bell.job_id for bell in reaped.bells] == [lost]
     assert reaped.n_jobs == 3
-    assert ledger.reap().n_jobs == 0  # put off
-    assert ledger.client.zscore(keys.OPEN_JOBS, broken) is not None
+    assert ledger.reap().n_jobs == 0
+    assert ledger.view(broken).state is JobState.FAILED
+
+
+def test_a_job_that_meets_a_bug_of_ours_is_put_off(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    job_id = submit(ledger)
+    look_now(ledger, job_id)
+    monkeypatch.setitem(ledger._scripts, "look", lambda **_: 1 / 0)
+    assert [(job.job_id, job.reason) for job in ledger.reap().broken] == [(job_id, "ZeroDivisionError")]
+    assert ledger.reap().n_jobs == 0
+    assert ledger.view(job_id).state is JobState.QUEUED
+    assert ledger.client.zscore(keys.OPEN_JOBS, job_id) is not None

@@ -21,7 +21,8 @@ if ARGV[8] ~= '' then deadline = now + tonumber(ARGV[8]) end
 redis.call('HSET', KEYS[1],
   'id', ARGV[1], 'model', ARGV[2], 'lane', ARGV[3], 'priority', ARGV[4], 'tenant', ARGV[5], 'metadata', ARGV[6],
   'request', ARGV[7], 'state', 'queued', 'attempts', 0, 'crashes', 0, 'fence', 0, 'owner', '', 'claim', '',
-  'lease_ms', 0, 'seq', 0, 'cancel', 0, 'created_ms', now, 'queued_ms', now, 'deadline_ms', deadline)
+  'lease_ms', 0, 'seq', 0, 'cancel', 0, 'created_ms', now, 'queued_ms', now, 'deadline_ms', deadline,
+  'version', RECORD_VERSION)
 local bell = enqueue(KEYS[1], KEYS[3], ARGV[3], ARGV[4])
 count(KEYS[3], ARGV[3], 'queued', 1)
 
