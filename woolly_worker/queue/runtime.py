@@ -91,6 +91,7 @@ class Runtime:
         self._send = send
         self._end = end
         self.engine_died = False
+        self.newer_ledger: LedgerVersionMismatch | None = None  # why this worker ends, if that is why
         self._load = load
         self._served: Served | None = None
         self._held: dict[str, Claim] = {}  # by Celery's task id
@@ -149,6 +150,7 @@ class Runtime:
         """In the heartbeat's thread, again and again until the end."""
         if not self.draining:
             log.error("a newer program has the ledger, this worker ends", reason=error.message)
+            self.newer_ledger = error
             self.begin_drain()
             self._end()
 

@@ -86,6 +86,8 @@ def run(settings: WorkerSettings, load: Loader | None = None) -> int:
     error: WoollyError | None = worker.app.startup_error
     if error is not None:
         raise error
+    if worker.app.runtime.newer_ledger is not None:
+        raise worker.app.runtime.newer_ledger
     if worker.app.runtime.engine_died:
         return EXIT_FAILURE
     # Celery calls Ctrl-C a failure. Asked to stop and stopped is a success, whoever asked.
