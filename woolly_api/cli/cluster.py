@@ -71,6 +71,7 @@ def up(
     [dim]woolly up --model model.gguf --port 8000[/dim]
     """
     from woolly_api.cli.running import ClusterLog, running
+    from woolly_worker.ledger.address import RedisAddress
     from woolly_api.programs import (
         CannotListen,
         Cluster,
@@ -107,7 +108,7 @@ def up(
                 say(f"API     {cluster.api_url}  (documentation: {cluster.api_url}/docs)")
                 if cluster.flower_url:
                     say(f"Flower  {cluster.flower_url}")
-                say(f"Redis   {cluster.broker_url}")
+                say(f"Redis   {RedisAddress.parse(cluster.broker_url).shown}")
                 say("ready; Ctrl-C stops")
                 supervisor.run()
         except StateDirBusy as error:
