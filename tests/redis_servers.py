@@ -67,9 +67,7 @@ class ProtectedServer:
         self.cert, self.key = certificate(folder)
         self.acl = folder / "users.acl"
         hashed = hashlib.sha256(PASSWORD.encode()).hexdigest()
-        self.acl.write_text(
-            ACL.read_text().replace(">change-me", f"#{hashed}") + "user admin on nopass ~* &* +@all\n"
-        )
+        self.acl.write_text(ACL.read_text().replace(">change-me", f"#{hashed}") + "user admin on nopass ~* &* +@all\n")
         self.tls = f"ssl_ca_certs={self.cert}&ssl_certfile={self.cert}&ssl_keyfile={self.key}"
         self.location = f"127.0.0.1:{tls_port}/0"
         self.url = f"rediss://woolly:{QUOTED_PASSWORD}@{self.location}?{self.tls}"
@@ -161,3 +159,50 @@ def tls_proxy(port: int, plain_port: int, cert: Path, key: Path) -> Iterator[Non
         thread.join(5)
         loop.run_until_complete(ended())
         loop.close()
+
+
+class Sentinels:
+    """A master, a replica and three Sentinels that watch them: the fewest that can agree without one of them."""
+
+    def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
+        program, self._folder, self._stack = str(find_program().path), folder, stack
+        self.master_port, self.replica_port = free_port(), free_port()
+        self.master = self._server(program, "master", self.master_port)
+        self._server(program, "replica", self.replica_port, "--replicaof", "127.0.0.1", str(self.master_port))
+        # Sentinel asks a master for its replicas at once, and then every ten seconds.
+        with contextlib.closing(redis.Redis(port=self.replica_port)) as replica:
+            wait_for(lambda: answers(replica) and replica.info("replication")["master_link_status"] == "up")
+        ports = [free_port() for _ in range(3)]
+        for port in ports:
+            self._sentinel(program, port)
+        self.url = f"sentinel://{','.join(f'127.0.0.1:{port}' for port in ports)}/the-master/0"
+        self._clients = [redis.Redis(port=port, decode_responses=True) for port in ports]
+        wait_for(lambda: all(answers(client) for client in self._clients))
+        wait_for(lambda: all(self._watched(client) == ("1", "2") for client in self._clients))
+
+    def _server(self, program: str, name: str, port: int, *more: str) -> "subprocess.Popen[bytes]":
+        folder = self._folder / name
+        folder.mkdir()
+        common = ("--bind", "127.0.0.1", "--appendonly", "yes", "--save", "", "--repl-diskless-sync-delay", "0")
+        argv = [program, "--port", str(port), *common, *more]
+        return self._stack.enter_context(launched(argv, folder))
+
+    def _sentinel(self, program: str, port: int) -> None:
+        folder = self._folder / str(port)
+        folder.mkdir()
+        config = folder / "sentinel.conf"
+        config.write_text(
+            f"port {port}\nbind 127.0.0.1\nsentinel monitor the-master 127.0.0.1 {self.master_port} 2\n"
+            "sentinel down-after-milliseconds the-master 1000\nsentinel failover-timeout the-master 4000\n"
+        )
+        self._stack.enter_context(launched([program, str(config), "--sentinel"], folder))
+
+    @staticmethod
+    def _watched(client: redis.Redis) -> tuple[str, str]:
+        words = client.execute_command("SENTINEL", "MASTER", "the-master")
+        found = words if isinstance(words, dict) else dict(zip(words[::2], words[1::2], strict=True))
+        return str(found["num-slaves"]), str(found["num-other-sentinels"])
+
+    def close(self) -> None:
+        for client in self._clients:
+            client.close()

@@ -11,7 +11,7 @@ import pytest
 from cluster import WOOLLY, Cluster, environment, running_cluster, wait_for
 from redis_servers import PASSWORD, QUOTED_PASSWORD, ProtectedServer, protected_server
 
-from woolly_worker.contract.jobs import JobRequest, JobView, SamplingParams
+from woolly_worker.contract.jobs import JobRequest, SamplingParams
 from woolly_worker.contract.states import JobState
 from woolly_worker.ledger.connection import connect
 from woolly_worker.ledger.models import ModelRegistry
@@ -49,14 +49,16 @@ def test_every_way_through_a_cluster_keeps_to_the_users_rights(guarded: Cluster,
         job = client.submit(request())
         text = "".join(event.text for event in client.events(job.id) if event.type in ("token", "done"))
         interrupted = client.submit(request())
-        wait_for(lambda: client.job(interrupted.id).last_seq > 10)
+        wait_for(
+            lambda: client.get(interrupted.id).last_seq > 10, explain=lambda: f"{server.refused()}\n{guarded.output}"
+        )
         (beat,) = ModelRegistry(redis).workers()
         os.kill(beat.pid, signal.SIGKILL)
 
         # Cancelled while it waits for the worker that starts again.
         cancelled = client.submit(request())
         assert client.cancel(cancelled.id).state is JobState.CANCELLED
-        ended: JobView = client.wait(interrupted.id)
+        ended = client.wait(interrupted.id)
         assert ended.result is not None
         assert ended.result.text == text
 
@@ -74,7 +76,7 @@ def test_every_way_through_a_cluster_keeps_to_the_users_rights(guarded: Cluster,
 
         # Flower's terminate button: a control message, which every worker hears.
         running = client.submit(request(500))
-        wait_for(lambda: client.job(running.id).last_seq > 3)
+        wait_for(lambda: client.get(running.id).last_seq > 3, explain=lambda: guarded.output)
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         opener.open(f"{guarded.flower_url}/api/task/revoke/{running.id}.1?terminate=true", data=b"", timeout=20)
         assert client.wait(running.id).state is JobState.CANCELLED
@@ -85,7 +87,15 @@ def test_every_way_through_a_cluster_keeps_to_the_users_rights(guarded: Cluster,
 
 def test_the_user_may_do_nothing_else(server: ProtectedServer) -> None:
     with connect(server.url) as redis:
-        for command in ("KEYS *", "FLUSHALL", "CONFIG GET *", "CLIENT LIST", "GET other", "PUBLISH other x", "SORT m.x"):
+        for command in (
+            "KEYS *",
+            "FLUSHALL",
+            "CONFIG GET *",
+            "CLIENT LIST",
+            "GET other",
+            "PUBLISH other x",
+            "SORT m.x",
+        ):
             with pytest.raises(Exception, match="no permission|No permission|can't access"):
                 redis.execute_command(*command.split())
     server.admin.acl_log_reset()

@@ -6,6 +6,7 @@ What libFuzzer finds it writes into the folder it runs in, as crash-*, timeout-*
 file in findings/, which the short test reads at every run.
 """
 
+import struct
 import sys
 import tempfile
 from pathlib import Path
@@ -25,18 +26,32 @@ with atheris.instrument_imports(include=INSTRUMENTED):
 
 
 def main() -> None:
+    """Half of the mutations are libFuzzer's own, guided by coverage; half change what a whole file says."""
+    import numpy as np
     import seeds
+
+    def mutate(data: bytes, max_size: int, seed: int) -> bytes:
+        if seed % 2:
+            try:
+                return seeds.with_changed_values(data, np.random.default_rng(seed))[:max_size]
+            except (ValueError, struct.error, LookupError):
+                pass  # damaged already: bytes are all that can be changed
+        return bytes(atheris.Mutate(data, max_size))
 
     with tempfile.TemporaryDirectory() as folder:
         corpus = next((word for word in sys.argv[1:] if not word.startswith("-")), folder)
         Path(corpus).mkdir(parents=True, exist_ok=True)
         for path in seeds.files(Path(folder)):
             (Path(corpus) / path.name).write_bytes(seeds.head(path))
-        for path in (HERE / "findings").glob("*"):
+        for path in (HERE / "findings").glob("*.bin"):
             (Path(corpus) / path.name).write_bytes(path.read_bytes())
         scratch = Scratch()
         options = [word for word in sys.argv[1:] if word.startswith("-")]
-        atheris.Setup([sys.argv[0], *LIMITS, *options, corpus], lambda data: exercise(scratch.write(data, PADDED_BYTES)))
+        atheris.Setup(
+            [sys.argv[0], *LIMITS, *options, corpus],
+            lambda data: exercise(scratch.write(data, PADDED_BYTES)),
+            custom_mutator=mutate,
+        )
         atheris.Fuzz()
 
 

@@ -71,7 +71,6 @@ def up(
     [dim]woolly up --model model.gguf --port 8000[/dim]
     """
     from woolly_api.cli.running import ClusterLog, running
-    from woolly_worker.ledger.address import RedisAddress
     from woolly_api.programs import (
         CannotListen,
         Cluster,
@@ -80,6 +79,7 @@ def up(
         default_state_dir,
         locked_state_dir,
     )
+    from woolly_worker.ledger.address import RedisAddress
 
     path = model_path(model)
     if redis is not None:

@@ -79,9 +79,7 @@ class RedisAddress:
             password=unquote(password) or None,
             master=master,
             tls=_tls(options) if with_tls else None,
-            sentinel_login={
-                name.removeprefix("sentinel_"): options[name] for name in _SENTINEL if options.get(name)
-            },
+            sentinel_login={name.removeprefix("sentinel_"): options[name] for name in _SENTINEL if options.get(name)},
         )
 
     @property

@@ -65,7 +65,9 @@ def translated_errors() -> Iterator[None]:
         if isinstance(error, redis.exceptions.ReadOnlyError | redis.exceptions.OutOfMemoryError):
             raise LedgerUnavailable(f"Redis refuses writes: {error}") from error
         if isinstance(error, redis.exceptions.NoPermissionError):
-            raise LedgerUnavailable(f"this user of Redis may not do that (see deploy/redis/woolly.acl): {error}") from error
+            raise LedgerUnavailable(
+                f"this user of Redis may not do that (see deploy/redis/woolly.acl): {error}"
+            ) from error
         if str(error).startswith(("LOADING", "MASTERDOWN", "MISCONF", "BUSY", "CLUSTERDOWN", "OOM")):
             raise LedgerUnavailable(f"Redis cannot serve now: {error}") from error
         raise InternalError(f"a ledger script failed: {error}") from error

@@ -173,7 +173,7 @@ def _mended(job_id: str, record: dict[str, str | None]) -> dict[str, str]:
     mended = {name: stand_in for name, stand_in in _STAND_INS.items() if not record[name]}
     for name in (*_NUMBERS, *_OPTIONAL_NUMBERS):
         value = record[name]
-        if value is None and name in _NUMBERS or value is not None and not _NUMBER.fullmatch(value):
+        if name in _NUMBERS if value is None else not _NUMBER.fullmatch(value):
             mended[name] = "0"
     if record["id"] != job_id:
         mended["id"] = job_id

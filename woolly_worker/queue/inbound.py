@@ -85,7 +85,9 @@ _BODIES: dict[str, TypeAdapter[Any]] = {
     keys.TASK_BENCHMARK: TypeAdapter(tuple[tuple[_JobId, _Text, int], _Nothing, _Embedded]),
 }
 # Names that may be told: those of other fields are somebody else's words.
-_NAMES = frozenset().union(*(kind.model_fields for kind in (_Headers, _DeliveryInfo, _Properties, _Envelope, _Embedded)))
+_NAMES = frozenset().union(
+    *(kind.model_fields for kind in (_Headers, _DeliveryInfo, _Properties, _Envelope, _Embedded))
+)
 
 
 def problem_of(message: Any) -> str | None:

@@ -83,9 +83,7 @@ class Runtime:
         self.ledger = self._ledger(self._client)
         self.publisher = Publisher(self._ledger(self._writer_client), lease_seconds=settings.lease_seconds)
         self.registry = ModelRegistry(self._client)
-        self._heartbeat = Heartbeat(
-            self.registry, self.worker_id, settings, on_newer_ledger=self._on_newer_ledger
-        )
+        self._heartbeat = Heartbeat(self.registry, self.worker_id, settings, on_newer_ledger=self._on_newer_ledger)
         self._benchmarking = threading.Lock()
         self._reaper = Reaper(self.ledger, self.ring, self.worker_id)
         self._send = send

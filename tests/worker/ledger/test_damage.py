@@ -75,7 +75,23 @@ def test_a_field_that_is_missing_ends_the_job(ledger: Ledger, field: str, by_bel
 
 
 nonsense = st.sampled_from(
-    ["", "0", "-1", "7", "1e400", "nan", "9" * 30, "99999999999999", "x", "{", "[1]", '{"a": 1}', "running", "queued", "\n"]
+    [
+        "",
+        "0",
+        "-1",
+        "7",
+        "1e400",
+        "nan",
+        "9" * 30,
+        "99999999999999",
+        "x",
+        "{",
+        "[1]",
+        '{"a": 1}',
+        "running",
+        "queued",
+        "\n",
+    ]
 )
 numbered = itertools.count()
 

@@ -6,7 +6,7 @@ from contextlib import closing
 
 import pytest
 
-from woolly_worker.contract.errors import InternalError, JobNotFound, LedgerUnavailable, QueueFull
+from woolly_worker.contract.errors import JobNotFound, LedgerUnavailable, QueueFull
 from woolly_worker.contract.events import DoneEvent, FailedEvent, StateEvent, TokenEvent, job_event_adapter
 from woolly_worker.contract.jobs import ErrorInfo, JobMetrics, JobRequest, SamplingParams, Usage
 from woolly_worker.contract.states import JobState

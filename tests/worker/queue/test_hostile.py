@@ -115,7 +115,12 @@ def test_a_lane_that_is_no_list_and_control_messages_that_are_none(workers: Work
     (process,) = workers.processes
     for number in range(keys.N_LANES):  # those of all tenants
         workers.client.set(keys.bells("tiny", number, 5), "hello")
-    for text in ("no JSON", "[]", "{}", '{"properties": {"delivery_tag": "x", "body_encoding": "base64"}, "body": "!"}'):
+    for text in (
+        "no JSON",
+        "[]",
+        "{}",
+        '{"properties": {"delivery_tag": "x", "body_encoding": "base64"}, "body": "!"}',
+    ):
         workers.client.publish("/0.celery.pidbox", text)
     submitted = workers.ledger.submit(_request())
     workers.result(submitted.job_id)  # its bell is rung by a reaper, once the lane is a list again
