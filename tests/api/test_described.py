@@ -5,8 +5,6 @@ few examples of each operation by default; `make fuzz` asks for more (WOOLLY_FUZ
 """
 
 import os
-from collections.abc import Iterator
-
 import hypothesis
 import pytest
 import requests
@@ -27,9 +25,9 @@ OF_EVERY_ANSWER = [
 
 
 @pytest.fixture
-def schema(api: RunningApi, worker: ScriptedWorker) -> Iterator[schemathesis.schemas.BaseSchema]:
+def schema(api: RunningApi, worker: ScriptedWorker) -> schemathesis.schemas.BaseSchema:
     worker.serve()
-    yield schemathesis.openapi.from_url(f"{api.url}/openapi.json")
+    return schemathesis.openapi.from_url(f"{api.url}/openapi.json")
 
 
 def test_every_operation_answers_as_described(schema: schemathesis.schemas.BaseSchema, api: RunningApi) -> None:

@@ -67,7 +67,9 @@ def _speak(file: GGUFFile) -> None:
 
 def _refused(part: Callable[[], object]) -> None:
     """The two ways to say no: the file is wrong, or it cannot do this with this text."""
+    said = "nothing"
     try:
         part()
     except (ModelFileError, InvalidRequest) as error:
-        assert 0 < len(error.message) < 2000, f"a message of {len(error.message)} characters"
+        said = error.message
+    assert 0 < len(said) < 2000, f"a message of {len(said)} characters"

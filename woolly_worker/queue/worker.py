@@ -68,8 +68,8 @@ def _end() -> None:
 
 
 def run(settings: WorkerSettings, load: Loader | None = None) -> int:
-    """Serves until a signal. Returns the exit status. Raises LedgerUnavailable or ModelFileError if it cannot start, and
-    LedgerVersionMismatch also when a newer program takes the ledger over."""
+    """Serves until a signal. Returns the exit status. Raises LedgerUnavailable or ModelFileError if it cannot start,
+    and LedgerVersionMismatch also when a newer program takes the ledger over."""
     configure_logging(settings.log_level, settings.log_format)
     # Celery warns root of pickled messages, which this worker does not accept. Containers run as root.
     warnings.filterwarnings("ignore", category=SecurityWarning)
