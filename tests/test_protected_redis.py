@@ -96,7 +96,7 @@ def test_the_user_may_do_nothing_else(server: ProtectedServer) -> None:
             "PUBLISH other x",
             "SORT m.x",
         ):
-            with pytest.raises(Exception, match="[Nn]o permission"):
+            with pytest.raises(Exception, match=r"[Nn]o permission"):
                 redis.execute_command(*command.split())
     server.admin.acl_log_reset()
 

@@ -74,8 +74,8 @@ _STRING, _ARRAY = 8, 9
 
 
 def changed_values(whole: bytes, seed: int, n: int) -> Iterator[bytes]:
-    """`n` copies with other values in the metadata: numbers at their edges, texts and arrays that are longer, shorter or
-    doubled, templates that want too much, pairs left out."""
+    """`n` copies with other values in the metadata: numbers at their edges, texts and arrays that are longer or
+    shorter, templates that want too much, pairs left out."""
     rng = np.random.default_rng(seed)
     for _ in range(n):
         yield with_changed_values(whole, rng)

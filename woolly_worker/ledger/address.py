@@ -96,7 +96,9 @@ class RedisAddress:
         if self.master is None:
             ((host, port),) = self.hosts
             return redis.Redis(host=host, port=port, **options)
-        sentinel = redis.sentinel.Sentinel(list(self.hosts), sentinel_kwargs=self._sentinel_options(options), **options)
+        sentinel: Any = redis.sentinel.Sentinel(  # type: ignore[no-untyped-call]
+            list(self.hosts), sentinel_kwargs=self._sentinel_options(options), **options
+        )
         client: redis.Redis = sentinel.master_for(self.master)
         return client
 
@@ -105,7 +107,7 @@ class RedisAddress:
         if self.master is None:
             ((host, port),) = self.hosts
             return redis.asyncio.Redis(host=host, port=port, **options)
-        sentinel = redis.asyncio.sentinel.Sentinel(  # type: ignore[no-untyped-call]
+        sentinel: Any = redis.asyncio.sentinel.Sentinel(  # type: ignore[no-untyped-call]
             list(self.hosts), sentinel_kwargs=self._sentinel_options(options), **options
         )
         client: redis.asyncio.Redis = sentinel.master_for(self.master)

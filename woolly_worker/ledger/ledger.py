@@ -133,7 +133,7 @@ class Ledger:
         return self._or_end(
             job_id,
             lambda: self._claim(job_id, owner, lease_seconds, claim_id or uuid.uuid4().hex),
-            Refusal(job_id, ClaimOutcome.DAMAGED),
+            cast(Claim | Refusal, Refusal(job_id, ClaimOutcome.DAMAGED)),
         )
 
     def _claim(self, job_id: str, owner: str, lease_seconds: float, claim_id: str) -> Claim | Refusal:
@@ -278,7 +278,7 @@ class Ledger:
         """Whether `owner` may reap now. One reaper at a time, over all processes."""
         with translated_errors():
             taken = bool(self.client.set(keys.REAPER_MUTEX, owner, nx=True, px=max(1, int(seconds * 1000))))
-            if not taken and cast(int, self.client.pttl(keys.REAPER_MUTEX)) == NO_EXPIRY:
+            if not taken and self.client.pttl(keys.REAPER_MUTEX) == NO_EXPIRY:
                 # No reaper of ours leaves it so, and nobody would ever reap again.
                 foreign.tell("key", keys.REAPER_MUTEX, "it has no time to live: removed")
                 self.client.delete(keys.REAPER_MUTEX)

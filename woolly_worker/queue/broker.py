@@ -15,6 +15,7 @@ none ends the worker's loop, and one in the list of unacknowledged messages that
 """
 
 import time
+from queue import Empty
 from typing import Any
 
 from kombu import transport as kombu_transport
@@ -62,7 +63,7 @@ class GuardedChannel(transport.Channel):  # type: ignore[misc, unused-ignore]
         """Of the next message. `Transport._deliver` looks at it once it is JSON."""
         try:
             return super()._brpop_read(**options)
-        except (transport.Empty, *self.connection_errors):
+        except (Empty, *self.connection_errors):
             raise
         except exceptions.ResponseError as error:
             if not str(error).startswith("WRONGTYPE"):
@@ -71,7 +72,7 @@ class GuardedChannel(transport.Channel):  # type: ignore[misc, unused-ignore]
             time.sleep(WRONG_TYPE_PAUSE_SECONDS)
         except Exception as error:  # of the JSON parser, or of what a marker in the JSON made it build
             door.refuse("a lane", f"not JSON: {type(error).__name__}")
-        raise transport.Empty
+        raise Empty
 
     def _deliver_fanout_message(self, message: Any, exchange: str) -> Any:
         """Control messages: Celery's own, of any content, but messages."""
@@ -79,7 +80,7 @@ class GuardedChannel(transport.Channel):  # type: ignore[misc, unused-ignore]
             return super()._deliver_fanout_message(message, exchange)
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             door.refuse(exchange, f"no control message: {type(error).__name__}")
-        raise transport.Empty
+        raise Empty
 
 
 class GuardedSentinelChannel(GuardedChannel, transport.SentinelChannel):  # type: ignore[misc, unused-ignore]
