@@ -104,7 +104,7 @@ def test_the_user_may_do_nothing_else(server: ProtectedServer) -> None:
         ("rediss://woolly:{password}@{location}", "certificate verify failed"),
         ("redis://woolly:{password}@{location}", "Redis does not answer"),
         ("rediss://woolly:wrong@{location}?{tls}", "invalid username-password"),
-        ("rediss://{location}?{tls}", "Authentication required"),
+        ("rediss://{location}?{tls}", "authenticate"),
         ("rediss://woolly:{password}@{location}?{tls}&ssl_ca_cert=x", "no parameter 'ssl_ca_cert'"),
     ],
 )
