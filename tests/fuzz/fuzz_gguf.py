@@ -34,7 +34,7 @@ def main() -> None:
         if seed % 2:
             try:
                 return seeds.with_changed_values(data, np.random.default_rng(seed))[:max_size]
-            except (ValueError, struct.error, LookupError):
+            except (ValueError, struct.error, LookupError, OverflowError):
                 pass  # damaged already: bytes are all that can be changed
         return bytes(atheris.Mutate(data, max_size))
 

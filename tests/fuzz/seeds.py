@@ -82,7 +82,7 @@ def changed_values(whole: bytes, seed: int, n: int) -> Iterator[bytes]:
 
 
 def with_changed_values(whole: bytes, rng: np.random.Generator) -> bytes:
-    """Raises ValueError, struct.error or IndexError for a file that is damaged already."""
+    """Raises ValueError, struct.error, LookupError or OverflowError for a file that is damaged already."""
     pairs, end = _pairs(whole)
     for _ in range(int(rng.integers(1, 4))):
         index = int(rng.integers(0, len(pairs)))
