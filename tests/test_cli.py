@@ -348,6 +348,28 @@ def test_up_refuses_a_setting_out_of_range(model: Path) -> None:
     assert one_line(result) == "woolly: prefill_chunk is 256, but 300 slots take a token each per step"
 
 
+def test_up_chooses_the_append_policy_of_its_own_server_only(model: Path, tmp_path: Path) -> None:
+    from woolly_api.programs import Cluster
+
+    cluster = Cluster(
+        model=model,
+        state_dir=tmp_path,
+        api_host="127.0.0.1",
+        api_port=1,
+        flower_port=None,
+        redis_url=None,
+        redis_port=1,
+        appendfsync="always",
+    )
+    server = cluster.server()
+    assert server is not None
+    assert server.argv[server.argv.index("--appendfsync") + 1] == "always"
+
+    result = woolly("up", "-m", str(model), "--redis", "redis://127.0.0.1:1/0", "--appendfsync", "always")
+    assert result.returncode == 2
+    assert one_line(result).startswith("woolly: --appendfsync is for the embedded server")
+
+
 def test_up_refuses_a_state_folder_in_use(model: Path, tmp_path: Path) -> None:
     from woolly_api.programs import locked_state_dir
 
@@ -368,8 +390,8 @@ def test_up_tells_what_a_part_said_before_it_failed(tmp_path: Path) -> None:
 
 
 def test_the_log_of_a_cluster_leaves_out_what_the_server_says_everywhere(capsys: pytest.CaptureFixture[str]) -> None:
+    from woolly_api.cli.cluster_log import ClusterLog
     from woolly_api.cli.progress import Progress
-    from woolly_api.cli.running import ClusterLog
 
     with Progress() as progress:
         log = ClusterLog(progress)
@@ -381,6 +403,40 @@ def test_the_log_of_a_cluster_leaves_out_what_the_server_says_everywhere(capsys:
         "server | 1:M 1 Jan 2026 00:00:00.000 # Write error",
         "worker | overcommit",
     ]
+
+
+def test_the_log_of_a_cluster_for_machines_is_an_object_per_line(capsys: pytest.CaptureFixture[str]) -> None:
+    from woolly_api.cli.cluster_log import JsonClusterLog
+
+    log = JsonClusterLog()
+    log.line("worker", '{"event": "job", "tokens": 3, "program": "it says so"}')
+    log.line("server", "1:M 1 Jan 2026 00:00:00.000 # WARNING Memory overcommit must be enabled! Without it, ...")
+    log.line("server", "  ")
+    log.line("flower", 'quoted "text" \x1b[0m')
+    log.line("flower", "[1]")
+    log.notice("worker was killed by SIGKILL", "warning")
+    assert isinstance(log.failure("it does not start", "worker", ["a line"]), Exception)
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert lines[0] == {"program": "worker", "event": "job", "tokens": 3}
+    assert [(line["program"], line["event"], line.get("level")) for line in lines[1:]] == [
+        ("flower", 'quoted "text" \x1b[0m', None),
+        ("flower", "[1]", None),
+        ("woolly", "worker was killed by SIGKILL", "warning"),
+        ("woolly", "it does not start", "error"),
+    ]
+    assert all(line["timestamp"].endswith("Z") for line in lines[1:])
+
+
+def test_a_start_that_fails_is_told_in_objects_too(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "other.gguf", architecture="mystery")
+    ports = ["--port", "0", "--flower-port", "0", "--no-flower"]
+    result = woolly("up", "-m", str(path), *ports, "--state-dir", str(tmp_path / "state"), "--log-format", "json")
+    assert (result.returncode, result.stdout) == (1, "")
+    lines = [json.loads(line) for line in result.stderr.splitlines()]
+    assert any(line["program"] == "worker" and "mystery" in line["event"] for line in lines)
+    ours = [line for line in lines if line["program"] == "woolly"]
+    assert ours[-1]["event"].startswith("worker ended with exit code 2")
+    assert ours[-1]["level"] == "error"
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from woolly_worker.contract.states import JobState
 from woolly_worker.demo import DEMO_MODEL
 from woolly_worker.ledger import keys
 from woolly_worker.ledger.connection import connect
+from woolly_worker.ledger.models import ModelRegistry
 
 PROMPT = "Once upon a time there was a little fox"
 LONG = SamplingParams(max_tokens=400, temperature=0.8, seed=11, ignore_eos=True)
@@ -209,6 +210,31 @@ def test_a_cluster_that_is_stopped_and_started_goes_on(tmp_path: Path) -> None:
         pids = children_of(cluster.pid)
         cluster.signal(signal.SIGKILL)
         wait_for(lambda: not any(alive(pid) for pid in pids))
+
+
+def test_one_log_stream_of_objects_with_a_line_per_job(tmp_path: Path) -> None:
+    options = ["--state-dir", str(tmp_path), "--port", "0", "--no-flower", "--log-format", "json"]
+    up = Process("up", "--model", "demo", *options)
+    try:
+        up.wait_for_line("ready; Ctrl-C stops")
+        with WoollyClient(up.wait_for_line(r'"API +(http://[^ ]+) ')[1]) as client:
+            job_id = submit(client, SamplingParams(max_tokens=4)).id
+            assert client.wait(job_id).state is JobState.SUCCEEDED
+            with closing(connect(up.wait_for_line(r'"Redis +(redis://[^"]+)"')[1])) as redis_client:
+                (beat,) = ModelRegistry(redis_client).workers()
+            os.kill(beat.pid, signal.SIGKILL)
+            up.wait_for_line("worker started again")
+    finally:
+        assert up.stop() == 0
+    lines = [json.loads(line) for line in up.lines]
+    assert {line["program"] for line in lines} == {"woolly", "server", "worker", "api"}
+    (job,) = (line for line in lines if line["event"] == "job")
+    assert (job["program"], job["job_id"], job["completion_tokens"]) == ("worker", job_id, 4)
+    (death,) = (line for line in lines if line["event"] == "the worker died")
+    assert (death["program"], death["signal"], death["worker_id"]) == ("worker", "SIGKILL", beat.worker_id)
+    (told,) = (line for line in lines if "starting it again" in line["event"])
+    assert (told["program"], told["level"]) == ("woolly", "warning")
+    assert told["event"] == "worker was killed by SIGKILL; starting it again in 0.5 s"
 
 
 def test_the_demo_runs_one_job_and_ends() -> None:

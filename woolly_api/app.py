@@ -3,6 +3,7 @@
 Importing it loads no model code: no numba, no numpy, and Celery only in the doorbell's thread.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -21,7 +22,7 @@ from woolly_api.reaper import Reaper
 from woolly_api.routes import health, jobs, models, openai, performance, stream
 from woolly_api.services import Services
 from woolly_api.settings import ApiSettings
-from woolly_api.telemetry import ApiMetrics, RequestLine
+from woolly_api.telemetry import ApiMetrics, RequestLine, log_job
 from woolly_worker.contract.errors import WoollyError
 from woolly_worker.ledger.connection import connect, connect_async
 from woolly_worker.ledger.ledger import Ledger
@@ -47,18 +48,21 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
             retention_seconds=settings.retention_seconds,
             bell_seconds=settings.bell_seconds,
             max_crashes=settings.max_crashes,
+            on_closed=log_job,
         )
         doorbell = Doorbell(settings.redis_url, capacity=settings.doorbell_capacity, count=metrics.count_bell)
         services = Services(settings, metrics, ledger, LedgerReader(async_client), doorbell)
         reaper = Reaper(ledger, doorbell.ring) if settings.reaper else None
         app.state.services = services
         doorbell.warm()
+        telling = asyncio.create_task(services.tell_persistence())
         if reaper is not None:
             reaper.start()
         try:
             yield
         finally:
             services.stopping.set()
+            telling.cancel()
             await services.settle(2.0)
             if reaper is not None:
                 reaper.stop()
@@ -87,7 +91,7 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
         allow_origins=list(settings.cors_origins),
         allow_methods=["GET", "POST", "OPTIONS"],
         allow_headers=["*"],
-        expose_headers=["Location", "Retry-After", "X-Request-Id", "X-Woolly-Job-Id"],
+        expose_headers=["Idempotency-Replayed", "Location", "Retry-After", "X-Request-Id", "X-Woolly-Job-Id"],
         max_age=3600,
     )
     app.add_middleware(RequestLine, metrics=metrics, on_error=errors.on_unforeseen)

@@ -6,6 +6,7 @@ and yields each event once. Needs httpx and the contract, nothing else of Woolly
 
 import ipaddress
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -17,8 +18,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from woolly_api.error_info import error_from_info
 from woolly_worker.contract.errors import CapacityError, InternalError, InvalidRequest, LedgerUnavailable, WoollyError
 from woolly_worker.contract.events import DoneEvent, FailedEvent, StateEvent, TokenEvent, job_event_adapter
+from woolly_worker.contract.idempotency import HEADER, checked_key
 from woolly_worker.contract.jobs import ErrorInfo, JobRequest, JobView
 from woolly_worker.contract.states import TERMINAL_STATES, JobState
+from woolly_worker.contract.timeline import Timeline
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 POLL_SECONDS = 30.0
@@ -37,6 +40,8 @@ class JobInfo(JobView):
     """A JobView of this server's version or a newer one: fields that are not known here are skipped."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
+
+    timeline: Timeline | None = None  # if it was asked for
 
 
 class ModelInfo(BaseModel):
@@ -57,10 +62,10 @@ class WoollyClient:
         *,
         timeout_seconds: float = 10.0,
         quiet_seconds: float = 60.0,
-        patience_seconds: float = 30.0,
+        patience_seconds: float = 120.0,
     ) -> None:
         """`quiet_seconds`: a stream without a sign of life for so long is opened again. `patience_seconds`: how long
-        `wait` and `events` put up with a server that is away."""
+        `submit`, `wait` and `events` put up with a server that is away."""
         self.base_url = base_url
         # Loopback is never reached through a proxy, whatever the environment says about one.
         self._http = httpx.Client(base_url=base_url, timeout=timeout_seconds, trust_env=not _is_loopback(base_url))
@@ -78,11 +83,21 @@ class WoollyClient:
     ) -> None:
         self.close()
 
-    def submit(self, request: JobRequest) -> JobInfo:
-        return self._job("POST", "/v1/jobs", json=request.model_dump(mode="json", exclude_none=True))
+    def submit(self, request: JobRequest, *, idempotency_key: str | None = None) -> JobInfo:
+        """Hand in a job. While the server is away it is handed in again under the same key, a fresh one unless given:
+        however often the answer is lost, it is one job."""
+        key = uuid.uuid4().hex if idempotency_key is None else checked_key(idempotency_key)
+        body = request.model_dump(mode="json", exclude_none=True)
+        patience = _Patience(self._patience_seconds)
+        while True:
+            try:
+                return self._job("POST", "/v1/jobs", json=body, headers={HEADER: key})
+            except (ApiUnavailable, LedgerUnavailable) as error:
+                patience.spend(error)
 
-    def get(self, job_id: str) -> JobInfo:
-        return self._job("GET", f"/v1/jobs/{job_id}")
+    def get(self, job_id: str, *, timeline: bool = False) -> JobInfo:
+        """`timeline`: with where its time went."""
+        return self._job("GET", f"/v1/jobs/{job_id}", params={"timeline": True} if timeline else None)
 
     def wait(self, job_id: str, timeout_seconds: float | None = None) -> JobInfo:
         """The job once it has ended, or as it is after `timeout_seconds`."""
@@ -225,7 +240,10 @@ class _Patience:
 
 
 def _error_of(response: httpx.Response) -> WoollyError:
-    return _error_of_body(response.text, response.status_code)
+    error = _error_of_body(response.text, response.status_code)
+    if isinstance(error, CapacityError) and response.headers.get("Retry-After", "").isdigit():
+        error.retry_after_seconds = float(response.headers["Retry-After"])
+    return error
 
 
 def _error_of_body(text: str, status: int = 500) -> WoollyError:

@@ -14,6 +14,7 @@ An asynchronous job queue for LLM inference on CPUs.
 
 * **Jobs** are the native surface: hand one in, and it will be run. Read its tokens as they come, now or later, from
   any replica.
+* **`Idempotency-Key`**: who sends one may ask again after a lost connection, and gets the same job.
 * **OpenAI** clients work as they are: set `base_url` to this server's `/v1`.
 
 Nothing is ignored: a parameter that is unknown or not supported is a 400 that names it. While Redis is away, answers
@@ -54,7 +55,8 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 
 
 def document(app: FastAPI) -> None:
-    """Take FastAPI's own 422 out of the page: a wrong request is answered with 400 here. / leads to the page."""
+    """Take FastAPI's own 422 out of the page: a wrong request is answered with 400 here; where there is a 422, it is
+    one of ours. / leads to the page."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -62,7 +64,8 @@ def document(app: FastAPI) -> None:
             schema = generate()
             for operations in schema["paths"].values():
                 for operation in operations.values():
-                    operation["responses"].pop("422", None)
+                    if "HTTPValidationError" in str(operation["responses"].get("422")):
+                        del operation["responses"]["422"]
             for name in ("HTTPValidationError", "ValidationError"):
                 schema.get("components", {}).get("schemas", {}).pop(name, None)
             app.openapi_schema = schema

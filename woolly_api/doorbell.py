@@ -117,7 +117,7 @@ def _celery(redis_url: str) -> Any:
             "socket_timeout": 2,
         },
         task_ignore_result=True,
-        task_default_priority=keys.N_PRIORITIES // 2,
+        task_default_priority=keys.BELL_PRIORITY,
         broker_connection_retry_on_startup=True,
         worker_hijack_root_logger=False,
     )

@@ -19,7 +19,7 @@ from woolly_api.supervisor import Program
 from woolly_worker.contract.errors import LedgerUnavailable
 from woolly_worker.ledger.connection import check_server, connect
 from woolly_worker.ledger.models import ModelRegistry
-from woolly_worker.ledger.server import find_program, server_argv
+from woolly_worker.ledger.server import DEFAULT_APPENDFSYNC, AppendFsync, find_program, server_argv
 
 WOOLLY = (sys.executable, "-m", "woolly_api.cli")
 LOOPBACK = "127.0.0.1"
@@ -86,6 +86,7 @@ class Cluster:
     flower_port: int | None  # None: without Flower
     redis_url: str | None
     redis_port: int
+    appendfsync: AppendFsync = DEFAULT_APPENDFSYNC  # of a server of our own
     worker_options: tuple[str, ...] = ()
     env: dict[str, str] = field(default_factory=dict)
     drain_seconds: float = 20.0  # what the worker was told
@@ -116,7 +117,9 @@ class Cluster:
         data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         return Program(
             name="server",
-            argv=tuple(server_argv(find_program(), port=self.redis_port, data_dir=data_dir)),
+            argv=tuple(
+                server_argv(find_program(), port=self.redis_port, data_dir=data_dir, appendfsync=self.appendfsync)
+            ),
             ready=lambda pid: server_answers(self.broker_url),
             stop_rank=3,  # everybody's last words go through it
             orphan_signal=signal.SIGTERM,  # lets it write its file
@@ -158,7 +161,8 @@ class Cluster:
 
 
 class WorkerReady:
-    """Whether the worker with this pid says in its heartbeat that it is ready. Others may serve from the same Redis."""
+    """Whether the worker under this pid says in its heartbeat that it is ready: the pid is that of the parent that it
+    has (see `queue/parent.py`). Others may serve from the same Redis."""
 
     def __init__(self, redis_url: str) -> None:
         self._registry = ModelRegistry(connect(redis_url, timeout_seconds=1.0))
@@ -169,7 +173,10 @@ class WorkerReady:
             workers = self._registry.workers()
         except LedgerUnavailable:
             return False
-        return any((beat.pid, beat.hostname, beat.state) == (pid, self._hostname, "ready") for beat in workers)
+        return any(
+            pid in (beat.parent_pid, beat.pid) and (beat.hostname, beat.state) == (self._hostname, "ready")
+            for beat in workers
+        )
 
 
 def server_answers(url: str) -> bool:

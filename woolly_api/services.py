@@ -16,20 +16,22 @@ import anyio.to_thread
 from fastapi import Depends, Request
 
 from woolly_api.doorbell import Doorbell
+from woolly_api.forecast import Forecast
 from woolly_api.settings import ApiSettings
 from woolly_api.telemetry import ApiMetrics, log
-from woolly_worker.contract.errors import JobNotFound, LedgerUnavailable, ModelNotFound
+from woolly_worker.contract.errors import JobNotFound, LedgerUnavailable, ModelNotFound, QueueFull
 from woolly_worker.contract.jobs import JobRequest
 from woolly_worker.contract.states import JobState
-from woolly_worker.ledger import keys
 from woolly_worker.ledger.ledger import Ledger
+from woolly_worker.ledger.persistence import Persistence, read_persistence
 from woolly_worker.ledger.reader import LedgerReader
-from woolly_worker.ledger.records import Bell, Submitted
+from woolly_worker.ledger.records import Bell, BenchmarkCall, Once, Submitted
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 ABANDON_ATTEMPTS = 5
+ASK_AGAIN_SECONDS = 2.0
 # A thread that writes a record and was given up has ended after so long, or never will.
 RECORD_SECONDS = 60.0
 
@@ -41,13 +43,19 @@ class Services:
     ledger: Ledger
     reader: LedgerReader
     doorbell: Doorbell
+    forecast: Forecast = field(init=False)
     # Set when the server begins to shut down: open job streams and waits end, their clients resume elsewhere.
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     _background: set[asyncio.Task[None]] = field(default_factory=set)
 
-    async def submit(self, request: JobRequest) -> str:
-        """Record first, then the bell. ModelNotFound (with the models that could be asked for), LedgerUnavailable,
-        LedgerVersionMismatch."""
+    def __post_init__(self) -> None:
+        self.forecast = Forecast(self.reader)
+
+    async def submit(self, request: JobRequest, *, once: Once | None = None, followed: bool = False) -> Submitted:
+        """Record first, then the bell. `followed`: the job is for a client who waits, see Ledger.submit.
+
+        ModelNotFound (with the models that could be asked for), QueueFull, IdempotencyKeyReused, LedgerUnavailable,
+        LedgerFull, LedgerVersionMismatch."""
         await self.reader.check_version()
         known = [card.name for card in await self.reader.models()]
         if request.model not in known:
@@ -61,7 +69,14 @@ class Services:
 
         def record() -> Submitted:
             try:
-                return self.ledger.submit(request, job_id=job_id, max_queued=self.settings.max_queued_jobs)
+                return self.ledger.submit(
+                    request,
+                    job_id=job_id,
+                    once=once,
+                    follow_seconds=self.settings.follower_grace_seconds if followed else None,
+                    max_queued=self.settings.max_queued_jobs,
+                    max_queued_tokens=self.settings.max_queued_tokens,
+                )
             finally:
                 with suppress(RuntimeError):  # the loop is closed: nobody waits any more
                     loop.call_soon_threadsafe(over.set)
@@ -70,17 +85,47 @@ class Services:
             submitted = await self._in_thread(record)
         except LedgerUnavailable:
             # The caller is told that it did not work and will ask again. If the record was written and only the
-            # reply was lost, or the record is still on its way, it must not run as well.
-            self._cancel_in_background(job_id, over)
+            # reply was lost, or the record is still on its way, it must not run as well. With a key it may: who asks
+            # again gets this very job, perhaps has got it already, and a completion that nobody follows is cancelled.
+            if once is None:
+                self._cancel_in_background(job_id, over)
             raise
+        except QueueFull as full:
+            full.retry_after_seconds = await self.forecast.retry_after_seconds(request.model, full)
+            raise
+        if submitted.replayed:
+            self.metrics.replayed.labels(request.model).inc()
+            return submitted
         # The id is new, so "submitted before" means that the first reply was lost on its way: nobody rang yet.
-        bell = submitted.bell or Bell(job_id, request.model, keys.lane_of(request.tenant), request.priority, 1)
+        bell = submitted.bell or Bell(job_id, request.model, 1)
         self.doorbell.ring(bell)
         self.metrics.submitted.labels(request.model).inc()
-        return job_id
+        return submitted
+
+    async def persistence(self) -> Persistence:
+        return await self._in_thread(read_persistence, self.ledger.client)
+
+    async def tell_persistence(self) -> None:
+        """One log line about what the server keeps, as soon as it answers."""
+        while True:
+            try:
+                found = await self.persistence()
+            except LedgerUnavailable:
+                await asyncio.sleep(ASK_AGAIN_SECONDS)
+                continue
+            if found.keeps_jobs:
+                log.info("redis keeps jobs", **found.fields())
+            else:
+                log.warning("redis may lose jobs: its append-only file is off", **found.fields())
+            return
 
     async def cancel(self, job_id: str) -> JobState:
         return await self._in_thread(self.ledger.cancel, job_id)
+
+    async def ask_for_benchmark(self, call: BenchmarkCall, seconds: float) -> None:
+        """Ring for it; a worker that gets to it after `seconds` leaves it alone."""
+        await self._in_thread(self.ledger.await_answer, call.call_id, seconds=seconds)
+        self.doorbell.ring(call)
 
     def abandon(self, job_id: str) -> None:
         """Cancel a job whose client has gone, in the background. May be called from a cancelled task."""

@@ -34,11 +34,19 @@ class ApiSettings(BaseSettings):
         description="a streamed completion waits this long for its first event, so that an early failure is a real "
         "HTTP error; then the stream opens with a heartbeat",
     )
+    follower_grace_seconds: PositiveFloat = Field(
+        30.0,
+        description="a completion with an Idempotency-Key, whose client left, is cancelled when nobody has come back "
+        "for between once and twice this time; likewise any completion whose API died",
+    )
     max_wait_seconds: PositiveFloat = Field(60.0, description="upper bound of ?wait= on a job")
     ledger_patience_seconds: float = Field(
-        30.0, ge=0, description="an open stream rides out an absence of Redis of this length"
+        120.0, ge=0, description="an open stream rides out an absence of Redis of this length"
     )
     max_queued_jobs: PositiveInt = Field(10_000, description="waiting jobs per model; above it, 429 and Retry-After")
+    max_queued_tokens: PositiveInt = Field(
+        10_000_000, description="tokens that waiting jobs of a model may take, prompts included; above it, the same"
+    )
     max_streams: PositiveInt = Field(5000, description="jobs followed at once; each takes a connection to Redis")
     max_body_bytes: ByteSize = Field(ByteSize(10 * 1024 * 1024), description="larger request bodies are a 413")
     shutdown_grace_seconds: PositiveInt = Field(20, description="running completions may finish within this at SIGTERM")
@@ -57,9 +65,9 @@ class ApiSettings(BaseSettings):
     )
     max_crashes: int = Field(
         3,
-        ge=0,
+        ge=1,
         validation_alias=_shared("max_crashes"),
-        description="a job that lost more workers than this fails as poison",
+        description="a job that lost so many workers, the last one while it was computed alone, fails as poison",
     )
     reaper: bool = Field(True, description="take part in healing lost leases and lost bells")
     cors_origins: tuple[str, ...] = Field(("*",), description="origins whose browsers may call")

@@ -1,4 +1,4 @@
-"""Logs and metrics of requests: one line and one observation per request.
+"""Logs and metrics of requests: one line and one observation per request, and a line per job that the API ended.
 
 Refuses to log bodies, query strings and headers: a line says who, what, how long, and nothing of the prompt.
 """
@@ -18,6 +18,9 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from woolly_api.settings import ApiSettings
+from woolly_worker.contract.jobs import JobResult
+from woolly_worker.contract.states import JobState
+from woolly_worker.ledger.timings import summary_fields
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("woolly.api")
 
@@ -80,6 +83,12 @@ class ApiMetrics:
         self.in_flight = Gauge("woolly_api_requests_in_flight", "Requests being answered", registry=self.registry)
         self.streams = Gauge("woolly_api_streams_open", "Open SSE streams", registry=self.registry)
         self.submitted = Counter("woolly_api_jobs_submitted", "Jobs recorded", ("model",), registry=self.registry)
+        self.replayed = Counter(
+            "woolly_api_jobs_replayed",
+            "Submits that an idempotency key led to an earlier job",
+            ("model",),
+            registry=self.registry,
+        )
         self.bells = Counter(
             "woolly_api_bells",
             "Doorbells: rung, failed (broker away) or dropped (backlog full); the reaper heals the latter two",
@@ -101,6 +110,11 @@ def request_id_of(scope: MutableMapping[str, Any]) -> str:
 def note(scope: MutableMapping[str, Any], **fields: Any) -> None:
     """Add fields to this request's log line."""
     scope["state"].setdefault("log_fields", {}).update(fields)
+
+
+def log_job(job_id: str, state: JobState, result: JobResult) -> None:
+    """The one line of a job that ended here, without a worker. The others are in their worker's log, and look alike."""
+    log.info("job", **summary_fields(job_id, state, result))
 
 
 class RequestLine:

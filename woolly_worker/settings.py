@@ -61,13 +61,15 @@ class WorkerSettings(BaseSettings):
         False,
         description="compute with the naive loops that the kernels are measured against: one thread, for comparisons",
     )
-    lease_seconds: PositiveFloat = Field(12.0, description="a worker that is silent for so long has lost its jobs")
+    lease_seconds: PositiveFloat = Field(7.0, description="a worker that is silent for so long has lost its jobs")
     drain_seconds: NonNegativeFloat = Field(20.0, description="running jobs may finish within this at SIGTERM")
     retention_seconds: PositiveFloat = Field(3600.0, description="how long the record of a finished job is kept")
     bell_seconds: PositiveFloat = Field(
         5.0, description="a job queued for so long may have lost its bell; the reaper looks"
     )
-    max_crashes: int = Field(3, ge=0, description="a job that lost more workers than this fails as poison")
+    max_crashes: PositiveInt = Field(
+        3, description="a job that lost so many workers, the last one while it was computed alone, fails as poison"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="of the worker's log")
     log_format: Literal["console", "json"] = Field("console", description="of the worker's log, on standard error")
 

@@ -13,6 +13,7 @@ import structlog
 from woolly_worker.contract.errors import WoollyError
 from woolly_worker.contract.jobs import JobResult
 from woolly_worker.contract.states import JobState
+from woolly_worker.ledger.timings import summary_fields
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("woolly.worker")
 
@@ -57,20 +58,7 @@ def configure_logging(level: str, form: str) -> None:
 
 def log_job(job_id: str, state: JobState, result: JobResult) -> None:
     """The one line of a job that ended here: time queued, tokens, rates, reason."""
-    metrics = result.metrics.model_dump(exclude_none=True)
-    fields: dict[str, Any] = {
-        name: round(value, 4) if isinstance(value, float) else value for name, value in metrics.items()
-    }
-    log.info(
-        "job",
-        job_id=job_id,
-        state=state.value,
-        finish_reason=result.finish_reason,
-        error=None if result.error is None else result.error.code,
-        prompt_tokens=result.usage.prompt_tokens,
-        completion_tokens=result.usage.completion_tokens,
-        **fields,
-    )
+    log.info("job", **summary_fields(job_id, state, result))
 
 
 def log_bug(what: str, error: BaseException, **fields: Any) -> None:

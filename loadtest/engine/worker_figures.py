@@ -48,7 +48,7 @@ def _start_once(model: Path, redis_url: str) -> float:
         worker = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             while time.perf_counter() - started < START_SECONDS and worker.poll() is None:
-                if any((beat.pid, beat.state) == (worker.pid, "ready") for beat in registry.workers()):
+                if any((beat.parent_pid, beat.state) == (worker.pid, "ready") for beat in registry.workers()):
                     return time.perf_counter() - started
                 time.sleep(POLL_SECONDS)
         finally:

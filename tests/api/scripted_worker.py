@@ -82,11 +82,10 @@ class ScriptedWorker:
             raise self.failure
 
     def _run(self, script: Script, model: str) -> None:
-        queues = [keys.bells(model, lane, p) for p in range(keys.N_PRIORITIES) for lane in range(keys.N_LANES)]
         jobs: list[threading.Thread] = []
         try:
             while not self._stop.is_set():
-                message = self.ledger.client.brpop(queues, timeout=0.1)
+                message = self.ledger.client.brpop([keys.bells(model)], timeout=0.1)
                 if message is None:
                     continue
                 job_id = _job_id(message[1])

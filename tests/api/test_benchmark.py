@@ -43,14 +43,15 @@ def result(test_type: str, iterations: int) -> BenchmarkResult:
 
 @contextmanager
 def answering(worker: ScriptedWorker, answer: Callable[[str, int], BenchmarkAnswer]) -> Iterator[None]:
-    """Takes one call from the lane of the model, as Celery would, and answers it."""
+    """Takes one call from the queue of the model, as Celery would, and answers it."""
 
     def run() -> None:
-        message: Any = worker.ledger.client.brpop([keys.bells(MODEL, 0, 0)], timeout=10)
+        message: Any = worker.ledger.client.brpop([keys.benchmarks(MODEL)], timeout=10)
         envelope = json.loads(message[1])
         assert envelope["headers"]["task"] == keys.TASK_BENCHMARK
-        assert envelope["headers"]["expires"]
+        assert envelope["headers"]["expires"] is None  # by whose clock?
         (call_id, test_type, iterations), *_ = json.loads(base64.b64decode(envelope["body"]))
+        assert worker.registry.is_awaited(call_id)
         worker.registry.answer(call_id, answer(test_type, iterations))
 
     thread = threading.Thread(target=run)

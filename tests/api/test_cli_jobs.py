@@ -139,6 +139,25 @@ def test_cancel_ends_a_running_job_and_jobs_lists_it(
     assert MODEL in listed.out
 
 
+def test_the_same_key_again_is_the_same_job(cli: Cli, api: RunningApi, worker: ScriptedWorker) -> None:
+    keyed = ["submit", "Tell me", "--idempotency-key", "night-7"]
+    assert cli(*keyed, api=api.url).out == cli(*keyed, api=api.url).out
+    other = cli("submit", "Tell me more", "--idempotency-key", "night-7", api=api.url)
+    assert other.code == 2
+    assert "another body" in other.err
+    strange = cli("submit", "Tell me", "--idempotency-key", "night 7", api=api.url)
+    assert (strange.code, strange.out) == (2, "")
+    assert cli("submit", "Tell me", api=api.url).out != cli("submit", "Tell me", api=api.url).out
+
+
+def test_jobs_says_what_a_waiting_one_waits_for(cli: Cli, api: RunningApi, worker: ScriptedWorker) -> None:
+    for _ in range(2):
+        cli("submit", "Tell me", api=api.url)
+    listed = cli("jobs", api=api.url).out
+    assert "queued (0 before it, about 0 s)" in listed
+    assert "queued (1 before it)" in listed  # nothing has been measured
+
+
 def test_no_jobs_is_said(cli: Cli, api: RunningApi) -> None:
     result = cli("jobs", api=api.url)
     assert (result.code, result.out, result.err) == (0, "", "woolly: no jobs\n")

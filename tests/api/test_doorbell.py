@@ -12,21 +12,20 @@ from woolly_worker.ledger.records import Bell
 from woolly_worker.ledger.server import free_port
 
 
-def bell(number: int, **changes: int) -> Bell:
-    return Bell(f"job{number}", MODEL, changes.get("lane", 3), changes.get("priority", 5), 1)
+def bell(number: int, model: str = MODEL) -> Bell:
+    return Bell(f"job{number}", model, 1)
 
 
-def test_a_bell_lands_in_its_lane_and_priority(redis_url: str, worker: ScriptedWorker) -> None:
+def test_a_bell_lands_in_the_queue_of_its_model(redis_url: str, worker: ScriptedWorker) -> None:
     counts: Counter[str] = Counter()
     doorbell = Doorbell(redis_url, capacity=10, count=lambda outcome: counts.update([outcome]))
-    doorbell.ring(bell(1, lane=2, priority=0))
-    doorbell.ring(bell(2, lane=7, priority=9))
+    doorbell.ring(bell(1))
+    doorbell.ring(bell(2, "another"))
     doorbell.close()
     assert counts == {"rung": 2}
     client = worker.ledger.client
-    assert client.llen(keys.bells(MODEL, 2, 0)) == 1
-    assert client.llen(keys.bells(MODEL, 7, 9)) == 1
-    assert "job1" in client.lindex(keys.bells(MODEL, 2, 0), 0)  # type: ignore[operator]
+    assert client.llen(keys.bells(MODEL)) == client.llen(keys.bells("another")) == 1
+    assert "job1" in client.lindex(keys.bells(MODEL), 0)  # type: ignore[operator]
 
 
 def test_without_a_broker_ringing_still_returns_at_once() -> None:

@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from typing import Any
 
 import httpx
 import pytest
@@ -49,6 +50,35 @@ def test_the_prompt_is_in_no_answer_and_no_bell(http: httpx.Client, worker: Scri
     assert PROMPT not in "".join(bells)
     assert job_id in "".join(bells)
     assert PROMPT not in http.get(f"/v1/jobs/{job_id}").text
+
+
+def test_a_timeline_is_told_when_it_is_asked_for(http: httpx.Client, worker: ScriptedWorker) -> None:
+    script = worker.serve(Script(permits=threading.Semaphore(0)))
+    assert script.permits is not None
+    job_id = http.post("/v1/jobs", json=JOB).json()["id"]
+    wait_for(lambda: worker.claims)
+
+    def told() -> dict[str, Any]:
+        timeline: dict[str, Any] = http.get(f"/v1/jobs/{job_id}", params={"timeline": True}).json()["timeline"]
+        return timeline
+
+    assert [part["kind"] for part in told()["parts"]] == ["queued", "running"]
+    assert told()["attempts"][0]["end"] is None
+    script.permits.release(len(script.pieces))
+    ended = http.get(f"/v1/jobs/{job_id}", params={"wait": 10, "timeline": True}).json()
+    assert ended["state"] == "succeeded"
+    assert ended["links"]["self"] == f"/v1/jobs/{job_id}"
+    timeline = ended["timeline"]
+    assert sum(part["seconds"] for part in timeline["parts"]) == pytest.approx(timeline["seconds"])
+    assert timeline["seconds"] == pytest.approx(ended["finished_at"] - ended["created_at"], abs=1e-3)
+    assert [attempt["end"] for attempt in timeline["attempts"]] == ["ended"]
+    assert told() == timeline
+
+    assert "timeline" not in http.get(f"/v1/jobs/{job_id}").json()
+    assert "timeline" not in http.get("/v1/jobs").json()["jobs"][0]
+    assert http.get("/v1/jobs/never", params={"timeline": True}).status_code == 404
+    parameters = http.get("/openapi.json").json()["paths"]["/v1/jobs/{job_id}"]["get"]["parameters"]
+    assert "timeline" in [parameter["name"] for parameter in parameters]
 
 
 def test_a_wait_ends_after_its_time_with_the_state_it_has_then(http: httpx.Client, worker: ScriptedWorker) -> None:

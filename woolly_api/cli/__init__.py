@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from woolly_api.cli import bench, cluster, generate, inspect, jobs, serve
+from woolly_api.cli import bench, cluster, generate, inspect, jobs, serve, timeline
 from woolly_api.cli.common import Failure, say
 from woolly_worker.contract.errors import ModelFileError, RequestError, WoollyError
 
@@ -69,6 +69,7 @@ generate.register(app)
 inspect.register(app)
 bench.register(app)
 jobs.register(app)
+timeline.register(app)
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 API_PORT = 8080
 FLOWER_PORT = 5555
+LOG_FORMATS = ("WOOLLY_LOG_FORMAT", "WOOLLY_API_LOG_FORMAT")  # the worker's and the API's settings
 DEMO_PROMPT = "Tell me a story about a fox."
 
 
@@ -63,6 +64,23 @@ def up(
         Path | None,
         typer.Option("--state-dir", metavar="DIR", help="Where jobs are kept.", show_default="~/.local/state/woolly"),
     ] = None,
+    appendfsync: Annotated[
+        Literal["everysec", "always"] | None,
+        typer.Option(
+            "--appendfsync",
+            help="When the embedded server waits for the disk: a machine that stops at once costs the last second, or "
+            "nothing.",
+            show_default="everysec",
+        ),
+    ] = None,
+    log_format: Annotated[
+        Literal["console", "json"] | None,
+        typer.Option(
+            "--log-format",
+            help="How all of them log; json: each line of standard error is an object.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Serve a model: a worker, the API, Flower and, without --redis, an embedded server. Stays until Ctrl-C.
 
@@ -70,7 +88,8 @@ def up(
 
     [dim]woolly up --model model.gguf --port 8000[/dim]
     """
-    from woolly_api.cli.running import ClusterLog, running
+    from woolly_api.cli.cluster_log import ClusterLog, JsonClusterLog
+    from woolly_api.cli.running import running
     from woolly_api.programs import (
         CannotListen,
         Cluster,
@@ -80,10 +99,13 @@ def up(
         locked_state_dir,
     )
     from woolly_worker.ledger.address import RedisAddress
+    from woolly_worker.ledger.server import DEFAULT_APPENDFSYNC
 
     path = model_path(model)
     if redis is not None:
         check_redis_url(redis)
+        if appendfsync is not None:
+            raise Failure("--appendfsync is for the embedded server; with --redis, that server's own setting holds", 2)
     folder = state_dir or default_state_dir()
     drain_seconds, api_grace_seconds = grace_seconds(path, name, n_ctx, slots, threads)
     try:
@@ -95,24 +117,26 @@ def up(
             flower_port=choose_port(flower_port, exact=True) if flower else None,
             redis_url=redis,
             redis_port=choose_port(0, exact=True),
+            appendfsync=appendfsync or DEFAULT_APPENDFSYNC,
             worker_options=worker_options(name, n_ctx, slots, threads, kv_dtype, optimized),
+            env={} if log_format is None else dict.fromkeys(LOG_FORMATS, log_format),
             drain_seconds=drain_seconds,
             api_grace_seconds=api_grace_seconds,
         )
     except CannotListen as error:
         raise Failure(f"{error}; choose another with --port or --flower-port", 2) from error
-    with Progress() as progress:
-        log = ClusterLog(progress)
+    with Progress(quiet=log_format == "json") as progress:
+        log = JsonClusterLog() if log_format == "json" else ClusterLog(progress)
         try:
             with locked_state_dir(folder), running(cluster, log, progress) as supervisor:
-                say(f"API     {cluster.api_url}  (documentation: {cluster.api_url}/docs)")
+                log.notice(f"API     {cluster.api_url}  (documentation: {cluster.api_url}/docs)")
                 if cluster.flower_url:
-                    say(f"Flower  {cluster.flower_url}")
-                say(f"Redis   {RedisAddress.parse(cluster.broker_url).shown}")
-                say("ready; Ctrl-C stops")
+                    log.notice(f"Flower  {cluster.flower_url}")
+                log.notice(f"Redis   {RedisAddress.parse(cluster.broker_url).shown}")
+                log.notice("ready; Ctrl-C stops")
                 supervisor.run()
         except StateDirBusy as error:
-            raise Failure(str(error)) from error
+            raise log.failure(str(error)) from error
 
 
 def demo(
@@ -131,7 +155,8 @@ def demo(
 
     [dim]woolly demo --once "What is the capital of France?"[/dim]
     """
-    from woolly_api.cli.running import ClusterLog, running
+    from woolly_api.cli.cluster_log import ClusterLog
+    from woolly_api.cli.running import running
     from woolly_api.programs import Cluster, choose_port
 
     path = model_path(model)

@@ -31,7 +31,7 @@ from woolly_api.cli.options import (
 )
 from woolly_worker.contract.errors import InvalidRequest
 from woolly_worker.contract.events import DoneEvent, FailedEvent, TokenEvent
-from woolly_worker.contract.jobs import JobMetrics, JobRequest, Usage
+from woolly_worker.contract.jobs import JobMetrics, JobRequest, JobView, Usage
 from woolly_worker.contract.states import JobState
 
 if TYPE_CHECKING:
@@ -69,6 +69,15 @@ def submit(
     ] = None,
     metadata: Annotated[
         list[str] | None, typer.Option("--metadata", metavar="KEY=TEXT", help="Returned as given; may be repeated.")
+    ] = None,
+    idempotency_key: Annotated[
+        str | None,
+        typer.Option(
+            "--idempotency-key",
+            metavar="KEY",
+            help="The same key again is the same job; a fresh one by default.",
+            show_default=False,
+        ),
     ] = None,
     max_tokens: MaxTokens = None,
     temperature: Temperature = None,
@@ -117,7 +126,7 @@ def submit(
             metadata=pairs,
             **content,
         )
-        view = client.submit(request)
+        view = client.submit(request, idempotency_key=idempotency_key)
         if watch:
             say(f"job {view.id}")
             follow(client, view.id)
@@ -175,7 +184,7 @@ def jobs(
         tokens = view.result.usage.completion_tokens if view.result else view.last_seq
         table.add_row(
             view.id,
-            view.state.value + (" (cancelling)" if view.cancel_requested and view.state is JobState.RUNNING else ""),
+            _state(view),
             printable(view.model),
             _age(now - view.created_at),
             str(tokens),
@@ -260,6 +269,15 @@ def _request(**fields: Any) -> JobRequest:
     except ValidationError as error:
         first = error.errors()[0]
         raise InvalidRequest(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+
+def _state(view: JobView) -> str:
+    if view.cancel_requested and view.state is JobState.RUNNING:
+        return "running (cancelling)"
+    if view.queue_position is None:
+        return view.state.value
+    start = view.estimated_start_seconds
+    return f"queued ({view.queue_position} before it" + ("" if start is None else f", about {_age(start)}") + ")"
 
 
 def _key_and_text(item: str) -> tuple[str, str]:

@@ -15,9 +15,11 @@ PLAIN_EVERY_SECONDS = 5.0
 
 
 class Progress:
-    """A context manager. `update()` replaces what is shown, `line()` prints something that stays, `done()` clears."""
+    """A context manager. `update()` replaces what is shown, `line()` prints something that stays, `done()` clears.
+    `quiet`: updates show nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._status: Status | None = None
         self._started_at = time.monotonic()
@@ -26,6 +28,8 @@ class Progress:
 
     def update(self, text: str, *, topic: str | None = None) -> None:
         """`topic` is the part of the text that stays the same while numbers in it move."""
+        if self._quiet:
+            return
         if self._console.is_terminal:
             if self._status is None:
                 self._status = self._console.status(Text(text))

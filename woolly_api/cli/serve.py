@@ -47,6 +47,9 @@ def worker(
     [dim]woolly worker --model model.gguf --redis redis://10.0.0.1:6379/0 --slots 8[/dim]
     """
     path = model_path(model)
+    from woolly_worker.queue.parent import fork_worker
+
+    introduce = fork_worker(redis)  # before anything large is loaded: a parent is left, which waits for us
     from pydantic import ValidationError
 
     from woolly_worker.queue.worker import run
@@ -59,7 +62,7 @@ def worker(
     except ValidationError as error:
         raise settings_failure(error, WorkerSettings) from error
     check_redis_url(settings.redis_url)
-    raise typer.Exit(run(settings))
+    raise typer.Exit(run(settings, introduce=introduce))
 
 
 def api(

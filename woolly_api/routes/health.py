@@ -22,16 +22,17 @@ async def healthz() -> dict[str, str]:
 
 @router.get("/readyz", summary="Would a job be run?", responses={503: {"description": "Not now; `checks` says why."}})
 async def readyz(services: Injected) -> Response:
-    """Redis answers and at least one worker is ready."""
+    """Redis answers and at least one worker is ready. `persistence` says what a crash of Redis may cost."""
     checks: dict[str, Any] = {}
     try:
         workers = await services.reader.workers()
+        persistence = await services.persistence()
     except LedgerUnavailable as error:
         checks["redis"] = {"status": "unavailable", "message": error.message}
         checks["workers"] = {"status": "unknown", "ready": 0}
     else:
         ready = sum(beat.state == "ready" for beat in workers)
-        checks["redis"] = await _version_check(services)
+        checks["redis"] = {**await _version_check(services), "persistence": persistence.fields()}
         checks["workers"] = {"status": "ok" if ready else "none ready", "ready": ready, "alive": len(workers)}
     good = all(check["status"] == "ok" for check in checks.values())
     body = {"status": "ready" if good else "not_ready", "checks": checks}
@@ -69,13 +70,16 @@ async def _cluster(services: Services) -> list[Metric]:
     for model, lane in counts.items():
         for state in ("queued", "running", "succeeded", "failed", "cancelled", "expired"):
             jobs.add_metric([model, state], getattr(lane, state))
+    tokens = GaugeMetricFamily("woolly_queued_tokens", "Tokens that waiting jobs may take", labels=["model"])
+    for model, lane in counts.items():
+        tokens.add_metric([model], lane.queued_tokens)
     alive = GaugeMetricFamily("woolly_workers", "Live workers by model and state", labels=["model", "state"])
     for pair in {(beat.model, beat.state) for beat in workers}:
         alive.add_metric(list(pair), sum((beat.model, beat.state) == pair for beat in workers))
     ignored = CounterMetricFamily("woolly_foreign_entries", "Entries in Redis that nobody can read", labels=["kind"])
     for kind, n in sorted(foreign.counts.items()):
         ignored.add_metric([kind], n)
-    families: list[Metric] = [up, jobs, alive, ignored]
+    families: list[Metric] = [up, jobs, tokens, alive, ignored]
     for name, help_ in _WORKER_GAUGES.items():
         family = GaugeMetricFamily(f"woolly_worker_{name}", help_, labels=["worker", "model"])
         for beat in workers:

@@ -8,12 +8,15 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field, ValidationError
 
+from woolly_api import idempotency
+from woolly_api.idempotency import IdempotencyKey
 from woolly_api.services import Injected, Services
 from woolly_api.telemetry import note
 from woolly_api.watching import ClientGone, while_connected
 from woolly_worker.contract.errors import LedgerUnavailable
 from woolly_worker.contract.jobs import JobRequest, JobView
 from woolly_worker.contract.states import TERMINAL_STATES, JobState
+from woolly_worker.contract.timeline import Timeline
 
 router = APIRouter(prefix="/v1/jobs", tags=["Jobs"])
 
@@ -38,6 +41,12 @@ class JobAnswer(JobView):
         path = f"/v1/jobs/{view.id}"
         links = JobLinks(self=path, events=f"{path}/events", cancel=f"{path}/cancel")
         return cls(**{name: getattr(view, name) for name in JobView.model_fields}, links=links)
+
+
+class TimedJobAnswer(JobAnswer):
+    """With `timeline=true`."""
+
+    timeline: Timeline = Field(description="where its time went")
 
 
 class JobList(BaseModel):
@@ -74,19 +83,26 @@ async def _job_requested(request: Request, job: JobRequest) -> JobRequest:
         raise RequestValidationError(error.errors()) from error
 
 
-@router.post("", status_code=202, summary="Submit a job", response_model=JobAnswer)
+@router.post("", status_code=202, summary="Submit a job", response_model=JobAnswer, responses=idempotency.RESPONSES)
 async def submit(
     request: Request,
     response: Response,
     services: Injected,
     job: Annotated[JobRequest, Depends(_job_requested)],
+    key: IdempotencyKey,
 ) -> JobAnswer:
-    """Records the job and answers at once. It will be run, also if everything is restarted in between."""
-    job_id = await services.submit(job)
-    note(request.scope, job_id=job_id, model=job.model)
+    """Records the job and answers at once. It will be run, also if everything is restarted in between. Whoever did not
+    get the answer asks again with the same `Idempotency-Key`, and gets the job as it is by then."""
+    submitted = await services.submit(job, once=idempotency.once(key, "jobs", job))
+    job_id = submitted.job_id
+    note(request.scope, job_id=job_id, model=job.model, **({"replayed": True} if submitted.replayed else {}))
+    if submitted.replayed:
+        response.headers.update(idempotency.REPLAYED)
     try:
-        view = await services.reader.view(job_id)
+        (view,) = await services.forecast.told([await services.reader.view(job_id)])
     except LedgerUnavailable:
+        if submitted.replayed:  # asked again, it gives the job as it is by then
+            raise
         # Recorded is recorded: Redis went away a moment later, and a 503 would have the caller hand it in twice.
         view = JobView(
             id=job_id,
@@ -113,10 +129,10 @@ async def list_jobs(
     filtered = state is not None or model is not None
     views = await services.reader.jobs(limit=MAX_LISTED if filtered else limit)
     wanted = [view for view in views if state in (None, view.state) and model in (None, view.model)]
-    return JobList(jobs=[JobAnswer.of(view) for view in wanted[:limit]])
+    return JobList(jobs=[JobAnswer.of(view) for view in await services.forecast.told(wanted[:limit])])
 
 
-@router.get("/{job_id}", summary="Look at a job", response_model=JobAnswer)
+@router.get("/{job_id}", summary="Look at a job", response_model=TimedJobAnswer | JobAnswer)
 async def look(
     request: Request,
     services: Injected,
@@ -130,6 +146,13 @@ async def look(
             "server's `max_wait_seconds` (60) is the longest wait",
         ),
     ] = 0.0,
+    timeline: Annotated[
+        bool,
+        Query(
+            description="tell where the time went: waits, prefill chunks, decode, stalls by cause, attempts. An "
+            "attempt is told in detail when it is over"
+        ),
+    ] = False,
 ) -> JobAnswer:
     view = await services.reader.view(job_id)
     if wait > 0 and view.state not in TERMINAL_STATES:
@@ -138,7 +161,11 @@ async def look(
         except ClientGone:
             note(request.scope, client_gone=True)  # the answer below reaches nobody; the job goes on
         view = await services.reader.view(job_id)
-    return JobAnswer.of(view)
+    (told,) = await services.forecast.told([view])
+    answer = JobAnswer.of(told)
+    if timeline:  # read behind the view: a job that has ended there has ended here
+        answer = TimedJobAnswer(**dict(answer), timeline=await services.reader.timeline(job_id))
+    return answer
 
 
 async def _ended(services: Services, job_id: str, seconds: float) -> None:

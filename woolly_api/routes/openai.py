@@ -1,8 +1,12 @@
 """/v1/completions and /v1/chat/completions, plain and streamed, as OpenAI's clients expect them.
 
-Both submit a job and follow it; a client that leaves before the end cancels it. What goes wrong before the first byte
-is an HTTP error, later it is an error event in the stream, without a [DONE]. While the server stops, running jobs may
-finish within its grace time; those that wait for a worker, and what is left then, end with a 503 that may be retried.
+Both submit a job and follow it. A client that leaves before the end cancels it, unless it gave an Idempotency-Key: the
+point of a key is that a client whose connection broke may come again. It finds the same job, and follows it from the
+beginning, through any replica; only when nobody does for a while the job is cancelled (see ledger/keys.py).
+
+What goes wrong before the first byte is an HTTP error, later it is an error event in the stream, without a [DONE].
+While the server stops, running jobs may finish within its grace time; those that wait for a worker, and what is left
+then, end with a 503 that may be retried.
 """
 
 import asyncio
@@ -11,9 +15,10 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from woolly_api import sse
+from woolly_api import idempotency, sse
 from woolly_api.error_info import error_from_info, info_of
 from woolly_api.errors import error_body
+from woolly_api.idempotency import IdempotencyKey
 from woolly_api.routes.openai_answers import Answer, ChatAnswer, CompletionAnswer
 from woolly_api.routes.openai_requests import ChatCompletionRequest, CompletionRequest
 from woolly_api.routes.openai_shapes import ChatCompletion, ChatCompletionChunk, Completion
@@ -22,8 +27,8 @@ from woolly_api.telemetry import note, request_id_of
 from woolly_api.watching import AnyEvent, ClientGone, steady_events, while_connected
 from woolly_worker.contract.errors import CapacityError, WoollyError
 from woolly_worker.contract.events import DoneEvent, FailedEvent, StateEvent, TokenEvent
-from woolly_worker.contract.jobs import JobRequest
 from woolly_worker.contract.states import JobState
+from woolly_worker.ledger.records import Once, Submitted
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
 optimized = APIRouter(prefix="/api/v1/optimized", tags=["Performance"])
@@ -38,7 +43,8 @@ def _responses(answer: type[Any], chunk: type[Any]) -> dict[int | str, dict[str,
             "model": answer,
             "description": "The completion; with `stream`, chunks as server-sent events, closed by `[DONE]`.",
             "content": {"text/event-stream": {"schema": {"type": "string"}, "example": example}},
-        }
+        },
+        **idempotency.RESPONSES,
     }
 
 
@@ -54,11 +60,11 @@ def _responses(answer: type[Any], chunk: type[Any]) -> dict[int | str, dict[str,
     response_model=None,
     responses=_responses(Completion, Completion),
 )
-async def completions(request: Request, services: Injected, body: CompletionRequest) -> Response:
+async def completions(request: Request, services: Injected, body: CompletionRequest, key: IdempotencyKey) -> Response:
     """OpenAI's legacy completions. Extensions: top_k, min_p, repetition_penalty, ignore_eos, priority,
     deadline_seconds. Parameters that Woolly does not have are refused by name."""
     answer = CompletionAnswer(model=body.model, logprobs=body.logprobs, include_usage=body.include_usage)
-    return await _respond(request, services, body.to_job(), answer, body.stream)
+    return await _respond(request, services, body, answer, idempotency.once(key, "completions", body))
 
 
 @optimized.post(
@@ -73,20 +79,29 @@ async def completions(request: Request, services: Injected, body: CompletionRequ
     response_model=None,
     responses=_responses(ChatCompletion, ChatCompletionChunk),
 )
-async def chat_completions(request: Request, services: Injected, body: ChatCompletionRequest) -> Response:
+async def chat_completions(
+    request: Request, services: Injected, body: ChatCompletionRequest, key: IdempotencyKey
+) -> Response:
     """OpenAI's chat completions, through the model's own chat template. Extensions and refusals as for completions."""
     n_top = (body.top_logprobs or 0) if body.logprobs else None
     answer = ChatAnswer(model=body.model, logprobs=n_top, include_usage=body.include_usage)
-    return await _respond(request, services, body.to_job(), answer, body.stream)
+    return await _respond(request, services, body, answer, idempotency.once(key, "chat.completions", body))
 
 
-async def _respond(request: Request, services: Services, job: JobRequest, answer: Answer, stream: bool) -> Response:
-    job_id = await services.submit(job)
-    note(request.scope, job_id=job_id, model=job.model, stream=stream)
+async def _respond(
+    request: Request,
+    services: Services,
+    body: CompletionRequest | ChatCompletionRequest,
+    answer: Answer,
+    once: Once | None,
+) -> Response:
+    submitted = await services.submit(body.to_job(), once=once, followed=True)
+    job_id, replayed = submitted.job_id, {"replayed": True} if submitted.replayed else {}
+    note(request.scope, job_id=job_id, model=body.model, stream=body.stream, **replayed)
     feed = sse.Feed(steady_events(services, job_id, 0))
-    run = _Run(request, services, job_id, feed, answer.for_job(job_id))
+    run = _Run(request, services, submitted, feed, answer.for_job(job_id), may_return=once is not None)
     try:
-        if not stream:
+        if not body.stream:
             return await while_connected(request, run.whole())
         first = await while_connected(request, run.first())
     except ClientGone:
@@ -101,14 +116,23 @@ async def _respond(request: Request, services: Services, job: JobRequest, answer
 
 
 class _Run:
-    """One job on behalf of one waiting client. Closed before the job's end, it cancels the job."""
+    """One job on behalf of one waiting client. Closed before the job's end, it cancels the job, unless the client
+    `may_return`."""
 
     def __init__(
-        self, request: Request, services: Services, job_id: str, feed: sse.Feed[AnyEvent], answer: Answer
+        self,
+        request: Request,
+        services: Services,
+        submitted: Submitted,
+        feed: sse.Feed[AnyEvent],
+        answer: Answer,
+        *,
+        may_return: bool,
     ) -> None:
         self._request = request
         self._services = services
-        self._job_id = job_id
+        self._submitted = submitted
+        self._may_return = may_return
         self._feed = feed
         self._answer = answer
         self._ended = False
@@ -118,7 +142,8 @@ class _Run:
     async def close(self) -> None:
         if not self._ended:
             self._ended = True
-            self._services.abandon(self._job_id)
+            if not self._may_return:
+                self._services.abandon(self._submitted.job_id)
         await self._feed.aclose()
 
     async def whole(self) -> Response:
@@ -169,7 +194,7 @@ class _Run:
 
     async def _next(self, timeout_seconds: float) -> TokenEvent | StateEvent | DoneEvent | None:
         """The next event; a job that did not succeed raises its error. So does one that will not end before this
-        server does: its client may ask another server, and `close` cancels it here."""
+        server does: its client may ask another server. `close` cancels it here, or with a key leaves it to that one."""
         stopping = self._services.stopping
         if not stopping.is_set():
             event = await self._feed.get(timeout_seconds, unless=stopping)
@@ -198,7 +223,8 @@ class _Run:
         return self._stop_at - now
 
     def headers(self) -> dict[str, str]:
-        return {"X-Woolly-Job-Id": self._job_id}
+        replayed = idempotency.REPLAYED if self._submitted.replayed else {}
+        return {"X-Woolly-Job-Id": self._submitted.job_id, **replayed}
 
 
 def _sign_of_life(event: StateEvent | FailedEvent | None) -> bytes:

@@ -96,8 +96,8 @@ async def benchmark(request: BenchmarkRequest, services: Injected) -> BenchmarkR
     model = request.model or next(iter(live), None)
     if model is None or model not in live:
         raise NoWorker("no worker is ready" if request.model is None else f"no worker that serves '{model}' is ready")
-    call = BenchmarkCall(uuid.uuid4().hex, model, kind.value, iterations, expires_seconds=BENCHMARK_SECONDS)
-    services.doorbell.ring(call)
+    call = BenchmarkCall(uuid.uuid4().hex, model, kind.value, iterations)
+    await services.ask_for_benchmark(call, BENCHMARK_SECONDS)
     deadline = time.monotonic() + BENCHMARK_SECONDS
     while (answer := await services.reader.benchmark_answer(call.call_id)) is None:
         if services.stopping.is_set() or time.monotonic() > deadline:

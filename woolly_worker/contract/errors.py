@@ -5,19 +5,22 @@
     │   ├── InvalidRequest          400  a parameter is unknown, unsupported or out of range
     │   ├── InvalidBenchmarkType    400  there is no benchmark of this name
     │   ├── ContextOverflow         400  prompt + max_tokens do not fit into n_ctx
+    │   ├── IdempotencyKeyReused    422  the same Idempotency-Key came with another body
     │   ├── ModelNotFound           404  no worker has ever announced this model
     │   └── JobNotFound             404  no such job, or its retention time is over
     ├── CapacityError           later may work; retryable
     │   ├── QueueFull               429  the backlog is above its limit
     │   ├── PoolExhausted           503  no KV blocks or slots, and none will become free
     │   ├── LedgerUnavailable       503  Redis does not answer
+    │   ├── LedgerFull              503  Redis has no memory for more jobs
     │   ├── LedgerVersionMismatch   503  Redis holds the ledger of another version of Woolly
     │   ├── NoWorker                503  no live worker could do it
     │   ├── BenchmarkRunning        429  the worker runs a benchmark already
     │   └── BenchmarkTimeout        504  the worker did not answer in time
     ├── Interrupted             it ended, nothing broke
     │   ├── JobCancelled            499  somebody asked for it
-    │   └── DeadlineExceeded        504  its deadline passed before it was done
+    │   ├── DeadlineExceeded        504  its deadline passed before it was done
+    │   └── ModelReplaced           409  no worker has the weights any more that it began with
     ├── ModelFileError          the file is wrong; stop at boot
     │   ├── GGUFFormatError         500  the bytes break the GGUF specification or point outside the file
     │   ├── UnsupportedArchitecture 500  a good file for a model Woolly does not know
@@ -64,6 +67,11 @@ class ContextOverflow(RequestError):
     code = "context_length_exceeded"
 
 
+class IdempotencyKeyReused(RequestError):
+    code = "idempotency_key_reused"
+    http_status = 422
+
+
 class ModelNotFound(RequestError):
     code = "model_not_found"
     http_status = 404
@@ -99,6 +107,10 @@ class LedgerUnavailable(CapacityError):
     code = "ledger_unavailable"
 
 
+class LedgerFull(CapacityError):
+    code = "ledger_full"
+
+
 class LedgerVersionMismatch(CapacityError):
     code = "ledger_version"
 
@@ -129,6 +141,12 @@ class JobCancelled(Interrupted):
 class DeadlineExceeded(Interrupted):
     code = "deadline_exceeded"
     http_status = 504
+
+
+class ModelReplaced(Interrupted):
+    code = "model_replaced"
+    http_status = 409
+    retryable = True  # from the beginning, with the weights that are served now
 
 
 class ModelFileError(WoollyError):

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field
 from pydantic_core import PydanticCustomError
 
 from woolly_worker.contract.errors import WoollyError
+from woolly_worker.contract.losses import LostLease
 from woolly_worker.contract.states import JobState
 
 MAX_STOP_STRINGS = 16
@@ -223,7 +224,14 @@ class JobView(Frozen):
     started_at: float | None = Field(None, description="first claim")
     finished_at: float | None = None
     attempts: int = 0
-    crashes: int = 0
+    crashes: int = Field(0, description="workers that were lost with this job")
+    history: tuple[LostLease, ...] = Field((), description="each of them, and how it ended")
     last_seq: int = Field(0, description="tokens in the stream so far; the terminal event counts as one more")
     cancel_requested: bool = False
+    queue_position: int | None = Field(
+        None, description="of a queued job: how many are expected to be started before it"
+    )
+    estimated_start_seconds: float | None = Field(
+        None, description="of a queued job, from now; null while no worker is alive or none has been measured"
+    )
     result: JobResult | None = Field(None, description="present once the state is terminal")

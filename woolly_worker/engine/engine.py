@@ -2,9 +2,9 @@
 
     schedule -> forward -> sample -> emit
 
-`submit`, `cancel`, `drop`, `drain` and `stop` may come from any thread. They only leave an order; whoever runs the
-steps carries it out before the next one. The engine does no I/O: events go to the callable it was given, the whole
-step's at once. If that callable blocks, the engine waits: that is the back-pressure.
+`submit`, `cancel`, `drop`, `isolate`, `rejoin`, `drain` and `stop` may come from any thread. They only leave an order;
+whoever runs the steps carries it out before the next one. The engine does no I/O: events go to the callable it was
+given, the whole step's at once. If that callable blocks, the engine waits: that is the back-pressure.
 """
 
 import logging
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from woolly_worker.contract.errors import DeadlineExceeded, InvalidRequest, JobCancelled
 from woolly_worker.contract.jobs import TokenLogprob
 from woolly_worker.contract.states import JobState
+from woolly_worker.contract.timeline import StallCause
 from woolly_worker.engine.admission import Limits, check_sampling
 from woolly_worker.engine.events import EngineEvent, EngineRequest, EngineStopped
 from woolly_worker.engine.interfaces import EngineTokenizer, ForwardPass
@@ -29,10 +30,13 @@ from woolly_worker.engine.sampler import Sampler
 from woolly_worker.engine.scheduler import Scheduler
 from woolly_worker.engine.sequence import Sequence, SequenceStatus
 from woolly_worker.engine.settings import EngineSettings
+from woolly_worker.engine.timeline import HELD_UP_SECONDS
 from woolly_worker.memory.kv_cache import KVCache
 from woolly_worker.memory.pool import BufferPool
 
 log = logging.getLogger(__name__)
+
+HELD_SECONDS = 0.05  # between looks at deadlines while nobody may be computed
 
 
 class Engine:
@@ -63,6 +67,7 @@ class Engine:
         self._sampler = Sampler(n_vocab, self.scratch)
         self._meter = EngineMeter()
         self._outbox = Outbox(self._scheduler, self._meter, self._live, on_events)
+        self._step_began_at = 0.0  # by the clock of the sequences' timelines
         self._cpu_mark: float | None = None  # None: there was no step just before
         self._drain_at: float | None = None  # draining, and when the grace is over
 
@@ -94,6 +99,18 @@ class Engine:
     def drop(self, job_id: str, fence: int) -> None:
         """Forget it without another event: somebody else owns the job now."""
         self._order(partial(self._drop, job_id, fence))
+
+    def isolate(self, job_id: str, fence: int) -> threading.Event:
+        """Compute nothing but this sequence, which may be submitted later, until `rejoin`: it is on probation until its
+        `alone_until`. The others keep their seats and pause. The event is set once that is so. One at a time: the
+        caller sees to it."""
+        isolated = threading.Event()
+        self._order(partial(self._isolate, (job_id, fence), isolated))
+        return isolated
+
+    def rejoin(self, job_id: str, fence: int) -> None:
+        """Everybody is computed again. Nothing happens if this one is not isolated (any more)."""
+        self._order(partial(self._rejoin, (job_id, fence)))
 
     def drain(self, grace_seconds: float) -> bool:
         """Release what waits, let the others run for `grace_seconds`, then release them too.
@@ -174,9 +191,12 @@ class Engine:
         began = time.perf_counter()
         while self._orders:
             self._orders.popleft()()
-        now = time.monotonic()
+        now = self._step_began_at = time.monotonic()
         self._end_overdue(now)
+        n_preemptions = self._scheduler.n_preemptions
         batch = self._scheduler.schedule(now)
+        if self._scheduler.n_preemptions > n_preemptions or len(batch) < len(self._scheduler.running):
+            self._note_left_out(batch, now)
         self._report_waiting(now)
         self._meter.schedule_seconds += time.perf_counter() - began
         return batch
@@ -219,6 +239,8 @@ class Engine:
         self._outbox.token(sequence, token_id, text, logprob, top)
         if stopped or sequence.is_at_limit:
             self._outbox.finish(sequence, "stop" if stopped else "length")
+        elif sequence.key == self._scheduler.isolated and not sequence.is_on_probation:
+            self._outbox.passed(sequence)
 
     def _logprobs(self, logits: NDArray[Any], token_id: int, n: int) -> tuple[float, tuple[TokenLogprob, ...]]:
         """The n best, and behind them the chosen token if it is not one of them: its own text is told nowhere else."""
@@ -239,7 +261,10 @@ class Engine:
                 for sequence in over:
                     del self._live[sequence.key]
                 self._changed.notify_all()
-        self._meter.emit_seconds += time.perf_counter() - began
+        seconds = time.perf_counter() - began
+        self._meter.emit_seconds += seconds
+        if seconds > HELD_UP_SECONDS:
+            self._note_held_up(seconds)
 
     def _count(self, batch: list[Sequence], seconds: float) -> None:
         """Wall time is the step's, CPU time that of the process since the last step, shared evenly by tokens."""
@@ -250,19 +275,38 @@ class Engine:
         meter = self._meter
         for sequence in batch:
             n = sequence.n_scheduled
-            if n > 1 or sequence.meter.first_token_at is None:
+            decoding = n == 1 and sequence.meter.first_token_at is not None
+            if not decoding:
                 meter.n_prefill_tokens += n
             sequence.meter.computed(n, len(batch), n * cpu_per_token, len(sequence.blocks))
+            sequence.meter.timeline.computed(n, len(batch), decoding, self._step_began_at)
         meter.n_steps += 1
         meter.sum_batch += len(batch)
         meter.forward_seconds += seconds
         self._scheduler.pace.measured(n_tokens, seconds)
 
+    def _note_left_out(self, batch: list[Sequence], now: float) -> None:
+        """Who has lost its KV blocks, or has a seat and is not in this step."""
+        for sequence in self._scheduler.waiting:
+            sequence.meter.timeline.unseated(now)
+        taking_part = {sequence.key for sequence in batch}
+        for sequence in self._scheduler.running:
+            if sequence.key not in taking_part:
+                sequence.meter.timeline.stalled(StallCause.OTHERS, now)
+
+    def _note_held_up(self, seconds: float) -> None:
+        """The events were taken late, just now: behind that callable is Redis. Who waits goes on waiting."""
+        since = time.monotonic() - seconds
+        for sequence in self._scheduler.running:
+            sequence.meter.timeline.stalled(StallCause.REDIS, since)
+
     def _fail_step(self, error: Exception) -> None:
         """Our bug: everybody in the batch has undefined keys and values now. Others go on."""
         log_bug("a step failed", error)
         # If not even a batch came together, whoever waits is to blame, or would wait for ever.
-        for sequence in tuple(self._scheduler.running or self._scheduler.waiting):
+        scheduler = self._scheduler
+        alone = scheduler.isolated is not None
+        for sequence in tuple(scheduler.candidates() if alone else scheduler.running or scheduler.waiting):
             self._outbox.fail(sequence, error)
 
     def _end_overdue(self, now: float) -> None:
@@ -280,6 +324,8 @@ class Engine:
 
     def _report_waiting(self, now: float) -> None:
         """A sign of life, which renews the lease of a job that waits for others to give way."""
+        if self._is_held:
+            return  # no step runs: whoever holds it up has to answer for that in time
         for sequence in self._scheduler.waiting:
             if now - sequence.ticked_at >= self.settings.waiting_tick_seconds:
                 sequence.ticked_at = now
@@ -309,6 +355,14 @@ class Engine:
         if sequence is not None:
             self._outbox.drop(sequence)
 
+    def _isolate(self, key: SequenceKey, isolated: threading.Event) -> None:
+        self._scheduler.isolated = key
+        isolated.set()
+
+    def _rejoin(self, key: SequenceKey) -> None:
+        if self._scheduler.isolated == key:
+            self._scheduler.isolated = None
+
     def _start_drain(self, until: float) -> None:
         self._drain_at = until if self._drain_at is None else min(until, self._drain_at)
 
@@ -317,6 +371,11 @@ class Engine:
     def _has_work(self) -> bool:
         scheduler = self._scheduler
         return bool(scheduler.running or scheduler.waiting or self._orders or not self._outbox.is_empty)
+
+    @property
+    def _is_held(self) -> bool:
+        """The isolated sequence is still to come, or has passed, or ended: nobody may be computed until `rejoin`."""
+        return self._scheduler.isolated is not None and not self._scheduler.candidates()
 
     def _run(self, on_death: Callable[[], None]) -> None:
         try:
@@ -335,6 +394,9 @@ class Engine:
     def _wait_for_work(self) -> bool:
         """Whether there is to be another step."""
         if self._has_work():
+            if self._is_held:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._stopped or self._orders, HELD_SECONDS)
             return not self._stopped
         self._cpu_mark = None
         with self._changed:

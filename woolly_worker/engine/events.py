@@ -2,7 +2,8 @@
 
 Each sequence gives TokenOut with seq 1, 2, 3 ... without gap (a resumed one goes on behind its `resume_ids`), then
 exactly one ending: SequenceDone or SequenceFailed with the next seq, or SequenceReleased. A dropped one gives nothing
-more. Progress may come at any time before the ending: for long prefills, and as a sign of life of who waits.
+more. Progress may come at any time before the ending: for long prefills, and as a sign of life of who waits. One that
+is isolated and reaches its `alone_until` gives ProbationPassed behind that token.
 """
 
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from woolly_worker.contract.errors import PoolExhausted, WoollyError
 from woolly_worker.contract.jobs import ErrorInfo, FinishReason, SamplingParams, TokenLogprob, Usage
 from woolly_worker.contract.states import JobState
 from woolly_worker.engine.metrics import EngineMetrics
+from woolly_worker.engine.timeline import SequenceTimes
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,7 @@ class EngineRequest:
     sampling: SamplingParams
     resume_ids: tuple[int, ...] = ()  # tokens that an earlier owner has already emitted
     deadline_seconds: float | None = None
+    alone_until: int | None = None  # on probation (Engine.isolate) until so many tokens have been generated
 
 
 class EngineStopped(PoolExhausted):
@@ -51,6 +54,14 @@ class PrefillProgress:
 
 
 @dataclass(frozen=True, slots=True)
+class ProbationPassed:
+    """It has generated what it had to alone. Nothing is computed until `Engine.rejoin`."""
+
+    job_id: str
+    fence: int
+
+
+@dataclass(frozen=True, slots=True)
 class SequenceDone:
     """It ended well. `text` had been held back and follows the last token's."""
 
@@ -61,6 +72,7 @@ class SequenceDone:
     text: str
     usage: Usage
     metrics: EngineMetrics
+    times: SequenceTimes
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +86,7 @@ class SequenceFailed:
     state: JobState
     usage: Usage
     metrics: EngineMetrics
+    times: SequenceTimes
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +95,10 @@ class SequenceReleased:
 
     job_id: str
     fence: int
+    times: SequenceTimes
 
 
-EngineEvent = TokenOut | PrefillProgress | SequenceDone | SequenceFailed | SequenceReleased
+EngineEvent = TokenOut | PrefillProgress | ProbationPassed | SequenceDone | SequenceFailed | SequenceReleased
 
 
 def error_info(error: WoollyError) -> ErrorInfo:

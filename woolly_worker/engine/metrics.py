@@ -7,6 +7,7 @@ nothing here looks at a clock.
 import math
 from dataclasses import dataclass
 
+from woolly_worker.engine.timeline import TimelineRecorder
 from woolly_worker.memory.pool import PoolFigures
 
 _GAP_STEP = math.log(1.05)  # inter-token times are kept in buckets 5 % wide: a percentile is off by 2.5 % at most
@@ -55,7 +56,7 @@ class GapHistogram:
 
 
 class SequenceMeter:
-    """One sequence, from its first admission in this process. Seconds are of one monotonic clock."""
+    """One sequence, from its submit to this engine. Seconds are of one monotonic clock."""
 
     __slots__ = (
         "admitted_at",
@@ -70,9 +71,11 @@ class SequenceMeter:
         "n_steps",
         "n_tokens",
         "sum_batch",
+        "timeline",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, now: float) -> None:
+        self.timeline = TimelineRecorder(now)
         self.admitted_at: float | None = None
         self.first_token_at: float | None = None
         self.last_token_at = 0.0
@@ -88,6 +91,7 @@ class SequenceMeter:
 
     def admitted(self, now: float, n_cached_tokens: int) -> None:
         """Seated. Later admissions, after a preemption, do not count as new ones."""
+        self.timeline.admitted(now, n_cached_tokens)
         if self.admitted_at is None:
             self.admitted_at = now
             self.n_cached_tokens = n_cached_tokens

@@ -5,6 +5,7 @@ together at the end of the step. Nothing is computed here.
 """
 
 import logging
+import time
 import traceback
 from collections.abc import Callable, Mapping
 
@@ -14,6 +15,7 @@ from woolly_worker.contract.states import JobState
 from woolly_worker.engine.events import (
     EngineEvent,
     PrefillProgress,
+    ProbationPassed,
     SequenceDone,
     SequenceFailed,
     SequenceReleased,
@@ -77,6 +79,9 @@ class Outbox:
     def progress(self, sequence: Sequence) -> None:
         self._events.append(PrefillProgress(*sequence.key, sequence.n_computed, len(sequence.ids)))
 
+    def passed(self, sequence: Sequence) -> None:
+        self._events.append(ProbationPassed(*sequence.key))
+
     def finish(self, sequence: Sequence, reason: FinishReason) -> None:
         """It ended well; what the detokenizer holds back is let go."""
         if not self._end(sequence, "done"):
@@ -94,6 +99,7 @@ class Outbox:
                 text=text,
                 usage=sequence.usage(),
                 metrics=sequence.meter.metrics(),
+                times=sequence.meter.timeline.times(time.monotonic()),
             )
         )
 
@@ -111,12 +117,13 @@ class Outbox:
                 state=state,
                 usage=sequence.usage(),
                 metrics=sequence.meter.metrics(),
+                times=sequence.meter.timeline.times(time.monotonic()),
             )
         )
 
     def release(self, sequence: Sequence) -> None:
         if self._end(sequence, "released"):
-            self._events.append(SequenceReleased(*sequence.key))
+            self._events.append(SequenceReleased(*sequence.key, sequence.meter.timeline.times(time.monotonic())))
 
     def drop(self, sequence: Sequence) -> None:
         """No further event, not even one of this step."""

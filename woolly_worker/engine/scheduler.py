@@ -12,6 +12,9 @@ tokens are computed again later, which nobody can tell from the result: same req
 never preempted, and a request that could not run alone is refused at submit, so the oldest one always gets on: no
 deadlock, and no end in mid-decode. Waiting is in order of arrival; a large request is not overtaken for ever.
 
+**Isolation.** While a sequence is isolated nobody else is computed: the others pause, in their seats and with their
+blocks. It is seated as the oldest, and whoever is in the way of that is preempted.
+
 It computes nothing and emits nothing.
 """
 
@@ -70,6 +73,7 @@ class Scheduler:
         self.kv = kv
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
+        self.isolated: tuple[str, int] | None = None  # the key of a sequence, which may be still to come
         self.n_preemptions = 0
         self.n_cached_tokens = 0  # found in the prefix cache, over all admissions
         self.pace = Pace(settings.decode_gap_seconds)
@@ -90,12 +94,26 @@ class Scheduler:
             self.waiting.remove(sequence)
         sequence.status = SequenceStatus.ENDED
 
+    def candidates(self) -> list[Sequence]:
+        """Who may be computed now, seated or not: all, or the one that is isolated as long as it is on probation."""
+        everybody = [*self.running, *self.waiting]
+        if self.isolated is None:
+            return everybody
+        return [sequence for sequence in everybody if sequence.key == self.isolated and sequence.is_on_probation]
+
     def schedule(self, now: float) -> list[Sequence]:
         """Fill the batch. Returns the sequences in it; each has its `n_scheduled` and, if it samples, its logit row."""
-        self._grow()
-        self._admit(now)
-        self._share()
-        return self._fill()
+        if self.isolated is None:
+            self._grow()
+            self._admit(now)
+            members = self.running.copy()
+        else:
+            members = self.candidates()
+            for sequence in members:
+                self._make_room(sequence, now)
+        self._share(members)
+        self._fill(members)
+        return members
 
     def computed(self, batch: list[Sequence]) -> None:
         """The step is done: what it computed is in the KV blocks now."""
@@ -110,17 +128,19 @@ class Scheduler:
         """A block for each sequence whose next token begins one; the youngest give way when there is none."""
         i = 0
         while i < len(self.running):
-            sequence = self.running[i]
+            self._grow_one(self.running[i])
             i += 1
-            missing = blocks_for(len(sequence.ids)) - len(sequence.blocks)
-            if missing <= 0:
-                continue
-            while missing > self.kv.n_free and self.running[-1] is not sequence:
-                self._preempt(self.running[-1])
-            if missing > self.kv.n_free:
-                self._preempt(sequence)
-            else:
-                self._extend(sequence, self.kv.allocate(missing))
+
+    def _grow_one(self, sequence: Sequence) -> None:
+        missing = blocks_for(len(sequence.ids)) - len(sequence.blocks)
+        if missing <= 0:
+            return
+        while missing > self.kv.n_free and self.running[-1] is not sequence:
+            self._preempt(self.running[-1])
+        if missing > self.kv.n_free:
+            self._preempt(sequence)
+        else:
+            self._extend(sequence, self.kv.allocate(missing))
 
     def _preempt(self, sequence: Sequence) -> None:
         self._unseat(sequence)
@@ -133,16 +153,31 @@ class Scheduler:
             sequence = self.waiting[0]
             if self._blocked == _Blocked(sequence, self.kv.n_free):
                 return
-            match = self.kv.match_prefix(sequence.ids) if self._settings.prefix_cache else PrefixMatch([], ROOT)
-            n_new = blocks_for(len(sequence.ids)) - len(match.blocks)
-            if self.kv.n_free < n_new + self._headroom(sequence):
-                self.kv.release(match.blocks)
+            if not self._admit_one(sequence, now, self._headroom(sequence)):
                 self._blocked = _Blocked(sequence, self.kv.n_free)
                 return
-            self.waiting.popleft()
-            self._seat(sequence, match, n_new)
-            self.n_cached_tokens += match.n_cached_tokens
-            sequence.meter.admitted(now, match.n_cached_tokens)
+
+    def _admit_one(self, sequence: Sequence, now: float, headroom: int) -> bool:
+        """Whether there were blocks enough: then it is seated."""
+        match = self.kv.match_prefix(sequence.ids) if self._settings.prefix_cache else PrefixMatch([], ROOT)
+        n_new = blocks_for(len(sequence.ids)) - len(match.blocks)
+        if self.kv.n_free < n_new + headroom:
+            self.kv.release(match.blocks)
+            return False
+        self.waiting.remove(sequence)
+        self._seat(sequence, match, n_new)
+        self.n_cached_tokens += match.n_cached_tokens
+        sequence.meter.admitted(now, match.n_cached_tokens)
+        return True
+
+    def _make_room(self, sequence: Sequence, now: float) -> None:
+        """Blocks and a seat for the isolated one, whoever has them. It could run alone, or it would not be here."""
+        if sequence.status is SequenceStatus.RUNNING:
+            self._grow_one(sequence)
+        if sequence.status is SequenceStatus.WAITING:
+            while not self._free_slots or not self._admit_one(sequence, now, headroom=0):
+                self._preempt(self.running[-1])
+            self.running.insert(0, self.running.pop())
 
     def _headroom(self, newcomer: Sequence) -> int:
         """Blocks to leave free for everybody's next tokens, at most what they can still need."""
@@ -174,11 +209,11 @@ class Scheduler:
 
     # The step itself
 
-    def _share(self) -> None:
-        """Decide `n_scheduled` of everybody."""
+    def _share(self, members: list[Sequence]) -> None:
+        """Decide `n_scheduled` of everybody in the batch."""
         n_decoding = 0
         in_prefill: list[Sequence] = []
-        for sequence in self.running:
+        for sequence in members:
             if len(sequence.ids) - sequence.n_computed == 1:
                 sequence.n_scheduled = 1
                 n_decoding += 1
@@ -195,11 +230,11 @@ class Scheduler:
             sequence.n_scheduled = min(sequence.n_pending, budget // (len(in_prefill) - i))
             budget -= sequence.n_scheduled
 
-    def _fill(self) -> list[Sequence]:
+    def _fill(self, members: list[Sequence]) -> None:
         batch = self._batch
         token_ids, positions, slots, logit_rows = batch.token_ids, batch.positions, batch.slots, batch.logit_rows
         n = n_rows = 0
-        for sequence in self.running:
+        for sequence in members:
             start, n_scheduled = sequence.n_computed, sequence.n_scheduled
             end = start + n_scheduled
             if n_scheduled == 1:
@@ -215,7 +250,6 @@ class Scheduler:
                 sequence.logit_row = n_rows
                 n_rows += 1
         batch.n_tokens, batch.n_logit_rows = n, n_rows
-        return self.running.copy()
 
     # After the step
 

@@ -58,7 +58,7 @@ class Sequence:
         self.max_ids = max_ids  # prompt and completion never get longer
         self.deadline_at = None if request.deadline_seconds is None else now + request.deadline_seconds
         self.ticked_at = now
-        self.meter = SequenceMeter()
+        self.meter = SequenceMeter(now)
         self.status = SequenceStatus.WAITING
         self.slot = 0  # means something only while it runs, as `n_scheduled` and `logit_row` do within a step
         self.n_scheduled = 0
@@ -87,6 +87,11 @@ class Sequence:
     @property
     def n_pending(self) -> int:
         return len(self.ids) - self.n_computed
+
+    @property
+    def is_on_probation(self) -> bool:
+        until = self.request.alone_until
+        return until is not None and self.n_generated < until
 
     @property
     def is_at_limit(self) -> bool:

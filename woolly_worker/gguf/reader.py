@@ -68,7 +68,7 @@ class GGUFFile:
     def __init__(self, path: Path | str) -> None:
         """Raises ModelFileError if the file cannot be opened, GGUFFormatError if its bytes are wrong."""
         self.path = Path(path)
-        self._map = _map_file(self.path)
+        self._map, self._mapped = _map_file(self.path)
         self.data = np.frombuffer(self._map, dtype=np.uint8)
         self.address = int(self.data.ctypes.data)
         try:
@@ -106,6 +106,15 @@ class GGUFFile:
     def tensor_address(self, name: str) -> int:
         return self.address + self.tensors[name].offset
 
+    def is_overwritten(self) -> bool:
+        """Whether somebody wrote into the mapped file since it was opened: its weights are others now. A new file under
+        the same name is not meant: who has the old one open keeps it."""
+        try:
+            now = _identity(os.stat(self.path))
+        except OSError:  # gone, or its folder is: the mapping stays
+            return False
+        return now[:2] == self._mapped[:2] and now != self._mapped
+
     def close(self) -> None:
         """Unmap the file. While somebody still holds a view of it, the mapping lives on until that view is gone."""
         self.data = np.zeros(0, dtype=np.uint8)
@@ -139,7 +148,12 @@ def errors_naming(path: Path) -> Iterator[None]:
         raise
 
 
-def _map_file(path: Path) -> mmap.mmap:
+def _identity(found: os.stat_result) -> tuple[int, int, int, int]:
+    """Which file, and which state of it."""
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _map_file(path: Path) -> tuple[mmap.mmap, tuple[int, int, int, int]]:
     try:
         # Looked at before it is opened, because opening a named pipe would wait for a writer.
         if not stat.S_ISREG(path.stat().st_mode):
@@ -148,10 +162,11 @@ def _map_file(path: Path) -> mmap.mmap:
     except OSError as error:
         raise ModelFileError(f"{path}: {error.strerror or error}") from error
     try:
-        size = os.fstat(descriptor).st_size
+        identity = _identity(os.fstat(descriptor))
+        size = identity[2]
         if size == 0:
             raise GGUFFormatError(f"{path.name}: the file is empty")
-        return mmap.mmap(descriptor, size, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
+        return mmap.mmap(descriptor, size, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ), identity
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be mapped: {error.strerror or error}") from error
     finally:

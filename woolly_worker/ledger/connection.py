@@ -20,7 +20,25 @@ from woolly_worker.contract.errors import InternalError, LedgerUnavailable
 from woolly_worker.ledger import keys
 from woolly_worker.ledger.address import RedisAddress
 
-SCRIPT_NAMES = ("submit", "claim", "emit", "finish", "close", "release", "cancel", "look", "to_front", "condemn")
+SCRIPT_NAMES = (
+    "submit",
+    "claim",
+    "emit",
+    "finish",
+    "close",
+    "release",
+    "cancel",
+    "look",
+    "absence",
+    "next",
+    "missing_bells",
+    "place",
+    "alone",
+    "orphan",
+    "unfollowed",
+    "condemn",
+    "set_aside",
+)
 MINIMUM_SERVER_VERSION = (6, 2)
 
 

@@ -1,80 +1,64 @@
-"""Records that no script can work with: what is wrong with one, and how its job ends all the same.
+"""Records that no script can work with: how their jobs end all the same.
 
 Nothing is repaired: a job whose record was changed by others might say anything. Records are checked at every claim and
-at every look of a reaper, the rest of a job's life only when a call has failed.
+at every look of a reaper (checks.py says for what), the rest of a job's life only when a call has failed.
 """
 
-import re
-from collections.abc import Mapping
-from typing import Any
-
-import redis
+import uuid
+from collections.abc import Callable
+from typing import TypeVar
 
 from woolly_worker.contract.errors import InternalError
 from woolly_worker.contract.events import FailedEvent, TokenEvent
 from woolly_worker.contract.jobs import ErrorInfo, JobResult, Usage
 from woolly_worker.contract.states import TERMINAL_STATES, JobState
 from woolly_worker.ledger import keys, views
+from woolly_worker.ledger.checks import FIELDS, LATER_NUMBERS, NUMBERS, is_number, is_priority, json_problem, problem_of
 from woolly_worker.ledger.connection import translated_errors
 from woolly_worker.ledger.foreign import foreign
+from woolly_worker.ledger.store import Store
 
-_NUMBER = re.compile(r"\d{1,15}")  # what Lua counts with exactly, and far more than any count or time here
+T = TypeVar("T")
+
+# What a call ends with when its record is damaged: a script stops, or Python cannot read what it says.
+_SIGNS = (InternalError, ValueError, TypeError)
 
 MOST_TOKENS = 10_000_000  # of one job, to be read back
-
-# What each field has to be, if it is there; `required` ones have to be there.
-_NUMBERS = ("attempts", "crashes", "fence", "lease_ms", "seq", "created_ms", "queued_ms", "deadline_ms", "enq", "bells")
-_REQUIRED = ("id", "model", "lane", "priority", "tenant", "metadata", "state", "owner", "claim", "cancel")
-_OPTIONAL_NUMBERS = ("claimed_ms", "started_ms", "first_token_ms", "version")
-# The request is none of them: it may be large, and who claims the job reads it anyway.
-FIELDS = [*_NUMBERS, *_REQUIRED, *_OPTIONAL_NUMBERS, "history"]
 
 # What a reader needs to show the job, where the record cannot say it.
 _STAND_INS = {"model": "unknown", "tenant": "unknown", "metadata": "{}", "priority": "0", "cancel": "0"}
 
 
-def problem_of(job_id: str, record: Mapping[str, str | None]) -> str | None:
-    """The first thing wrong with the fields FIELDS of a record; never what they say."""
-    for name in (*_NUMBERS, *_REQUIRED):
-        if record[name] is None:
-            return f"the field '{name}' is missing"
-    for name in (*_NUMBERS, *_OPTIONAL_NUMBERS):
-        value = record[name]
-        if value is not None and not _NUMBER.fullmatch(value):
-            return f"the field '{name}' is no number"
-    if "request" in record and record["request"] is None:
-        return "the field 'request' is missing"
-    if record["id"] != job_id:
-        return "the field 'id' is that of another job"
-    if record["state"] not in set(JobState):
-        return "the field 'state' is none of the states"
-    for name, limit in (("lane", keys.N_LANES), ("priority", keys.N_PRIORITIES)):
-        if record[name] not in {str(number) for number in range(limit)}:
-            return f"the field '{name}' is not 0 to {limit - 1}"
-    if record["cancel"] not in ("0", "1"):
-        return "the field 'cancel' is not 0 or 1"
-    return _json_problem(record)
-
-
-def _json_problem(record: Mapping[str, str | None]) -> str | None:
-    try:
-        views.load_metadata(record["metadata"])
-    except ValueError:
-        return "the field 'metadata' is no JSON object of texts"
-    try:
-        views.load_history(record["history"])
-    except ValueError:
-        return "the field 'history' is no JSON list of objects"
-    return None
-
-
 class Damage:
     """Looks at a job whose call failed, and ends it if its record or its stream is the reason."""
 
-    def __init__(self, client: redis.Redis, condemn: Any, retention_ms: int) -> None:
-        self._client = client
-        self._condemn = condemn
+    def __init__(self, store: Store, retention_ms: int, on_closed: Callable[[str, JobState, JobResult], None]) -> None:
+        """`on_closed`: see Ledger."""
+        self._store = store
         self._retention_ms = retention_ms
+        self._on_closed = on_closed
+
+    def checked(self, job_id: str) -> dict[str, str] | None:
+        """The fields FIELDS of a record; None if there is none. Raises InternalError for what is wrong with it, unless
+        the job has ended."""
+        fields = self._store.fields(job_id, FIELDS)
+        record = dict(zip(FIELDS, fields, strict=True))
+        if record["state"] not in TERMINAL_STATES:
+            if not any(fields) and not self._store.exists(job_id):
+                return None
+            problem = problem_of(job_id, record)
+            if problem is not None:
+                raise InternalError(f"the record is damaged: {problem}")
+        return {name: value for name, value in record.items() if value is not None}
+
+    def or_end(self, job_id: str, call: Callable[[], T], otherwise: T) -> T:
+        """What `call` answers; or `otherwise`, when it failed because the job is damaged, which has ended then."""
+        try:
+            return call()
+        except _SIGNS:
+            if self.end(job_id) is None:
+                raise
+            return otherwise
 
     def end(self, job_id: str) -> str | None:
         """What is wrong with the job, which has ended as failed if it still could; None if it is not damaged. Raises
@@ -83,7 +67,7 @@ class Damage:
         if kind == "none" or record["state"] in TERMINAL_STATES:
             return None
         seq = record["seq"]
-        last = int(seq) if seq is not None and _NUMBER.fullmatch(seq) else 0
+        last = int(seq) if seq is not None and is_number(seq) else 0
         tokens = _readable_tokens(entries[:last])
         if kind != "hash":
             problem: str | None = f"it is a {kind}"
@@ -98,7 +82,7 @@ class Damage:
         """Types and contents of record and stream, of one moment: a good job that is being written to must not look
         as if the two disagreed."""
         with translated_errors():
-            pipe = self._client.pipeline(transaction=True)
+            pipe = self._store.client.pipeline(transaction=True)
             pipe.type(keys.job(job_id))
             pipe.hmget(keys.job(job_id), FIELDS)
             pipe.hexists(keys.job(job_id), "request")
@@ -130,6 +114,7 @@ class Damage:
             keys.OPEN_JOBS,
             keys.FINISHED_JOBS,
             keys.lanes(record["model"] or "unknown"),
+            *map(keys.lanes, self._store.models()),
         ]
         args: list[str | int] = [
             job_id,
@@ -139,12 +124,13 @@ class Damage:
             event.model_dump_json(exclude_none=True),
             result.model_dump_json(exclude_none=True),
             self._retention_ms,
-            keys.PREFIX + "aside:",
+            keys.ASIDE,
+            uuid.uuid4().hex,
         ]
         for name, value in _mended(job_id, record).items():
             args += (name, value)
-        with translated_errors():
-            self._condemn(keys=names, args=args)
+        if self._store.call("condemn", names, args) == "ok":
+            self._on_closed(job_id, event.state, result)
 
 
 def _readable_tokens(entries: list[tuple[str, dict[str, str]]]) -> list[TokenEvent]:
@@ -171,14 +157,16 @@ def _stream_problem(kind: str, last_seq: int, n_readable: int, n_entries: int) -
 def _mended(job_id: str, record: dict[str, str | None]) -> dict[str, str]:
     """For each field that a reader could not show: something that it can."""
     mended = {name: stand_in for name, stand_in in _STAND_INS.items() if not record[name]}
-    for name in (*_NUMBERS, *_OPTIONAL_NUMBERS):
+    for name in (*NUMBERS, *LATER_NUMBERS):
         value = record[name]
-        if name in _NUMBERS if value is None else not _NUMBER.fullmatch(value):
+        if name in NUMBERS if value is None else not is_number(value):
             mended[name] = "0"
     if record["id"] != job_id:
         mended["id"] = job_id
-    if record["priority"] not in {str(number) for number in range(keys.N_PRIORITIES)}:
+    if not is_priority(record["priority"]):
         mended["priority"] = "0"
-    if _json_problem({**record, "history": None}) is not None:
+    if json_problem({**record, "history": None}) is not None:
         mended["metadata"] = "{}"
+    if json_problem({**record, "metadata": None}) is not None:
+        mended["history"] = "[]"
     return mended

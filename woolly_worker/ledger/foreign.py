@@ -9,10 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-import redis
-
 from woolly_worker.ledger import keys
-from woolly_worker.ledger.connection import script_text, translated_errors
+from woolly_worker.ledger.store import Store
 
 T = TypeVar("T")
 
@@ -63,12 +61,10 @@ def readable(kind: str, entries: Iterable[tuple[str, str | None]], parse: Callab
             foreign.tell(kind, name, f"{type(error).__name__} while reading it")
 
 
-def set_aside(client: redis.Redis, models: Iterable[str]) -> None:
+def set_aside(store: Store) -> None:
     """Renames whatever stands under one of our names and has another type than ours, so that every call that needs
     the name works again. It is kept for a day, for whoever misses it."""
-    expected = keys.types(models)
-    script = client.register_script(script_text("set_aside"))
-    with translated_errors():
-        found = script(keys=list(expected), args=[keys.PREFIX + "aside:", keys.ASIDE_SECONDS, *expected.values()])
-    for name, kind in found:
-        foreign.tell("key", name, f"it was a {kind} and not a {expected[name]}: set aside as {keys.PREFIX}aside:{name}")
+    expected = keys.types(store.models())
+    args: list[str | int] = [keys.ASIDE, keys.ASIDE_SECONDS, *expected.values()]
+    for name, kind, wanted in store.call("set_aside", list(expected), args):
+        foreign.tell("key", name, f"it was a {kind} and not a {wanted}: set aside as {keys.ASIDE}{name}")

@@ -95,9 +95,11 @@ class WorkerBeat(_Announced):
     model: str
     hostname: str
     pid: int
+    parent_pid: int | None = Field(None, description="for `woolly worker` that of the process which waits for it")
     state: str = Field("ready", description="loading, ready, draining")
     threads: int | None = None
     optimizations: tuple[str, ...] = Field((), description='what is switched on, such as "prefix_cache", "simd_avx512"')
+    recipe: str | None = Field(None, description="what its tokens depend on beside the request: weights and KV type")
     version: str | None = None
     started_at: float | None = Field(None, description="Unix seconds, by the worker's clock; for people only")
     stats: WorkerStats = WorkerStats()
@@ -147,6 +149,11 @@ class ModelRegistry:
         """Leave the answer to a benchmark where the API looks for it."""
         with translated_errors():
             self.client.set(keys.benchmark(call_id), answer.model_dump_json(), ex=keys.BENCHMARK_TTL_SECONDS)
+
+    def is_awaited(self, call_id: str) -> bool:
+        """Whether somebody still waits for the answer to this benchmark."""
+        with translated_errors():
+            return bool(self.client.exists(keys.benchmark(call_id)))
 
     def cards(self) -> list[ModelCard]:
         with translated_errors():

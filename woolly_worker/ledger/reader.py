@@ -8,7 +8,7 @@ was too slow for the server's buffer), so a jump in seq and a quiet while both l
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, cast
 
 import redis.asyncio
@@ -24,12 +24,17 @@ from woolly_worker.contract.events import (
     job_event_adapter,
 )
 from woolly_worker.contract.jobs import JobResult, JobView
+from woolly_worker.contract.losses import WorkerEnding
 from woolly_worker.contract.states import TERMINAL_STATES, JobState
+from woolly_worker.contract.timeline import Timeline
 from woolly_worker.ledger import keys, versions, views
+from woolly_worker.ledger.backlog import Backlog
 from woolly_worker.ledger.connection import script_text, translated_errors
+from woolly_worker.ledger.deaths import endings_of
 from woolly_worker.ledger.foreign import foreign
 from woolly_worker.ledger.models import ModelCard, WorkerBeat, beats_of, cards_of
 from woolly_worker.ledger.records import LaneCounts
+from woolly_worker.ledger.timelines import TIMELINE_FIELDS, timeline_of
 
 # After so long without a message, look into the stream: whatever pub/sub lost is found then.
 QUIET_SECONDS = 2.0
@@ -42,7 +47,8 @@ class LedgerReader:
     def __init__(self, client: redis.asyncio.Redis, *, quiet_seconds: float = QUIET_SECONDS) -> None:
         self.client = client
         self._quiet_seconds = quiet_seconds
-        self._newest = client.register_script(script_text("newest"))
+        self._newest: Any = client.register_script(script_text("newest"))
+        self._place: Any = client.register_script(script_text("place"))
 
     async def ping(self) -> None:
         """Raises LedgerUnavailable when Redis does not answer."""
@@ -56,7 +62,16 @@ class LedgerReader:
     async def view(self, job_id: str) -> JobView:
         with translated_errors():
             fields = await cast(Any, self.client.hmget(keys.job(job_id), views.VIEW_FIELDS))
-        return views.view_of(job_id, fields)
+        return views.view_of(job_id, fields, await self._endings(views.lost_workers(fields)))
+
+    async def timeline(self, job_id: str) -> Timeline:
+        """Where the job's time went until it ended, or until now."""
+        with translated_errors():
+            pipe = self.client.pipeline(transaction=False)
+            pipe.time()
+            pipe.hmget(keys.job(job_id), TIMELINE_FIELDS)
+            (seconds, micros), fields = await pipe.execute()
+        return timeline_of(job_id, fields, int(seconds) * 1000 + int(micros) // 1000)
 
     async def result(self, job_id: str) -> JobResult | None:
         """None while the job has not ended."""
@@ -80,12 +95,14 @@ class LedgerReader:
             for job_id in ids:
                 pipe.hmget(keys.job(job_id), views.VIEW_FIELDS)
             rows = await pipe.execute(raise_on_error=False) if ids else []
+        readable = [fields for fields in rows if not isinstance(fields, Exception)]
+        endings = await self._endings([worker_id for fields in readable for worker_id in views.lost_workers(fields)])
         found: list[JobView] = []
         for job_id, fields in zip(ids, rows, strict=True):
             try:
                 if isinstance(fields, Exception):
                     raise InternalError("it is no hash")
-                found.append(views.view_of(job_id, fields))
+                found.append(views.view_of(job_id, fields, endings))
             except JobNotFound:
                 continue  # it expired a moment ago
             except InternalError as error:
@@ -109,12 +126,33 @@ class LedgerReader:
         """None as long as no worker has answered."""
         with translated_errors():
             text = await cast(Any, self.client.get(keys.benchmark(call_id)))
-        return None if text is None else BenchmarkAnswer.model_validate_json(text)
+        return BenchmarkAnswer.model_validate_json(text) if text else None
 
     async def lane_counts(self, model: str) -> LaneCounts:
         with translated_errors():
             fields = await cast(Any, self.client.hgetall(keys.lanes(model)))
         return views.lane_counts_of(fields)
+
+    async def backlog(self, model: str) -> Backlog:
+        with translated_errors():
+            fields = await cast(Any, self.client.hgetall(keys.lanes(model)))
+        return Backlog.of(fields)
+
+    async def queues(self, views: Sequence[JobView]) -> tuple[dict[str, Backlog], list[int | None]]:
+        """The backlogs of the models of these jobs, and how many jobs are to be claimed before each of them, if nothing
+        else comes in; None for one that does not wait (any more). One round trip."""
+        if not views:
+            return {}, []
+        models = sorted({view.model for view in views})
+        with translated_errors():
+            pipe = self.client.pipeline(transaction=False)
+            for model in models:
+                pipe.hgetall(keys.lanes(model))
+            for view in views:
+                await self._place(keys=[keys.job(view.id), keys.lanes(view.model)], args=[view.id], client=pipe)
+            rows = await pipe.execute()
+        backlogs = {model: Backlog.of(fields) for model, fields in zip(models, rows, strict=False)}
+        return backlogs, rows[len(models) :]
 
     async def wait_terminal(self, job_id: str, timeout_seconds: float) -> JobView:
         """The job as it is once it has ended, or after `timeout_seconds`, whichever comes first."""
@@ -172,6 +210,14 @@ class LedgerReader:
                         behind = True
             finally:
                 await pubsub.aclose()  # type: ignore[no-untyped-call]
+
+    async def _endings(self, worker_ids: Sequence[str]) -> dict[str, WorkerEnding]:
+        """What is known about the ends of these workers. Most jobs have lost none, and nothing is asked."""
+        if not worker_ids:
+            return {}
+        with translated_errors():
+            texts = await cast(Any, self.client.mget([keys.death(worker_id) for worker_id in worker_ids]))
+        return endings_of(worker_ids, texts)
 
     async def _stored(self, job_id: str, after_seq: int) -> AsyncIterator[TokenEvent | TerminalEvent]:
         while True:

@@ -1,12 +1,13 @@
 """What goes into the ledger's calls and comes out of them, as frozen values. No Redis here."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from woolly_worker.contract.events import DoneEvent, FailedEvent, StateEvent, TokenEvent
 from woolly_worker.contract.jobs import JobRequest, JobResult
 from woolly_worker.ledger import keys
+from woolly_worker.ledger.clocks import Clock, Measured
 
 
 class ClaimOutcome(StrEnum):
@@ -16,8 +17,9 @@ class ClaimOutcome(StrEnum):
     BUSY = "busy"  # another claim holds a live lease
     CANCELLED = "cancelled"  # these three must not run; the ledger has closed them by the time you see this
     EXPIRED = "expired"
-    POISON = "poison"
-    NEWER = "newer"  # its request is newer than this program: left for a newer worker
+    POISON = "poison"  # see Ledger.set_alone for how a job comes to that
+    OTHER_RECIPE = "other_recipe"  # its tokens so far were computed from other weights: left to whoever has them
+    NEWER = "newer"  # its request is newer than this program: left to a newer worker
     DAMAGED = "damaged"  # others have changed its record; the ledger has ended it
     UNREADABLE = "unreadable"  # claimed, but its request is none that this version knows; the ledger has ended it
 
@@ -31,6 +33,7 @@ class Claim:
     request: JobRequest  # with the seed resolved
     attempt: int
     crashes: int
+    clock: Clock = field(compare=False)  # Redis's and the caller's, just behind the claim
     token_ids: tuple[int, ...]  # already in the stream: generation goes on behind them
     text: str  # what those tokens said
     created_at: float  # Unix seconds by Redis's clock, as all times here
@@ -38,6 +41,7 @@ class Claim:
     claimed_at: float
     first_token_at: float | None
     deadline_remaining_seconds: float | None
+    alone_until: int | None = None  # under suspicion: nothing else is computed until it has so many tokens
 
     @property
     def last_seq(self) -> int:
@@ -85,6 +89,7 @@ class Finish:
     event: DoneEvent | FailedEvent
     token_ids: tuple[int, ...]
     text: str
+    measured: Measured | None = None  # of this attempt, if it reached the engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +100,12 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Bell:
-    """A Celery message to be sent: the job id and nothing else of the job."""
+    """A Celery message to be sent: the job id and nothing else of the job. Whoever takes it serves the job that is next
+    in its model's fair order, which may be another one: bells count jobs, lanes order them."""
 
     job_id: str
     model: str
-    lane: int
-    priority: int
     number: int  # bells rung for this job so far; makes every message's task id fresh
-    front: bool = False  # it has waited before: after ringing, `Ledger.to_front` lets it be the next
 
     @property
     def task_id(self) -> str:
@@ -114,8 +117,8 @@ class Bell:
             "name": keys.TASK_GENERATE,
             "args": (self.job_id,),
             "task_id": self.task_id,
-            "queue": keys.queue(self.model, self.lane),
-            "priority": self.priority,
+            "queue": keys.queue(self.model),
+            "priority": keys.BELL_PRIORITY,
             "shadow": f"generate[{self.model}]",
             "argsrepr": f"('{self.job_id}',)",
             "kwargsrepr": "{}",
@@ -128,14 +131,13 @@ class Bell:
 class BenchmarkCall:
     """A Celery message that asks a worker of this model for a benchmark. It may be lost: the caller then hears of it.
 
-    `expires_seconds`: nobody waits for the answer any longer.
+    Not with Celery's `expires`: that is a time by the sender's clock, which the worker compares with its own.
     """
 
     call_id: str
     model: str
     test_type: str
     iterations: int
-    expires_seconds: float
 
     @property
     def job_id(self) -> str:
@@ -148,9 +150,8 @@ class BenchmarkCall:
             "name": keys.TASK_BENCHMARK,
             "args": (self.call_id, self.test_type, self.iterations),
             "task_id": self.call_id,
-            "queue": keys.queue(self.model, 0),
-            "priority": 0,
-            "expires": self.expires_seconds,
+            "queue": keys.queue(self.model),
+            "priority": keys.BENCHMARK_PRIORITY,
             "shadow": f"benchmark[{self.model}]",
             "ignore_result": True,
             "retry": False,
@@ -164,9 +165,18 @@ class Released:
 
 
 @dataclass(frozen=True, slots=True)
+class Once:
+    """An idempotency key as a caller gave it. Of all submits of a tenant under one key, the first makes the job."""
+
+    key: str
+    digest: str  # of the request as it came, before a seed is drawn: another one under the same key is an error
+
+
+@dataclass(frozen=True, slots=True)
 class Submitted:
     job_id: str
     bell: Bell | None  # None: the same id had been submitted before, its bell was rung then
+    replayed: bool = False  # the job is that of an earlier submit under the same idempotency key
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +194,9 @@ class Reaped:
     bells: tuple[Bell, ...]
     closed: tuple[str, ...]
     broken: tuple[BrokenJob, ...] = ()
+    abandoned: tuple[str, ...] = ()  # nobody follows them any more: asked to end
+    away_seconds: float = 0.0  # an absence of Redis that is over
+    n_extended: int = 0  # leases that would have run out in it
 
     @property
     def n_jobs(self) -> int:
@@ -200,3 +213,4 @@ class LaneCounts:
     failed: int = 0
     cancelled: int = 0
     expired: int = 0
+    queued_tokens: int = 0  # what the queued ones may take, by the estimate at submit

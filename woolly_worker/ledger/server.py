@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Literal, Self
 
 import redis
 
@@ -30,6 +30,8 @@ from woolly_worker.contract.errors import LedgerUnavailable
 from woolly_worker.ledger.connection import MINIMUM_SERVER_VERSION, check_server, connect, translated_errors
 
 PATH_PROGRAMS = ("valkey-server", "redis-server")
+AppendFsync = Literal["everysec", "always"]
+DEFAULT_APPENDFSYNC: AppendFsync = "everysec"
 START_SECONDS = 10.0
 STOP_SECONDS = 10.0
 
@@ -65,14 +67,19 @@ def find_program() -> ServerProgram:
     )
 
 
-def server_argv(program: ServerProgram, *, port: int, data_dir: Path) -> list[str]:
-    """The command line of a server that keeps jobs: append-only file, no eviction, loopback."""
+def server_argv(
+    program: ServerProgram, *, port: int, data_dir: Path, appendfsync: AppendFsync = DEFAULT_APPENDFSYNC
+) -> list[str]:
+    """The command line of a server that keeps jobs: append-only file, no eviction, loopback.
+
+    `appendfsync`: "always" waits for the disk at every write, and so loses nothing that was acknowledged, also when
+    the machine stops at once; "everysec" may lose the last second then."""
     options = {
         "bind": "127.0.0.1",
         "port": str(port),
         "dir": str(data_dir),
         "appendonly": "yes",
-        "appendfsync": "everysec",
+        "appendfsync": appendfsync,
         "save": "",
         "maxmemory-policy": "noeviction",
         "daemonize": "no",
@@ -92,11 +99,14 @@ class EmbeddedServer:
     """A running server with its data folder; a context manager. `stop()` waits until its file is on disk. It also ends
     when this process ends, even by kill -9."""
 
-    def __init__(self, data_dir: Path, *, port: int | None = None) -> None:
+    def __init__(
+        self, data_dir: Path, *, port: int | None = None, appendfsync: AppendFsync = DEFAULT_APPENDFSYNC
+    ) -> None:
         self.program = find_program()
         self.port = port or free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self.data_dir = data_dir
+        self._appendfsync = appendfsync
         data_dir.mkdir(parents=True, exist_ok=True)
         self._lock = self._locked(data_dir)
         self._log = (data_dir / "server.log").open("ab")
@@ -142,7 +152,7 @@ class EmbeddedServer:
         self.stop()
 
     def _launch(self) -> "tuple[subprocess.Popen[bytes], subprocess.Popen[bytes]]":
-        argv = server_argv(self.program, port=self.port, data_dir=self.data_dir)
+        argv = server_argv(self.program, port=self.port, data_dir=self.data_dir, appendfsync=self._appendfsync)
         # Its own session: Ctrl-C reaches us alone, and we stop the server after those who use it.
         server = subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT, start_new_session=True

@@ -1,9 +1,12 @@
-"""The ledger's share of a job's metrics: what only the record knows, added to what the engine measured."""
+"""The ledger's share of a job's metrics: what only the record knows, added to what the engine measured. And the line
+that a log has for a job that ended, wherever it did."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from woolly_worker.contract.events import DoneEvent, FailedEvent
-from woolly_worker.contract.jobs import JobMetrics
+from woolly_worker.contract.jobs import JobMetrics, JobResult
+from woolly_worker.contract.states import JobState
 
 # The fields of the job's hash that `merged` wants, in its order.
 TIMING_FIELDS = ("created_ms", "claimed_ms", "first_token_ms", "attempts", "crashes")
@@ -24,3 +27,17 @@ def merged(metrics: JobMetrics, fields: Sequence[str | None], now_ms: int) -> Jo
 
 def with_metrics(event: DoneEvent | FailedEvent, metrics: JobMetrics) -> DoneEvent | FailedEvent:
     return event.model_copy(update={"metrics": metrics})
+
+
+def summary_fields(job_id: str, state: JobState, result: JobResult) -> dict[str, Any]:
+    """Fields of the one line per job: time queued, tokens, rates, reason. Nothing of the prompt or the text."""
+    metrics = result.metrics.model_dump(exclude_none=True)
+    return {
+        "job_id": job_id,
+        "state": state.value,
+        "finish_reason": result.finish_reason,
+        "error": None if result.error is None else result.error.code,
+        "prompt_tokens": result.usage.prompt_tokens,
+        "completion_tokens": result.usage.completion_tokens,
+        **{name: round(value, 4) if isinstance(value, float) else value for name, value in metrics.items()},
+    }

@@ -29,7 +29,7 @@ def create_app(redis_url: str) -> Any:
         task_ignore_result=True,
         task_default_queue="woolly.unrouted",
         task_create_missing_queues=True,
-        task_default_priority=keys.N_PRIORITIES // 2,
+        task_default_priority=keys.BELL_PRIORITY,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_transport_options={**keys.BROKER_TRANSPORT_OPTIONS, **broker.transport_options},
@@ -43,17 +43,17 @@ def create_app(redis_url: str) -> Any:
 
 
 def create_worker_app(settings: WorkerSettings) -> Any:
-    """The app of one worker: its model's lanes only."""
+    """The app of one worker: its model's queue only."""
     from kombu.entity import Queue
 
     from woolly_worker.queue.broker import guard_transport
 
     guard_transport()
     app = create_app(settings.redis_url)
-    name = settings.served_name
+    queue = keys.queue(settings.served_name)
     app.conf.update(
-        task_queues=[Queue(queue, routing_key=queue) for queue in keys.queues(name)],
-        task_default_queue=keys.queue(name, 0),
+        task_queues=[Queue(queue, routing_key=queue)],
+        task_default_queue=queue,
         worker_soft_shutdown_timeout=settings.drain_seconds,
     )
     return app

@@ -1,17 +1,18 @@
-"""Habits of kombu's Redis transport that a worker must not have. `guard_transport` takes them away.
+"""What a worker needs of kombu's Redis transport, and what it must not do. `guard_transport` sees to both.
 
-When its connection is lost with jobs running, the channel
+kombu keeps every message that was taken, until it is acknowledged, in a hash and an index of its own in Redis, to put
+back those of lost workers after a visibility timeout. A bell needs none of that: the job is in the ledger, a lost bell
+is found by counting, and whatever is one too many finds nobody waiting. So what was taken is kept in memory alone, for
+the prefetch limit. With that go four habits:
 
-- puts the messages of running jobs back into the queue, to be run a second time, over the connection that was lost;
-- acknowledges, when such a job ends, to the channel that is gone.
+- It asks the host's clock, not Redis's, whose messages have timed out: one clock that is ahead repeats everybody's.
+- It ends the whole worker, with its running jobs, when a full server refuses these two writes.
+- It puts the messages of running jobs back into the queue, to be run a second time, over a connection that was lost.
+- It acknowledges, when such a job ends, to the channel that is gone: an AttributeError, and the end of the worker
+  (kombu 5.7.0 with celery 5.7.0: `Unrecoverable error`).
 
-Each ends the whole worker with an AttributeError (kombu 5.7.0 with celery 5.7.0: `Unrecoverable error`). The messages
-are only bells: the jobs are in the ledger, so both may be left out. What stays behind in the broker's list of
-unacknowledged messages comes back after the visibility timeout and is dropped at the claim.
-
-And whatever stands in a lane, in that list or on a channel of control messages is believed to be a message: one that is
-none ends the worker's loop, and one in the list of unacknowledged messages that of every worker, at its start. See
-`inbound.py` for what is let in.
+And whatever stands in a model's queue or on a channel of control messages is believed to be a message: one that is none
+ends the worker's loop. See `inbound.py` for what is let in.
 """
 
 import time
@@ -20,43 +21,24 @@ from typing import Any
 
 from kombu import transport as kombu_transport
 from kombu.transport import redis as transport
-from kombu.utils.encoding import bytes_to_str
-from kombu.utils.json import loads
+from kombu.transport import virtual
 from redis import exceptions
 
 from woolly_worker.queue.inbound import door
 
-# A lane that somebody made something else than a list is set aside by the next turn of a reaper.
+# A queue that somebody made something else than a list is set aside by the next turn of a reaper.
 WRONG_TYPE_PAUSE_SECONDS = 0.2
 
 
-class TolerantQoS(transport.QoS):  # type: ignore[misc, unused-ignore]
-    """Acknowledges to a closed channel in memory only, and puts back only what is a message."""
-
-    def ack(self, delivery_tag: str) -> None:
-        if self.channel.closed:
-            self._quick_ack(delivery_tag)
-        else:
-            super().ack(delivery_tag)
+class BellQoS(virtual.QoS):  # type: ignore[misc, unused-ignore]
+    """Which bells are being answered, in memory."""
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        if self.channel.closed:
-            self._quick_ack(delivery_tag)
-        else:
-            super().reject(delivery_tag, requeue)
-
-    def restore_by_tag(self, tag: Any, client: Any = None, leftmost: bool = False) -> None:
-        """Whatever is none of ours leaves the list of unacknowledged messages, instead of blocking those behind it."""
-        with self.channel.conn_or_acquire(client) as redis:
-            kept = redis.hget(self.unacked_key, tag)
-            if kept is not None and not _is_kept_message(kept):
-                self._remove_from_indices(tag).execute()
-                return
-            super().restore_by_tag(tag, redis, leftmost)
+        super().reject(delivery_tag, requeue=requeue and not self.channel.closed)
 
 
 class GuardedChannel(transport.Channel):  # type: ignore[misc, unused-ignore]
-    QoS = TolerantQoS
+    QoS: Any = BellQoS
     do_restore = False
 
     def _brpop_read(self, **options: Any) -> Any:
@@ -68,10 +50,10 @@ class GuardedChannel(transport.Channel):  # type: ignore[misc, unused-ignore]
         except exceptions.ResponseError as error:
             if not str(error).startswith("WRONGTYPE"):
                 raise
-            door.refuse("a lane", "it is no list")
+            door.refuse("a queue", "it is no list")
             time.sleep(WRONG_TYPE_PAUSE_SECONDS)
         except Exception as error:  # of the JSON parser, or of what a marker in the JSON made it build
-            door.refuse("a lane", f"not JSON: {type(error).__name__}")
+            door.refuse("a queue", f"not JSON: {type(error).__name__}")
         raise Empty
 
     def _deliver_fanout_message(self, message: Any, exchange: str) -> Any:
@@ -111,15 +93,3 @@ def guard_transport() -> None:
     ):
         kombu_transport.TRANSPORT_ALIASES[scheme] = f"{__name__}:{guarded.__name__}"
         kombu_transport._transport_cache.pop(scheme, None)
-
-
-def _is_kept_message(kept: Any) -> bool:
-    try:
-        message, exchange, routing_key = loads(bytes_to_str(kept))
-    except Exception as error:  # as above
-        door.refuse("unacknowledged messages", f"not JSON: {type(error).__name__}")
-        return False
-    if not (isinstance(exchange, str) and isinstance(routing_key, str)):
-        door.refuse("unacknowledged messages", "it does not say where it belongs", message)
-        return False
-    return door.admits(message, "unacknowledged messages")

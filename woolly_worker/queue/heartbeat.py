@@ -48,6 +48,8 @@ class Heartbeat:
         self._engine: HasStats | None = None
         self._card: ModelCard | None = None
         self._optimizations: tuple[str, ...] = ()
+        self._recipe: str | None = None
+        self._check: Callable[[], None] = lambda: None
         self._started_at = time.time()
         self._last = (time.monotonic(), WorkerStats())
         self._process = psutil.Process()
@@ -58,8 +60,17 @@ class Heartbeat:
     def start(self) -> None:
         self._thread.start()
 
-    def ready(self, engine: HasStats, card: ModelCard, optimizations: tuple[str, ...]) -> None:
+    def ready(
+        self,
+        engine: HasStats,
+        card: ModelCard,
+        optimizations: tuple[str, ...],
+        recipe: str,
+        check: Callable[[], None],
+    ) -> None:
+        """`check` is called at every beat from now on."""
         self._engine = engine
+        self._recipe, self._check = recipe, check
         self._card = card
         self._optimizations = optimizations
         self.state = "ready"
@@ -80,6 +91,7 @@ class Heartbeat:
         while not self._stop.is_set():
             try:
                 versions.check_now(self._registry.client)
+                self._check()
                 if self._card is not None:  # every time: a server that lost its data learns about the model anew
                     self._registry.announce(self._card)
                 self._registry.beat(self._beat())
@@ -101,9 +113,11 @@ class Heartbeat:
             model=self._settings.served_name,
             hostname=socket.gethostname(),
             pid=os.getpid(),
+            parent_pid=os.getppid(),
             state=self.state,
             threads=self._settings.threads,
             optimizations=self._optimizations,
+            recipe=self._recipe,
             started_at=self._started_at,
             stats=self._stats(),
         )

@@ -1,7 +1,7 @@
 """What a message has to be before Celery sees it. Everything else is refused at the door, counted and logged.
 
-Whoever can write to Redis can put anything into a lane. kombu and Celery trust it: a text that is not JSON, a header of
-the wrong type or a task without an id ends the worker's loop, and what Celery refuses itself it logs with its body,
+Whoever can write to Redis can put anything into a queue. kombu and Celery trust it: a text that is not JSON, a header
+of the wrong type or a task without an id ends the worker's loop, and what Celery refuses itself it logs with its body,
 which may be somebody's prompt. So a message is compared here with the two kinds that Woolly sends, and one that is of
 neither kind is dropped: it has left its list by then, so that it never comes back.
 """
@@ -53,7 +53,7 @@ class _Properties(_Strict):
     delivery_tag: Annotated[str, Field(min_length=1, max_length=200)]
     delivery_info: _DeliveryInfo
     body_encoding: Literal["base64"]
-    priority: Annotated[int, Field(ge=0, lt=keys.N_PRIORITIES)] = 0
+    priority: Annotated[int, Field(ge=keys.BENCHMARK_PRIORITY, le=keys.BELL_PRIORITY)] = keys.BENCHMARK_PRIORITY
     correlation_id: _Text | None = None
     reply_to: _Text | None = None
 

@@ -12,6 +12,7 @@ from woolly_worker.contract.errors import ModelFileError
 from woolly_worker.engine.engine import Engine
 from woolly_worker.engine.events import EngineEvent
 from woolly_worker.engine.settings import EngineSettings
+from woolly_worker.gguf.fingerprint import fingerprint
 from woolly_worker.gguf.reader import GGUFFile
 from woolly_worker.kernels.cpu import CPU, allowed_cpus
 from woolly_worker.memory.kv_cache import BLOCK_TOKENS, KVCache, blocks_for
@@ -67,6 +68,15 @@ class LoadedModel:
         arithmetic = BASELINE if isinstance(self.transformer, Baseline) else f"simd_{CPU.level}"
         always = ("continuous_batching", "paged_kv_cache", f"kv_{self.kv.layout.dtype}", arithmetic)
         return (*always, *prefix_cache, *self.memory)
+
+    @property
+    def recipe(self) -> str:
+        """What the tokens of a request depend on beside the request: a job goes on only where this is the same."""
+        arithmetic = f"-{BASELINE}" if isinstance(self.transformer, Baseline) else ""
+        return f"{fingerprint(self.file)}-kv_{self.kv.layout.dtype}{arithmetic}"
+
+    def is_overwritten(self) -> bool:
+        return self.file.is_overwritten()
 
     def card(self) -> "ModelCard":
         from woolly_worker.ledger.models import ModelCard  # brings redis, 0.25 s that `woolly generate` can do without

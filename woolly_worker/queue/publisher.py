@@ -22,11 +22,14 @@ from woolly_worker.contract.states import JobState
 from woolly_worker.engine.events import (
     EngineEvent,
     PrefillProgress,
+    ProbationPassed,
     SequenceDone,
     SequenceFailed,
     SequenceReleased,
     TokenOut,
 )
+from woolly_worker.engine.timeline import SequenceTimes
+from woolly_worker.ledger.clocks import Measured
 from woolly_worker.ledger.ledger import Ledger
 from woolly_worker.ledger.records import Bell, Claim, Emission, Finish, Reply
 from woolly_worker.queue.metrics import job_metrics
@@ -60,10 +63,11 @@ class Outcome:
 
 
 class SequenceControl(Protocol):
-    """The engine, as far as the writer needs it."""
+    """Whoever runs the sequences, as far as the writer needs it."""
 
-    def cancel(self, job_id: str, fence: int | None = None) -> None: ...
+    def cancel(self, job_id: str, fence: int) -> None: ...
     def drop(self, job_id: str, fence: int) -> None: ...
+    def passed(self, job_id: str, fence: int) -> None: ...
 
 
 @dataclass(slots=True)
@@ -81,6 +85,10 @@ class _Tracked:
     def key(self) -> ClaimKey:
         return self.claim.job_id, self.claim.fence
 
+    def measured(self, times: SequenceTimes) -> Measured:
+        """What the engine knows of this attempt, for the ledger."""
+        return Measured(self.claim.clock.ms_at(times.began_at), times.ended_at, times.parts)
+
 
 class Publisher:
     def __init__(self, ledger: Ledger, *, lease_seconds: float, queued_steps: int = QUEUED_STEPS) -> None:
@@ -88,12 +96,12 @@ class Publisher:
         self._lease_seconds = lease_seconds
         self._steps: queue.Queue[Sequence[EngineEvent] | None] = queue.Queue(maxsize=queued_steps)
         self._tracked: dict[ClaimKey, _Tracked] = {}
-        self._engine: SequenceControl | None = None
+        self._given_control: SequenceControl | None = None
         self._give_up = threading.Event()
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
 
-    def start(self, engine: SequenceControl) -> None:
-        self._engine = engine
+    def start(self, control: SequenceControl) -> None:
+        self._given_control = control
         self._thread.start()
 
     def track(self, claim: Claim) -> "Future[Outcome]":
@@ -166,6 +174,7 @@ class Publisher:
 
     def _write(self, events: Sequence[EngineEvent]) -> None:
         emissions: list[Emission] = []
+        passed: list[_Tracked] = []
         endings: list[tuple[_Tracked, SequenceDone | SequenceFailed | SequenceReleased]] = []
         for event in events:
             tracked = self._tracked.get((event.job_id, event.fence))
@@ -181,14 +190,18 @@ class Publisher:
                     prefill_total=event.n_total,
                 )
                 emissions.append(Emission(event.job_id, event.fence, news))
+            elif isinstance(event, ProbationPassed):
+                passed.append(tracked)
             else:
                 endings.append((tracked, event))
         self._emit([*emissions, *self._silent({(emission.job_id, emission.fence) for emission in emissions})])
+        for tracked in passed:
+            self._pass(tracked)
         for tracked, ending in endings:
             if tracked.key not in self._tracked:
                 continue  # fenced just now
             if isinstance(ending, SequenceReleased):
-                self._release(tracked)
+                self._release(tracked, ending.times)
             else:
                 self._finish(tracked, ending)
 
@@ -245,6 +258,20 @@ class Publisher:
         log.error("job damaged", job_id=job_id, problem=problem)
         self._lose(tracked, OutcomeKind.ABANDONED)
 
+    def _pass(self, tracked: _Tracked) -> None:
+        """Others are computed again only when the record says so: their crash would convict this job."""
+        claim = tracked.claim
+        if tracked.key not in self._tracked:
+            return  # fenced just now
+        reply = until_answered(
+            "company",
+            lambda: self._ledger.set_alone(claim.job_id, claim.fence, False, lease_seconds=self._lease_seconds),
+            self._give_up,
+        )
+        if reply is Reply.FENCED:
+            self._lose(tracked, OutcomeKind.FENCED)
+        self._control.passed(claim.job_id, claim.fence)
+
     def _finish(self, tracked: _Tracked, ending: SequenceDone | SequenceFailed) -> None:
         claim = tracked.claim
         metrics = job_metrics(ending.metrics)
@@ -269,21 +296,29 @@ class Publisher:
                 }
             )
         finish = Finish(
-            claim.job_id, claim.fence, claim.request.model, event, tuple(tracked.token_ids), "".join(tracked.texts)
+            claim.job_id,
+            claim.fence,
+            claim.request.model,
+            event,
+            tuple(tracked.token_ids),
+            "".join(tracked.texts),
+            tracked.measured(ending.times),
         )
         finished = until_answered("finish", lambda: self._ledger.finish(finish), self._give_up)
         if finished.reply is Reply.OK:
             self._resolve(tracked, Outcome(OutcomeKind.FINISHED, event.state, finished.result))
         elif finished.reply is Reply.GAP:
-            self._release(tracked)
+            self._release(tracked, ending.times)
         else:
             self._resolve(tracked, Outcome(OutcomeKind.FENCED))
 
-    def _release(self, tracked: _Tracked) -> None:
+    def _release(self, tracked: _Tracked, times: SequenceTimes | None = None) -> None:
+        """`times`: of the sequence, if it has ended in the engine by itself."""
         claim = tracked.claim
+        measured = None if times is None else tracked.measured(times)
         released = until_answered(
             "release",
-            lambda: self._ledger.release(claim.job_id, claim.fence, claim.request.model),
+            lambda: self._ledger.release(claim.job_id, claim.fence, claim.request.model, measured),
             self._give_up,
         )
         kind = OutcomeKind.RELEASED if released.reply is Reply.OK else OutcomeKind.FENCED
@@ -301,5 +336,5 @@ class Publisher:
 
     @property
     def _control(self) -> SequenceControl:
-        assert self._engine is not None, "start() gives the engine"
-        return self._engine
+        assert self._given_control is not None, "start() gives it"
+        return self._given_control

@@ -39,10 +39,12 @@ class Reaper:
             return
         while not self._stop.is_set():
             reaped = self._ledger.reap()
+            if reaped.away_seconds:
+                log.warning("redis was away", seconds=reaped.away_seconds, leases_extended=reaped.n_extended)
             for job in reaped.broken:
                 log.error("the reaper cannot look at a job", job_id=job.job_id, reason=job.reason)
-            for job_id in reaped.closed:
-                log.info("job closed by the reaper", job_id=job_id)
+            for job_id in reaped.abandoned:
+                log.info("job cancelled, nobody follows it", job_id=job_id)
             for bell in reaped.bells:
                 log.info("bell rung again", job_id=bell.job_id, number=bell.number)
                 self._ring(bell)
@@ -51,7 +53,7 @@ class Reaper:
 
     def _run(self) -> None:
         away = False
-        while not self._stop.wait(self._turn_seconds):
+        while not self._stop.is_set():  # the first turn at once: it ends a silence, before there is anything to lose
             try:
                 self.turn()
                 away = False
@@ -61,3 +63,4 @@ class Reaper:
                 away = True
             except Exception as error:
                 log_bug("a turn of the reaper failed", error)
+            self._stop.wait(self._turn_seconds)

@@ -23,8 +23,9 @@ from woolly_worker.queue.heartbeat import Heartbeat
 from woolly_worker.queue.prompts import Encoder, Template, prompt_ids
 from woolly_worker.queue.publisher import Publisher
 from woolly_worker.queue.reaper import Reaper
+from woolly_worker.queue.solitude import Solitude
 from woolly_worker.settings import WorkerSettings
-from woolly_worker.telemetry import log
+from woolly_worker.telemetry import log, log_job
 
 if TYPE_CHECKING:
     from woolly_worker.bench.beside import Measured
@@ -43,6 +44,8 @@ class ServedEngine(Protocol):
     def submit(self, request: EngineRequest) -> None: ...
     def cancel(self, job_id: str, fence: int | None = None) -> None: ...
     def drop(self, job_id: str, fence: int) -> None: ...
+    def isolate(self, job_id: str, fence: int) -> threading.Event: ...
+    def rejoin(self, job_id: str, fence: int) -> None: ...
     def drain(self, grace_seconds: float) -> bool: ...
     def stats(self) -> Any: ...
 
@@ -58,6 +61,9 @@ class Served(Protocol):
     def chat(self) -> Template | None: ...
     @property
     def optimizations(self) -> tuple[str, ...]: ...
+    @property
+    def recipe(self) -> str: ...
+    def is_overwritten(self) -> bool: ...
     def card(self) -> ModelCard: ...
     def benchmark(self, kind: BenchmarkType, iterations: int, stop: Callable[[], bool]) -> "Measured": ...
     def close(self) -> None: ...
@@ -73,23 +79,29 @@ class Runtime:
         load: Loader,
         send: Callable[[Bell], None],
         end: Callable[[], None] = lambda: None,
+        introduce: Callable[[str], None] = lambda worker_id: None,
     ) -> None:
-        """`end` asks for the end of this process: without an engine it serves nothing."""
+        """`end` asks for the end of this process: without an engine it serves nothing. `introduce` hears the worker's
+        id when it is about to take jobs."""
         self.settings = settings
         self.worker_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self.giving_up = threading.Event()  # nobody waits for Redis any more
+        self.taking = threading.Lock()  # held from the look at who is next to its claim
         self._client = connect(settings.redis_url, timeout_seconds=CLIENT_TIMEOUT_SECONDS)
         self._writer_client = connect(settings.redis_url, timeout_seconds=WRITER_TIMEOUT_SECONDS)
         self.ledger = self._ledger(self._client)
         self.publisher = Publisher(self._ledger(self._writer_client), lease_seconds=settings.lease_seconds)
+        self.solitude = Solitude(company_seconds=2 * settings.lease_seconds)
         self.registry = ModelRegistry(self._client)
         self._heartbeat = Heartbeat(self.registry, self.worker_id, settings, on_newer_ledger=self._on_newer_ledger)
         self._benchmarking = threading.Lock()
         self._reaper = Reaper(self.ledger, self.ring, self.worker_id)
         self._send = send
         self._end = end
+        self._introduce = introduce
         self.engine_died = False
         self.newer_ledger: LedgerVersionMismatch | None = None  # why this worker ends, if that is why
+        self.recipe = ""  # once the model is loaded
         self._load = load
         self._served: Served | None = None
         self._held: dict[str, Claim] = {}  # by Celery's task id
@@ -102,6 +114,7 @@ class Runtime:
             retention_seconds=self.settings.retention_seconds,
             bell_seconds=self.settings.bell_seconds,
             max_crashes=self.settings.max_crashes,
+            on_closed=log_job,
         )
 
     @property
@@ -123,10 +136,12 @@ class Runtime:
             self._heartbeat.stop()
             raise
         served, card = self._served, self._served.card()
-        self.publisher.start(served.engine)
+        self.recipe = served.recipe
+        self._introduce(self.worker_id)
+        self.publisher.start(self)
         served.engine.start(self._on_death)
         self._reaper.start()
-        self._heartbeat.ready(served.engine, card, served.optimizations)
+        self._heartbeat.ready(served.engine, card, served.optimizations, self.recipe, self._look_at_file)
         log.info(
             "ready",
             worker_id=self.worker_id,
@@ -136,6 +151,18 @@ class Runtime:
             n_ctx=card.n_ctx,
             seconds=round(time.monotonic() - started, 2),
         )
+
+    def _look_at_file(self) -> None:
+        """Once per heartbeat. Tokens of other weights must not get into any stream."""
+        if self._served is not None and not self.engine_died and self._served.is_overwritten():
+            log.error(
+                "the model's file was written to, this worker ends; to change a model, put a new file in its place",
+                worker_id=self.worker_id,
+                path=str(self.settings.model),
+            )
+            self.engine_died = True
+            self.begin_drain()
+            self._end()
 
     def _on_death(self) -> None:
         """In the engine's thread, which is ending."""
@@ -163,7 +190,8 @@ class Runtime:
             raise BenchmarkRunning("this worker runs a benchmark already", retry_after_seconds=5.0)
         try:
             assert self._served is not None, "start() loads the model"
-            measured = self._served.benchmark(kind, iterations, self._draining.is_set)
+            with self.solitude.company(self._draining.is_set):  # a crash of it must not be blamed on a job
+                measured = self._served.benchmark(kind, iterations, self._draining.is_set)
         finally:
             self._benchmarking.release()
         return BenchmarkResult(
@@ -185,8 +213,6 @@ class Runtime:
         """Sends Celery's message. If that fails the bell is lost, and the reaper of some process will find out."""
         try:
             self._send(bell)
-            if bell.front:
-                self.ledger.to_front(bell)
         except Exception as error:  # whatever kombu or redis-py raise
             log.warning("bell not rung", job_id=bell.job_id, error=type(error).__name__)
 
@@ -207,7 +233,19 @@ class Runtime:
                 self._hurried = True
                 self.engine.drain(0.0)
         elif (claim := self._held.get(task_id)) is not None:
-            self.engine.cancel(claim.job_id, claim.fence)
+            self.cancel(claim.job_id, claim.fence)
+
+    # What the publisher hears from the ledger
+
+    def cancel(self, job_id: str, fence: int) -> None:
+        self.solitude.cancel((job_id, fence))
+        self.engine.cancel(job_id, fence)
+
+    def drop(self, job_id: str, fence: int) -> None:
+        self.engine.drop(job_id, fence)
+
+    def passed(self, job_id: str, fence: int) -> None:
+        self.solitude.leave((job_id, fence))
 
     def begin_drain(self) -> None:
         """No new jobs from now on; the API sees it in the heartbeat."""

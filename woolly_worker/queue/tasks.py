@@ -3,21 +3,39 @@
 The task's result is a small dict for Flower. What a job said and why it failed is in the ledger.
 """
 
+import contextlib
+import threading
+import time
 import uuid
-from typing import Any
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from functools import partial
+from typing import Any, Literal
 
 from woolly_worker.contract.benchmarks import BenchmarkAnswer, BenchmarkType
-from woolly_worker.contract.errors import InternalError, LedgerUnavailable, WoollyError
+from woolly_worker.contract.errors import (
+    DeadlineExceeded,
+    InternalError,
+    JobCancelled,
+    LedgerUnavailable,
+    WoollyError,
+)
 from woolly_worker.contract.events import FailedEvent
 from woolly_worker.contract.jobs import ErrorInfo, JobResult, Usage
 from woolly_worker.contract.states import JobState
-from woolly_worker.engine.events import EngineRequest, EngineStopped
+from woolly_worker.engine.events import EngineRequest, EngineStopped, ProbationPassed
 from woolly_worker.ledger import keys
 from woolly_worker.ledger.records import Claim, ClaimOutcome, Finish, Refusal, Reply
 from woolly_worker.queue.publisher import Outcome, OutcomeKind
 from woolly_worker.queue.retry import GivenUp, until_answered
 from woolly_worker.queue.runtime import Runtime
 from woolly_worker.telemetry import log, log_bug, log_job
+
+# How a job ends that is interrupted while it waits for its probation.
+_STATES: dict[type[WoollyError], Literal[JobState.CANCELLED, JobState.EXPIRED]] = {
+    JobCancelled: JobState.CANCELLED,
+    DeadlineExceeded: JobState.EXPIRED,
+}
 
 
 class JobFailed(Exception):
@@ -27,33 +45,38 @@ class JobFailed(Exception):
 def register(app: Any) -> None:
     @app.task(bind=True, name=keys.TASK_GENERATE, acks_late=True, throws=(JobFailed,))
     def generate(self: Any, job_id: str) -> dict[str, Any]:
-        return run_job(app.runtime, job_id, self.request.id or job_id)
+        return run_job(app.runtime, job_id, self.request.id or job_id, partial(_show, self))
 
     @app.task(name=keys.TASK_BENCHMARK, acks_late=False)
     def benchmark(call_id: str, test_type: str, iterations: int) -> dict[str, Any]:
+        if not app.runtime.registry.is_awaited(call_id):
+            log.info("benchmark not run, nobody waits for it", call_id=call_id)
+            return {"outcome": ClaimOutcome.GONE.value}
         return run_benchmark(app.runtime, call_id, test_type, iterations)
 
 
-def run_job(runtime: Runtime, job_id: str, task_id: str) -> dict[str, Any]:
-    """One attempt at a job. Its message is acknowledged in any case: a job that is not done is in the ledger, and
-    whoever puts it back rings anew."""
+def run_job(
+    runtime: Runtime, job_id: str, task_id: str, show: Callable[[str], None] = lambda job_id: None
+) -> dict[str, Any]:
+    """One attempt at the job that is next; `show` is told which, if it is not the bell's own `job_id`. The message is
+    acknowledged in any case: a job that is not done is in the ledger, and whoever puts it back rings anew."""
     if runtime.engine_died:  # the reaper of another process rings again
         return {"outcome": OutcomeKind.ABANDONED.value}
-    claim_id = uuid.uuid4().hex
     try:
-        claim = until_answered(
-            "claim",
-            lambda: runtime.ledger.claim(
-                job_id, runtime.worker_id, lease_seconds=runtime.settings.lease_seconds, claim_id=claim_id
-            ),
-            runtime.giving_up,
-        )
-        if isinstance(claim, Refusal):
-            tell = log.error if claim.outcome is ClaimOutcome.DAMAGED else log.info
-            tell("bell not answered", job_id=job_id, outcome=claim.outcome.value)
-            return {"outcome": claim.outcome.value}
-        with runtime.holding(task_id, claim):
-            outcome = _run_claimed(runtime, claim)
+        with contextlib.ExitStack() as attempt:
+            with runtime.solitude.company(lambda: runtime.draining) as free:
+                if not free:
+                    return {"outcome": OutcomeKind.ABANDONED.value}
+                claim = _take(runtime, job_id)
+                if isinstance(claim, Refusal):
+                    _tell("bell not answered", claim)
+                    return {"outcome": claim.outcome.value}
+                if claim.job_id != job_id:
+                    job_id = claim.job_id
+                    show(job_id)
+                attempt.enter_context(runtime.holding(task_id, claim))
+                waiter = _start(runtime, claim) if claim.alone_until is None else None
+            outcome = _run_alone(runtime, claim) if waiter is None else waiter.result()
     except GivenUp:
         return {"outcome": OutcomeKind.ABANDONED.value}  # the lease, or the reaper's look at its bell, decides
     except Exception as error:  # Celery would log its message, which may quote a prompt
@@ -62,6 +85,66 @@ def run_job(runtime: Runtime, job_id: str, task_id: str) -> dict[str, Any]:
     if outcome.bell is not None:
         runtime.ring(outcome.bell)
     return _report(job_id, outcome)
+
+
+def _take(runtime: Runtime, job_id: str) -> Claim | Refusal:
+    """The job that is next in its model's fair order. If none waits, the bell's own: its lease may have run out, and
+    if not, the refusal says what became of it."""
+    passing: str | None = None
+    own: Refusal | None = None
+    with runtime.taking:  # bells that come together find the jobs in their order, so that most get their own
+        while (chosen := _next_job(runtime, passing)) is not None:
+            passing = chosen
+            try:
+                claim = _claim(runtime, chosen)
+            except GivenUp:
+                raise
+            except Exception as error:  # the others must not wait behind it
+                log_bug("a job could not be claimed", error, job_id=chosen)
+                continue
+            if isinstance(claim, Claim):
+                return claim
+            if chosen == job_id:
+                own = claim
+            else:
+                _tell("job not taken", claim)
+    return own or _claim(runtime, job_id)
+
+
+def _tell(event: str, refusal: Refusal) -> None:
+    tell = log.error if refusal.outcome is ClaimOutcome.DAMAGED else log.info
+    tell(event, job_id=refusal.job_id, outcome=refusal.outcome.value)
+
+
+def _next_job(runtime: Runtime, passing: str | None) -> str | None:
+    model = runtime.settings.served_name
+    return until_answered("next", lambda: runtime.ledger.next_job(model, passing=passing), runtime.giving_up)
+
+
+def _claim(runtime: Runtime, job_id: str) -> Claim | Refusal:
+    claim_id = uuid.uuid4().hex
+    lease_seconds = runtime.settings.lease_seconds
+    claim = until_answered(
+        "claim",
+        lambda: runtime.ledger.claim(
+            job_id, runtime.worker_id, lease_seconds=lease_seconds, claim_id=claim_id, recipe=runtime.recipe
+        ),
+        runtime.giving_up,
+    )
+    if isinstance(claim, Refusal) and claim.outcome is ClaimOutcome.OTHER_RECIPE:
+        # Whoever has those weights may be busy. If nobody has them any more, its stream cannot be continued.
+        alive = until_answered("workers", runtime.registry.workers, runtime.giving_up)
+        recipes = {beat.recipe for beat in alive if beat.recipe is not None}
+        until_answered("strand", lambda: runtime.ledger.strand(job_id, recipes), runtime.giving_up)
+    return claim
+
+
+def _show(task: Any, job_id: str) -> None:
+    """Flower knows a task by the job whose bell it was: tell it which job is served."""
+    try:
+        task.send_event("task-started", retry=False, args=f"('{job_id}',)")
+    except Exception as error:  # whatever kombu or redis-py raise: the dashboard shows the other id
+        log.warning("task event not sent", job_id=job_id, error=type(error).__name__)
 
 
 def run_benchmark(runtime: Runtime, call_id: str, test_type: str, iterations: int) -> dict[str, Any]:
@@ -83,34 +166,96 @@ def run_benchmark(runtime: Runtime, call_id: str, test_type: str, iterations: in
     return {"test_type": test_type, "average_time_ms": round(answer.result.average_time_ms, 3)}
 
 
-def _run_claimed(runtime: Runtime, claim: Claim) -> Outcome:
+def _start(runtime: Runtime, claim: Claim) -> "Future[Outcome]":
+    """Hands the job to the engine."""
     try:
-        request = EngineRequest(
-            job_id=claim.job_id,
-            fence=claim.fence,
-            prompt_ids=runtime.prompt_ids(claim),
-            sampling=claim.request.sampling,
-            resume_ids=claim.token_ids,
-            deadline_seconds=claim.deadline_remaining_seconds,
-        )
+        request = _engine_request(runtime, claim)
         waiter = runtime.publisher.track(claim)
         try:
             runtime.engine.submit(request)
         except BaseException:
             runtime.publisher.untrack(claim)
             raise
-    except EngineStopped:
-        return _give_back(runtime, claim)
-    except WoollyError as error:
-        return _refuse(runtime, claim, error)
     except Exception as error:
+        waiter = Future()
+        waiter.set_result(_not_started(runtime, claim, error))
+    return waiter
+
+
+def _run_alone(runtime: Runtime, claim: Claim) -> Outcome:
+    """A job on probation: from its prompt on nothing else is worked on, and the ledger knows that before it begins. The
+    others go on when it has passed (`Publisher`), or when its end is written."""
+    key = (claim.job_id, claim.fence)
+    began = time.monotonic()
+    waiter = runtime.publisher.track(claim)  # it renews the lease while others are computed, and hears of a cancel
+    log.info("on probation", job_id=claim.job_id, crashes=claim.crashes, tokens=claim.last_seq, until=claim.alone_until)
+    try:
+        left = claim.deadline_remaining_seconds
+        stop = lambda: waiter.done() or runtime.draining  # noqa: E731
+        if not runtime.solitude.enter(key, runtime.engine, stop, deadline_seconds=left):
+            if waiter.done():
+                return waiter.result()
+            raise EngineStopped("this worker ends")
+        reply = until_answered(
+            "alone",
+            lambda: runtime.ledger.set_alone(*key, True, lease_seconds=runtime.settings.lease_seconds),
+            runtime.giving_up,
+        )
+        if reply is Reply.FENCED:
+            runtime.publisher.untrack(claim)
+            return Outcome(OutcomeKind.FENCED)
+        with _patience(runtime, key):
+            runtime.engine.submit(_engine_request(runtime, claim, waited_seconds=time.monotonic() - began))
+        if reply is Reply.CANCELLED or runtime.solitude.is_cancelled(key):
+            runtime.engine.cancel(*key)
+        return waiter.result()
+    except GivenUp:
+        raise
+    except Exception as error:
+        runtime.publisher.untrack(claim)
+        return _not_started(runtime, claim, error)
+    finally:
+        runtime.solitude.leave(key)
+
+
+@contextlib.contextmanager
+def _patience(runtime: Runtime, key: tuple[str, int]) -> Iterator[None]:
+    """A prompt that takes for ever is not waited for by all the others: its lease has run out long before."""
+    passed = (ProbationPassed(*key),)
+    timer = threading.Timer(2 * runtime.settings.lease_seconds, runtime.publisher.put, args=(passed,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _engine_request(runtime: Runtime, claim: Claim, waited_seconds: float = 0.0) -> EngineRequest:
+    left = claim.deadline_remaining_seconds
+    return EngineRequest(
+        job_id=claim.job_id,
+        fence=claim.fence,
+        prompt_ids=runtime.prompt_ids(claim),
+        sampling=claim.request.sampling,
+        resume_ids=claim.token_ids,
+        deadline_seconds=None if left is None else max(0.0, left - waited_seconds),
+        alone_until=claim.alone_until,
+    )
+
+
+def _not_started(runtime: Runtime, claim: Claim, error: Exception) -> Outcome:
+    """How it goes on with a claimed job that did not reach the engine."""
+    if isinstance(error, EngineStopped):
+        return _give_back(runtime, claim)
+    if not isinstance(error, WoollyError):
         log_bug("a job could not be started", error, job_id=claim.job_id)
-        return _refuse(runtime, claim, InternalError("the worker could not start this job"))
-    return waiter.result()
+        error = InternalError("the worker could not start this job")
+    return _refuse(runtime, claim, error)
 
 
 def _give_back(runtime: Runtime, claim: Claim) -> Outcome:
-    """The engine ended between the claim and now: no fault of the job."""
+    """The engine ended between the claim and now, or does not get to it any more: no fault of the job."""
     released = until_answered(
         "release",
         lambda: runtime.ledger.release(claim.job_id, claim.fence, claim.request.model),
@@ -127,14 +272,14 @@ def _refuse(runtime: Runtime, claim: Claim, error: WoollyError) -> Outcome:
     n_tokens = len(claim.token_ids)
     event = FailedEvent(
         seq=n_tokens + 1,
-        state=JobState.FAILED,
+        state=_STATES.get(type(error), JobState.FAILED),
         error=ErrorInfo.of(error),
         usage=Usage(completion_tokens=n_tokens, total_tokens=n_tokens),
     )
     finish = Finish(claim.job_id, claim.fence, claim.request.model, event, claim.token_ids, claim.text)
     finished = until_answered("finish", lambda: runtime.ledger.finish(finish), runtime.giving_up)
     if finished.reply is Reply.OK:
-        return Outcome(OutcomeKind.FINISHED, JobState.FAILED, finished.result)
+        return Outcome(OutcomeKind.FINISHED, event.state, finished.result)
     return Outcome(OutcomeKind.FENCED)
 
 

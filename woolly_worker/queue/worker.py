@@ -1,7 +1,7 @@
-"""`woolly worker`: a Celery worker in this process, with the engine in its pool, for the lanes of one model.
+"""`woolly worker`: a Celery worker in this process, with the engine in its pool, for the jobs of one model.
 
 SIGTERM and Ctrl-C drain: nothing new is taken, running jobs may end within `drain_seconds`, the others go back to the
-front of their lanes with what they have generated. A second Ctrl-C does not wait. kill -9 is what leases are for.
+front of the queue with what they have generated. A second Ctrl-C does not wait. kill -9 is what leases are for.
 """
 
 import os
@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from contextlib import closing
 from typing import Any
 
@@ -20,6 +21,7 @@ from celery.worker import state as celery_state
 from woolly_worker.contract.errors import WoollyError
 from woolly_worker.ledger import versions
 from woolly_worker.ledger.connection import check_server, connect
+from woolly_worker.ledger.persistence import read_persistence
 from woolly_worker.queue import tasks
 from woolly_worker.queue.app import create_worker_app
 from woolly_worker.queue.loading import Progress, load_model
@@ -42,12 +44,14 @@ class EngineWorker(Worker):
             time.sleep(0.02)
 
 
-def make_worker(settings: WorkerSettings, load: Loader) -> Any:
+def make_worker(settings: WorkerSettings, load: Loader, introduce: Callable[[str], None]) -> Any:
     """The worker, not started."""
     app = create_worker_app(settings)
     app.settings = settings
     app.startup_error = None
-    app.runtime = Runtime(settings, load, send=lambda bell: app.send_task(**bell.send_task_options()), end=_end)
+    app.runtime = Runtime(
+        settings, load, send=lambda bell: app.send_task(**bell.send_task_options()), end=_end, introduce=introduce
+    )
     tasks.register(app)
     return EngineWorker(
         app=app,
@@ -67,9 +71,12 @@ def _end() -> None:
     celery_state.should_stop = EXIT_FAILURE
 
 
-def run(settings: WorkerSettings, load: Loader | None = None) -> int:
+def run(
+    settings: WorkerSettings, load: Loader | None = None, introduce: Callable[[str], None] = lambda worker_id: None
+) -> int:
     """Serves until a signal. Returns the exit status. Raises LedgerUnavailable or ModelFileError if it cannot start,
-    and LedgerVersionMismatch also when a newer program takes the ledger over."""
+    and LedgerVersionMismatch also when a newer program takes the ledger over. `introduce` hears the worker's id before
+    it takes a job."""
     configure_logging(settings.log_level, settings.log_format)
     # Celery warns root of pickled messages, which this worker does not accept. Containers run as root.
     warnings.filterwarnings("ignore", category=SecurityWarning)
@@ -77,8 +84,11 @@ def run(settings: WorkerSettings, load: Loader | None = None) -> int:
     with closing(connect(settings.redis_url, timeout_seconds=2.0)) as client:
         version = check_server(client)
         versions.agree(client)
-    log.info("starting", model=settings.served_name, redis_version=version)
-    worker = make_worker(settings, load or _load_and_tell)
+        persistence = read_persistence(client)
+    log.info("starting", model=settings.served_name, redis_version=version, **persistence.fields())
+    if not persistence.keeps_jobs:
+        log.warning("redis may lose jobs: its append-only file is off", **persistence.fields())
+    worker = make_worker(settings, load or _load_and_tell, introduce)
     worker.start()
     if getattr(worker.pool, "stuck", False):
         sys.stderr.flush()

@@ -18,6 +18,7 @@ from woolly_worker.engine.events import (
     EngineEvent,
     EngineRequest,
     PrefillProgress,
+    ProbationPassed,
     SequenceDone,
     SequenceFailed,
     SequenceReleased,
@@ -167,6 +168,7 @@ class Outcome:
     text: str = ""
     logprobs: list[Any] = field(default_factory=list)
     progress: list[tuple[int, int]] = field(default_factory=list)
+    n_passed: int = 0
     end: SequenceDone | SequenceFailed | SequenceReleased | None = None
 
     @property
@@ -205,6 +207,8 @@ class Collector:
                 outcome.logprobs.append((event.logprob, event.top_logprobs))
             elif isinstance(event, PrefillProgress):
                 outcome.progress.append((event.n_done, event.n_total))
+            elif isinstance(event, ProbationPassed):
+                outcome.n_passed += 1
             else:
                 if not isinstance(event, SequenceReleased):
                     assert event.seq == self.expected_seq[key]

@@ -30,15 +30,15 @@ def test_the_histogram_is_bounded_and_takes_any_duration() -> None:
 
 
 def test_a_sequence_that_never_ran_has_no_figures() -> None:
-    assert SequenceMeter().metrics() == EngineMetrics()
-    meter = SequenceMeter()
+    assert SequenceMeter(10.0).metrics() == EngineMetrics()
+    meter = SequenceMeter(10.0)
     meter.admitted(10.0, 32)
     metrics = meter.metrics()
     assert (metrics.n_cached_tokens, metrics.prefill_seconds, metrics.batch_size_mean) == (32, None, None)
 
 
 def test_figures_of_a_sequence() -> None:
-    meter = SequenceMeter()
+    meter = SequenceMeter(10.0)
     meter.admitted(10.0, 64)
     meter.computed(100, batch_size=1, cpu_seconds=0.5, kv_blocks=4)
     meter.computed(50, batch_size=3, cpu_seconds=0.25, kv_blocks=5)

@@ -1,5 +1,6 @@
-"""Random mixes of jobs, cancels, drops, drains and small pools: nobody's tokens change, and no block is ever lost."""
+"""Random mixes of jobs, cancels, drops, isolations, drains and small pools: no token changes, and no block is lost."""
 
+from dataclasses import replace
 from typing import Any
 
 from fakes import N_VOCAB, Outcome, Rig, make_request, make_rig, run_alone
@@ -32,6 +33,8 @@ actions = st.lists(
         st.tuples(st.just("step"), st.integers(1, 30)),
         st.tuples(st.just("cancel"), st.integers(0, 9)),
         st.tuples(st.just("drop"), st.integers(0, 9)),
+        st.tuples(st.just("suspect"), prompts, samplings, st.sampled_from([1, 3, 100])),
+        st.tuples(st.just("rejoin")),
     ),
     min_size=8,
     max_size=40,
@@ -50,8 +53,18 @@ engines = st.fixed_dictionaries(
 def play(rig: Rig, script: list[Any]) -> tuple[dict[str, EngineRequest], set[str]]:
     requests: dict[str, EngineRequest] = {}
     dropped: set[str] = set()
+    isolated = "nobody"
     for action in script:
         match action:
+            case ("suspect", prompt, sampling, until):
+                rig.engine.rejoin(isolated, 1)
+                isolated = f"job{len(requests)}"
+                request = replace(make_request(prompt, isolated, **sampling), alone_until=until)
+                requests[isolated] = request
+                rig.engine.isolate(isolated, 1)
+                rig.submit(request)
+            case ("rejoin",):
+                rig.engine.rejoin(isolated, 1)
             case ("submit", prompt, sampling):
                 request = make_request(prompt, f"job{len(requests)}", **sampling)
                 requests[request.job_id] = request
@@ -69,6 +82,7 @@ def play(rig: Rig, script: list[Any]) -> tuple[dict[str, EngineRequest], set[str
                 rig.engine.drop(f"job{i}", 1)
             case _:
                 pass
+    rig.engine.rejoin(isolated, 1)
     return requests, dropped
 
 

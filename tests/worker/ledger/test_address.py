@@ -28,6 +28,13 @@ def test_sentinels_in_both_spellings() -> None:
     assert broker.transport_options["sentinel_kwargs"]["ssl"] is True
 
 
+def test_a_socket() -> None:
+    address = RedisAddress.parse("unix://me:p%40ss@/tmp/with%20space/r.sock?db=3")
+    assert (address.hosts, address.socket, address.db) == ((), "/tmp/with space/r.sock", 3)
+    assert address.broker().url == "redis+socket://me:p%40ss@/tmp/with space/r.sock?virtual_host=3"
+    assert address.shown == "unix://me:**@/tmp/with%20space/r.sock?db=3"
+
+
 def test_no_password_is_shown() -> None:
     address = RedisAddress.parse("sentinel://me:hidden@a,b/m?sentinel_password=hidden")
     assert address.shown == "sentinel://me:**@a:26379,b:26379/m/0"
@@ -43,7 +50,12 @@ def test_no_password_is_shown() -> None:
         ("rediss://:hidden@h?ssl_cert_reqs=maybe", "required, optional or none"),
         ("redis://:hidden@a,b", "it names 2 hosts"),
         ("redis://:hidden@a:x", "the port is no number"),
-        ("redis://:hidden@a/one", "the number of a database"),
+        ("redis://:hidden@a/one", "the database has to be a number"),
+        ("redis://:hidden@a/1/2", "only the number of a database"),
+        ("unix://:hidden@host/r.sock", "a path that begins with a slash"),
+        ("unix://:hidden@", "a path that begins with a slash"),
+        ("unix://:hidden@/r.sock?db=one", "the database has to be a number"),
+        ("unix://:hidden@/r.sock?password=hidden", "no parameter 'password'; it has db"),
         ("sentinel://:hidden@a", "needs the name of the master"),
     ],
 )

@@ -13,15 +13,16 @@ from woolly_worker.contract.events import FailedEvent, TokenEvent, job_event_ada
 from woolly_worker.contract.jobs import JobRequest, JobView
 from woolly_worker.contract.states import TERMINAL_STATES, JobState
 from woolly_worker.ledger import keys
-from woolly_worker.ledger.damage import FIELDS
+from woolly_worker.ledger.checks import FIELDS, LATER_NUMBERS
 from woolly_worker.ledger.foreign import foreign
 from woolly_worker.ledger.ledger import Ledger
 from woolly_worker.ledger.models import ModelCard, ModelRegistry, WorkerBeat
 from woolly_worker.ledger.records import Claim, ClaimOutcome, Emission, Refusal, Reply
 
-NOT_THERE_YET = ("claimed_ms", "started_ms", "first_token_ms", "history", "version")
+NOT_THERE_YET = (*LATER_NUMBERS, "alone", "abandoned", "once", "history")
 PROMPT = "the prompt that nobody may log"
 LEASE = 30.0
+CARD = ModelCard(name="tiny", architecture="llama", n_ctx=8)
 
 
 def submit(ledger: Ledger, job_id: str | None = None) -> str:
@@ -61,6 +62,7 @@ def failed(ledger: Ledger, job_id: str) -> JobView:
 @pytest.mark.parametrize("field", [*(field for field in FIELDS if field not in NOT_THERE_YET), "request"])
 @pytest.mark.parametrize("by_bell", [True, False])
 def test_a_field_that_is_missing_ends_the_job(ledger: Ledger, field: str, by_bell: bool) -> None:
+    ModelRegistry(ledger.client).announce(CARD)
     job_id, another = submit(ledger), submit(ledger)
     ledger.client.hdel(keys.job(job_id), field)
     if by_bell or field == "request":  # which only a worker reads
@@ -70,8 +72,9 @@ def test_a_field_that_is_missing_ends_the_job(ledger: Ledger, field: str, by_bel
         assert [job.job_id for job in ledger.reap().broken] == [job_id]
     assert f"the field '{field}' is missing" in str(failed(ledger, job_id).result)
     assert ledger.view(another).state is JobState.QUEUED
-    queued = ledger.lane_counts("tiny").queued
-    assert queued == (2 if field in ("model", "state") else 1)  # it cannot be said then which count it was in
+    assert ledger.next_job("tiny") == another  # the lanes tell whether a job waited, and with which model
+    counts = ledger.lane_counts("tiny")
+    assert (counts.queued, counts.queued_tokens) == (1, int(ledger.client.hget(keys.job(another), "cost") or 0))
 
 
 nonsense = st.sampled_from(
@@ -216,15 +219,25 @@ def test_foreign_members_leave_the_open_index_and_touch_no_job(ledger: Ledger) -
 
 
 def test_names_of_ours_with_a_foreign_type_are_set_aside_by_a_reaper(ledger: Ledger) -> None:
-    ModelRegistry(ledger.client).announce(ModelCard(name="tiny", architecture="llama", n_ctx=8))
-    lane = keys.bells("tiny", 3, 5)
-    for name in (keys.OPEN_JOBS, lane, keys.lanes("tiny"), keys.WORKERS, "unacked", "unacked_index"):
-        ledger.client.set(name, "hello")
+    ModelRegistry(ledger.client).announce(CARD)
+    submit(ledger)
+    lane, round_ = f"{keys.lanes('tiny')}#5#default", keys.round_of("tiny")
+    assert [ledger.client.type(name) for name in (lane, round_)] == ["zset", "zset"]
+    told = foreign.counts["key"]
+    ledger.client.set(lane, "hello")
+    ledger.reap()  # the round still says which lanes there are
+    ours = {name: kind for name, kind in keys.types(["tiny"]).items() if name != keys.MODELS}
+    for name, kind in ours.items():
+        ledger.client.delete(name)
+        if kind == "string":
+            ledger.client.lpush(name, "hello")
+        else:
+            ledger.client.set(name, "hello")
     ledger.reap()
-    assert ledger.client.get("woolly:aside:" + lane) == "hello"
-    assert 0 < ledger.client.ttl("woolly:aside:unacked") <= 24 * 3600
+    for name in (lane, *ours):
+        assert 0 < ledger.client.ttl("woolly:aside:" + name) <= 24 * 3600
+    assert foreign.counts["key"] == told + 1 + len(ours)
     claim(ledger, submit(ledger))
-    assert foreign.counts["key"] >= 6
 
 
 def test_a_mutex_that_nobody_will_give_back_is_removed(ledger: Ledger) -> None:
@@ -257,6 +270,8 @@ def test_a_request_of_a_newer_program_waits_for_a_newer_worker(ledger: Ledger) -
     assert ledger.claim(job_id, "w1", lease_seconds=LEASE) == Refusal(job_id, ClaimOutcome.NEWER)
     view = ledger.view(job_id)
     assert (view.state, view.attempts) == (JobState.QUEUED, 0)
+    assert ledger.next_job("tiny", passing=job_id) is None  # it holds up nobody
     ledger.client.zadd(keys.OPEN_JOBS, {job_id: 1})
-    assert [bell.job_id for bell in ledger.reap().bells] == [job_id]
+    ledger.reap()
+    assert ledger.next_job("tiny") == job_id
     assert ledger.cancel(job_id) is JobState.CANCELLED

@@ -18,12 +18,14 @@ from woolly_worker.contract.events import DoneEvent, FailedEvent, TokenEvent, jo
 from woolly_worker.contract.jobs import ErrorInfo, JobRequest, Usage
 from woolly_worker.contract.states import TERMINAL_STATES, JobState, may_become
 from woolly_worker.ledger import keys
+from woolly_worker.ledger.backlog import cost_tokens
 from woolly_worker.ledger.connection import connect
 from woolly_worker.ledger.ledger import Ledger
 from woolly_worker.ledger.records import Claim, Emission, Finish, Refusal, Reply
 from woolly_worker.ledger.server import EmbeddedServer
 
 LEASE = 60.0
+COST = cost_tokens(JobRequest(model="tiny", prompt="x"))  # the same for all jobs here
 
 
 class Histories(RuleBasedStateMachine):
@@ -40,6 +42,7 @@ class Histories(RuleBasedStateMachine):
         self.owners: dict[str, int | None] = {}  # the fence that may write now
         self.written: dict[str, list[int]] = {}
         self.crashes: dict[str, int] = {}
+        self.alone: set[str] = set()  # computed alone now, or when they were lost
         self.cancelled: set[str] = set()
         self.late: set[str] = set()
         self.n_claims = 0
@@ -61,7 +64,7 @@ class Histories(RuleBasedStateMachine):
             return JobState.CANCELLED
         if job_id in self.late:
             return JobState.EXPIRED
-        return JobState.FAILED if self.crashes[job_id] > 2 else None
+        return JobState.FAILED if self.crashes[job_id] >= 2 and job_id in self.alone else None
 
     @initialize(target=jobs)
     def submit_the_first(self):
@@ -104,6 +107,7 @@ class Histories(RuleBasedStateMachine):
         assert list(answer.token_ids) == self.written[job_id]
         self.moved(job_id, JobState.RUNNING)
         self.owners[job_id] = answer.fence
+        self.alone.discard(job_id)
         return (job_id, answer.fence)
 
     @rule(claim=claims, seq=st.integers(-1, 2), token_id=st.integers(0, 9))
@@ -143,6 +147,17 @@ class Histories(RuleBasedStateMachine):
         if self.owners[job_id] == fence:
             assert reply is Reply.OK
             self.moved(job_id, JobState.QUEUED)
+            self.alone.discard(job_id)
+
+    @rule(claim=claims, alone=st.booleans())
+    def say_whether_it_is_alone(self, claim, alone):
+        job_id, fence = claim
+        reply = self.ledger.set_alone(job_id, fence, alone, lease_seconds=LEASE)
+        if self.owners[job_id] != fence:
+            assert reply is Reply.FENCED
+            return
+        assert reply is (Reply.CANCELLED if job_id in self.cancelled else Reply.OK)
+        (self.alone.add if alone else self.alone.discard)(job_id)
 
     @rule(job_id=jobs)
     def cancel(self, job_id):
@@ -205,10 +220,20 @@ class Histories(RuleBasedStateMachine):
             assert (self.ledger.client.zscore(keys.OPEN_JOBS, job_id) is None) == ended
 
     @invariant()
+    def whoever_is_queued_waits_in_one_lane(self):
+        """And no lane is left over, in the round or outside of it."""
+        round_ = self.ledger.client.zrange(f"{keys.lanes('tiny')}#round", 0, -1)
+        lanes = {str(name) for name in self.ledger.client.keys(f"{keys.lanes('tiny')}#*#*")}
+        assert lanes == {f"{keys.lanes('tiny')}#{name}" for name in round_}
+        waiting = [job_id for name in lanes for job_id in self.ledger.client.zrange(name, 0, -1)]
+        assert sorted(waiting) == sorted(i for i, state in self.states.items() if state is JobState.QUEUED)
+
+    @invariant()
     def the_gauges_agree(self):
         counts = self.ledger.lane_counts("tiny")
         for state in JobState:
             assert getattr(counts, state.value) == sum(1 for s in self.states.values() if s is state)
+        assert counts.queued_tokens == counts.queued * COST
 
 
 def test_any_history_keeps_to_the_contract(redis_server: EmbeddedServer) -> None:

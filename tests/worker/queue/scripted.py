@@ -20,6 +20,7 @@ from woolly_worker.engine.events import (
     TokenOut,
 )
 from woolly_worker.engine.metrics import EngineMetrics, EngineStats
+from woolly_worker.engine.timeline import SequenceTimes, TimelineRecorder
 from woolly_worker.ledger.models import ModelCard
 from woolly_worker.memory.pool import BufferPool
 
@@ -31,6 +32,12 @@ def request(**changes: Any) -> JobRequest:
     return JobRequest.model_validate({"model": MODEL, "prompt": PROMPT, **changes})
 
 
+def times() -> SequenceTimes:
+    """Of a sequence that ends as soon as it has begun."""
+    now = time.monotonic()
+    return TimelineRecorder(now).times(now)
+
+
 def token(job_id: str, seq: int, fence: int = 1) -> TokenOut:
     return TokenOut(job_id, fence, seq, token_id=100 + seq, text=f" t{seq}")
 
@@ -38,12 +45,12 @@ def token(job_id: str, seq: int, fence: int = 1) -> TokenOut:
 def done(job_id: str, seq: int, fence: int = 1, text: str = "") -> SequenceDone:
     usage = Usage(prompt_tokens=3, completion_tokens=seq - 1, total_tokens=seq + 2)
     metrics = EngineMetrics(decode_tokens_per_second=9.0, batch_size_max=2)
-    return SequenceDone(job_id, fence, seq, "stop", text, usage, metrics)
+    return SequenceDone(job_id, fence, seq, "stop", text, usage, metrics, times())
 
 
 def cancelled(job_id: str, seq: int, fence: int = 1) -> SequenceFailed:
     error = ErrorInfo(code="cancelled", message="the job was cancelled")
-    return SequenceFailed(job_id, fence, seq, error, JobState.CANCELLED, Usage(), EngineMetrics())
+    return SequenceFailed(job_id, fence, seq, error, JobState.CANCELLED, Usage(), EngineMetrics(), times())
 
 
 @dataclass
@@ -76,9 +83,21 @@ class ScriptedEngine:
     def drop(self, job_id: str, fence: int) -> None:
         self.orders.append(("drop", job_id, fence))
 
+    def passed(self, job_id: str, fence: int) -> None:
+        self.orders.append(("passed", job_id, fence))
+
+    def isolate(self, job_id: str, fence: int) -> threading.Event:
+        self.orders.append(("isolate", job_id, fence))
+        isolated = threading.Event()
+        isolated.set()
+        return isolated
+
+    def rejoin(self, job_id: str, fence: int) -> None:
+        self.orders.append(("rejoin", job_id, fence))
+
     def drain(self, grace_seconds: float) -> bool:
         self.orders.append(("drain",))
-        self.on_events([SequenceReleased(request.job_id, request.fence) for request in self.requests])
+        self.on_events([SequenceReleased(request.job_id, request.fence, times()) for request in self.requests])
         return True
 
     def stats(self) -> EngineStats:
@@ -111,9 +130,13 @@ class Scripted:
     tokenizer: Letters = field(default_factory=Letters)
     chat: Any = None
     optimizations: tuple[str, ...] = ("scripted",)
+    recipe: str = "scripted-kv_f16"
     closed: bool = False
     hold: threading.Event = field(default_factory=threading.Event)
     measuring: threading.Event = field(default_factory=threading.Event)
+
+    def is_overwritten(self) -> bool:
+        return False
 
     def card(self) -> ModelCard:
         return ModelCard(name=MODEL, architecture="scripted", n_ctx=64)

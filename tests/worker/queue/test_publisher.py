@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from scripted import PROMPT, ScriptedEngine, cancelled, done, eventually, request, token
+from scripted import PROMPT, ScriptedEngine, cancelled, done, eventually, request, times, token
 
 from woolly_worker.contract.states import JobState
 from woolly_worker.engine.events import PrefillProgress, SequenceReleased
@@ -70,7 +70,7 @@ def test_a_job_is_written_step_by_step(ledger: Ledger) -> None:
 def test_a_resumed_job_has_the_whole_text(ledger: Ledger) -> None:
     with publishing(ledger) as (publisher, _):
         outcome = publisher.track(claimed(ledger))
-        publisher.put([token("j", 1), SequenceReleased("j", 1)])
+        publisher.put([token("j", 1), SequenceReleased("j", 1, times())])
         released = outcome.result(5)
         assert released.kind is OutcomeKind.RELEASED
         assert released.bell is not None

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -122,7 +123,22 @@ def test_a_record_whose_request_cannot_be_read_fails_and_is_not_quoted(
     assert view.result is not None
     assert view.result.error is not None
     assert view.result.error.code == "internal_error"
-    assert PROMPT not in capfd.readouterr().err + view.model_dump_json()
+    logged = capfd.readouterr().err
+    assert PROMPT not in logged + view.model_dump_json()
+    assert logged.count('"event": "job"') == 1
+
+
+def test_a_job_that_ends_at_its_claim_has_its_line(
+    ledger: Ledger, redis_url: str, capfd: pytest.CaptureFixture[str], restored_logging: None
+) -> None:
+    configure_logging("info", "json")
+    with working(redis_url, ScriptedEngine()) as (runtime, _):
+        ledger.submit(request(deadline_seconds=0.01), job_id="j")
+        time.sleep(0.02)
+        assert run_job(runtime, "j", "j.1") == {"outcome": "expired"}
+        assert run_job(runtime, "j", "j.2") == {"outcome": "terminal"}
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if '"event": "job"' in line]
+    assert (json.loads(line)["state"], json.loads(line)["attempts"]) == ("expired", 0)
 
 
 def test_a_bug_of_the_claim_is_logged_without_its_words(
@@ -142,6 +158,32 @@ def test_a_bug_of_the_claim_is_logged_without_its_words(
     logged = capfd.readouterr().err
     assert "ValueError" in logged
     assert PROMPT not in logged
+
+
+def test_a_bell_serves_the_job_that_is_next(ledger: Ledger, redis_url: str) -> None:
+    engine = ScriptedEngine(on_submit=lambda r: [done(r.job_id, 1)])
+    with working(redis_url, engine) as (runtime, _):
+        for name, tenant in (("a1", "a"), ("a2", "a"), ("b1", "b")):
+            ledger.submit(request(tenant=tenant), job_id=name)
+        shown: list[str] = []
+        reports = [run_job(runtime, name, f"{name}.1", shown.append) for name in ("a1", "a2", "b1", "b1")]
+    assert [r.job_id for r in engine.requests] == ["a1", "b1", "a2"]
+    assert shown == ["b1", "a2"]
+    assert reports[-1] == {"outcome": "terminal"}
+
+
+def test_a_record_that_cannot_be_claimed_holds_up_nobody(
+    ledger: Ledger, redis_url: str, capfd: pytest.CaptureFixture[str], restored_logging: None
+) -> None:
+    configure_logging("info", "json")
+    engine = ScriptedEngine(on_submit=lambda r: [done(r.job_id, 1)])
+    with working(redis_url, engine) as (runtime, _):
+        for name in ("broken", "sound"):
+            ledger.submit(request(), job_id=name)
+        ledger.client.hset(keys.job("broken"), "deadline_ms", "not a number")
+        assert run_job(runtime, "broken", "broken.1")["state"] == "succeeded"
+    assert [r.job_id for r in engine.requests] == ["sound"]
+    assert '"broken"' in capfd.readouterr().err
 
 
 def test_celery_terminates_a_task(ledger: Ledger, redis_url: str) -> None:
@@ -171,7 +213,7 @@ def test_a_drain_gives_the_jobs_back_and_rings_for_them(ledger: Ledger, redis_ur
         runtime.drain(0.0)
         task.join(5)
         assert reports == [{"outcome": "released"}]
-    assert [(bell.job_id, bell.front, bell.number) for bell in rung] == [("j", True, 2)]
+    assert [(bell.job_id, bell.number) for bell in rung] == [("j", 2)]
     view = ledger.view("j")
     assert (view.state, view.last_seq, view.crashes) == (JobState.QUEUED, 1, 0)
 

@@ -35,11 +35,7 @@ def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
         try:
             yield workers
         finally:
-            for process in list(workers.processes):
-                process.kill()
-                process.wait()
-            workers.app.close()
-            workers.client.close()
+            workers.close()
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +99,7 @@ def test_a_job_with_its_metrics_everywhere_and_its_prompt_nowhere(workers: Worke
     assert PROMPT not in str(heard)
     assert "secretive" not in workers.log_text()
     assert workers.log_text().count('"event": "job"') >= 3
+    assert '"may_lose": "the last second"' in workers.log_text()
 
 
 def test_a_cancel_takes_one_step(workers: Workers) -> None:
@@ -180,6 +177,7 @@ def test_a_worker_that_claims_its_own_lost_job_again(workers: Workers, uninterru
     job_id = workers.submit()
     workers.streaming(job_id)
     process.send_signal(signal.SIGSTOP)
+    workers.ledger.reap()  # somebody was there all the time: Redis has not been away
     time.sleep(1.3)  # the lease is a second
     for bell in workers.ledger.reap().bells:
         workers.app.send_task(**bell.send_task_options())

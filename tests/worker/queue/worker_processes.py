@@ -15,7 +15,7 @@ from woolly_worker.demo import DEMO_MODEL
 from woolly_worker.ledger import keys
 from woolly_worker.ledger.connection import connect
 from woolly_worker.ledger.ledger import Ledger
-from woolly_worker.ledger.models import ModelRegistry
+from woolly_worker.ledger.models import ModelRegistry, WorkerBeat
 from woolly_worker.ledger.server import EmbeddedServer
 from woolly_worker.queue.app import create_app
 
@@ -24,21 +24,42 @@ PACE_SECONDS = 0.02
 N_TOKENS = 80  # so that a job takes about two seconds
 PROMPT = "Once upon a time there was a secretive fox"
 PACED_WORKER = Path(__file__).with_name("paced_worker.py")
+TREE = Path(__file__).parents[3]  # the code under test, which need not be what is installed
 
 
 class Workers:
-    """As many workers as a test asks for; the ones that it ended are started again for the next."""
+    """As many workers as a test asks for; the ones that it ended are started again for the next. `env` is theirs."""
 
-    def __init__(self, server: EmbeddedServer, logs: Path) -> None:
+    def __init__(self, server: EmbeddedServer, logs: Path, program: Path = PACED_WORKER, **env: str) -> None:
         self.client = connect(server.url)
         self.ledger = Ledger(self.client)
         self.registry = ModelRegistry(self.client)
         self.app: Any = create_app(server.url)
         self.url, self.logs = server.url, logs
+        self.program, self.env = program, env
         self.processes: list[subprocess.Popen[bytes]] = []
         self.n_started = 0
 
-    def have(self, n: int) -> None:
+    def close(self) -> None:
+        for process in list(self.processes):
+            process.kill()
+            process.wait()
+        self.app.close()
+        self.client.close()
+
+    def have(self, n: int, **more: str) -> None:
+        """So many, all of them ready. `more` is for the environment of those that are started now."""
+        self.start(n, **more)
+        for process in list(self.processes)[n:]:
+            self.end(process)
+        wanted = {process.pid for process in self.processes}
+        eventually(
+            lambda: wanted == {self._process_of(beat) for beat in self.registry.workers() if beat.state == "ready"},
+            START_SECONDS,
+        )
+
+    def start(self, n: int, **more: str) -> None:
+        """So many at least, ready or not: one that dies when it begins is never seen to be."""
         self.processes = [process for process in self.processes if process.poll() is None]
         while len(self.processes) < n:
             self.n_started += 1
@@ -47,12 +68,13 @@ class Workers:
             with (self.logs / f"worker{self.n_started}.log").open("wb") as log:
                 self.processes.append(
                     subprocess.Popen(
-                        [sys.executable, str(PACED_WORKER)],
+                        [sys.executable, str(self.program)],
                         stdout=log,
                         stderr=log,
                         env={
                             **env,
                             **kernels,
+                            "PYTHONPATH": str(TREE),
                             "PACE_SECONDS": str(PACE_SECONDS),
                             "WOOLLY_REDIS_URL": self.url,
                             "WOOLLY_MODEL": str(DEMO_MODEL),
@@ -63,15 +85,16 @@ class Workers:
                             "WOOLLY_BELL_SECONDS": "2",
                             "WOOLLY_DRAIN_SECONDS": "0.5",
                             "WOOLLY_LOG_FORMAT": "json",
+                            **self.env,
+                            **more,
                         },
                     )
                 )
-        for process in list(self.processes)[n:]:
-            self.end(process)
-        wanted = {process.pid for process in self.processes}
-        eventually(
-            lambda: wanted == {beat.pid for beat in self.registry.workers() if beat.state == "ready"}, START_SECONDS
-        )
+
+    def _process_of(self, beat: WorkerBeat) -> int | None:
+        """Of those that we started: the worker itself, or its parent."""
+        ours = {process.pid for process in self.processes}
+        return next((pid for pid in (beat.pid, beat.parent_pid) if pid in ours), None)
 
     def end(self, process: "subprocess.Popen[bytes]", sign: signal.Signals = signal.SIGTERM) -> int:
         process.send_signal(sign)

@@ -4,6 +4,7 @@
 -- ARGV  1 id
 -- Returns {state or 'gone', fence}
 
+whatever_the_memory(KEYS[1])
 local s = redis.call('HMGET', KEYS[1], 'state', 'fence')
 if not s[1] then return { 'gone', 0 } end
 if not TERMINAL[s[1]] then

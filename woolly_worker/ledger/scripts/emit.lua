@@ -10,6 +10,7 @@
 --   damaged    record or stream are not as we left them: nothing was written, and the others of the batch were
 --   gap        seq is not the next one (the server forgot what it had acknowledged): nothing was written
 
+whatever_the_memory(KEYS[2])
 local now = now_ms()
 local lease = now + ARGV[1]
 local replies = {}
@@ -17,7 +18,7 @@ for i = 1, (#KEYS - 1) / 2 do
   local job, events = KEYS[2 * i], KEYS[2 * i + 1]
   local id, fence, seq, event = ARGV[4 * i - 2], ARGV[4 * i - 1], tonumber(ARGV[4 * i]), ARGV[4 * i + 1]
   local s = redis.pcall('HMGET', job, 'fence', 'state', 'seq', 'cancel')
-  local written = s[3] and tonumber(s[3])
+  local written = number(s[3])
   if s.err or (s[1] == fence and not written) then
     replies[i] = 'damaged'
   elseif s[1] ~= fence or s[2] ~= 'running' then

@@ -1,24 +1,24 @@
 -- The reaper's look at one open job that is due. running -> queued if its lease has run out.
 --
--- KEYS  1 job  2 open index  3 lanes of the model  4 the list of bells of its lane and priority
--- ARGV  1 id  2 ms until the next look for a lost bell  3 most crashes
+-- KEYS  1 job  2 open index  3 lanes of the model
+-- ARGV  1 id  2 ms until the next look whether it still waits  3 crashes that convict
 -- Returns {verdict, fence, number of its bell}. Verdicts:
 --   wait       nothing to do; looked at again in time
---   ring       its bell was lost: ring it again
---   resume     its worker was lost: ring it again, best at the front, because somebody may be reading its stream
+--   resume     its worker was lost: ring it again; it is ahead of others now, somebody may be reading its stream
 --   cancelled, expired, poison    the caller closes it (close.lua) under this fence
 --   gone       no record, or it has ended: taken out of the index
 
-local s = redis.call('HMGET', KEYS[1], 'state', 'fence', 'lease_ms', 'lane', 'priority', 'enq', 'cancel',
-  'deadline_ms', 'crashes')
-local state, fence, lane, priority = s[1], tonumber(s[2]), s[4], s[5]
+whatever_the_memory(KEYS[1])
+local s = redis.call('HMGET', KEYS[1], 'state', 'fence', 'lease_ms', 'lane', 'cancel', 'deadline_ms',
+  'crashes', 'alone')
+local state, fence, lane = s[1], tonumber(s[2]), s[4]
 if not state or TERMINAL[state] then
   redis.call('ZREM', KEYS[2], ARGV[1])
   return { 'gone', 0, 0 }
 end
 
 local now = now_ms()
-local crashes, deadline, lost = tonumber(s[9]), tonumber(s[8]), false
+local crashes, deadline, lost = tonumber(s[7]), tonumber(s[6]), false
 if state == 'running' then
   local lease = tonumber(s[3])
   if lease > now then
@@ -29,17 +29,17 @@ if state == 'running' then
   lost = true
 end
 
-if s[7] == '1' then return { 'cancelled', fence, 0 } end
+if s[5] == '1' then return { 'cancelled', fence, 0 } end
 if deadline > 0 and deadline <= now then return { 'expired', fence, 0 } end
-if crashes > tonumber(ARGV[3]) then return { 'poison', fence, 0 } end
+if is_poison(crashes, ARGV[3], s[8]) then return { 'poison', fence, 0 } end
 
 local due = now + tonumber(ARGV[2])
 if deadline > 0 and deadline < due then due = deadline end
 redis.call('ZADD', KEYS[2], due, ARGV[1])
-
--- A deep backlog is not rung again: its bells are lost only if the list is empty or a later one was answered.
-local claimed = tonumber(redis.call('HGET', KEYS[3], 'l' .. lane .. ':p' .. priority .. ':claimed') or '0')
-if lost or claimed > tonumber(s[6]) or redis.call('LLEN', KEYS[4]) == 0 then
-  return { lost and 'resume' or 'ring', fence, enqueue(KEYS[1], KEYS[3], lane, priority) }
+if lost then return { 'resume', fence, next_bell(KEYS[1]) } end
+-- A worker that could not read its record has put it aside (next.lua). Perhaps the next one can.
+if not (redis.call('ZSCORE', KEYS[3] .. '#' .. lane, ARGV[1])
+  or redis.call('ZSCORE', KEYS[3] .. '#' .. front_of(lane), ARGV[1])) then
+  join(KEYS[3], lane, ARGV[1])
 end
 return { 'wait', fence, 0 }

@@ -1,18 +1,19 @@
 -- running -> queued, by the owner: a worker that shuts down gives its jobs back. This is not a crash.
 --
 -- KEYS  1 job  2 open index  3 lanes of the model
--- ARGV  1 id  2 fence  3 ms until the reaper may look for a lost bell
--- Returns {'ok', lane, priority, number of the bell to ring} | {'fenced'}. The same fence again (its reply was lost)
--- is 'ok'.
+-- ARGV  1 id  2 fence  3 ms until the reaper looks whether it still waits  4 what the worker measured (timelines.py),
+--       or ''
+-- Returns {'ok', number of the bell to ring} | {'fenced'}. The same fence again (its reply was lost) is 'ok'.
 
-local s = redis.call('HMGET', KEYS[1], 'fence', 'state', 'lane', 'priority', 'attempts', 'bells')
-local lane, priority = s[3], s[4]
+whatever_the_memory(KEYS[1])
+local s = redis.call('HMGET', KEYS[1], 'fence', 'state', 'lane', 'attempts', 'bells')
 if s[1] ~= ARGV[2] then return { 'fenced' } end
-if s[2] == 'queued' then return { 'ok', tonumber(lane), tonumber(priority), tonumber(s[6]) } end
+if s[2] == 'queued' then return { 'ok', tonumber(s[5]) } end
 if s[2] ~= 'running' then return { 'fenced' } end
+note_attempt(KEYS[1], 'released', now_ms(), ARGV[4])
 local now = now_ms()
-move(KEYS[1], KEYS[3], lane, 'running', 'queued')
-redis.call('HSET', KEYS[1], 'owner', '', 'claim', '', 'lease_ms', 0, 'queued_ms', now)
+move(KEYS[1], KEYS[3], s[3], 'running', 'queued')
+redis.call('HSET', KEYS[1], 'owner', '', 'claim', '', 'lease_ms', 0, 'queued_ms', now, 'alone', 0)
 redis.call('ZADD', KEYS[2], now + ARGV[3], ARGV[1])
-publish_state(KEYS[1], 'queued', s[5])
-return { 'ok', tonumber(lane), tonumber(priority), enqueue(KEYS[1], KEYS[3], lane, priority) }
+publish_state(KEYS[1], 'queued', s[4])
+return { 'ok', next_bell(KEYS[1]) }

@@ -1,0 +1,91 @@
+"""The model's file changes while jobs run: no stream may go on with other weights than it began with."""
+
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scripted import eventually
+from worker_processes import Workers
+
+from woolly_worker.contract.states import JobState
+from woolly_worker.demo import DEMO_MODEL
+from woolly_worker.gguf.reader import GGUFFile
+from woolly_worker.ledger.server import EmbeddedServer
+
+
+def change_weights(path: Path) -> None:
+    """Another model of the same shape: what is likely before is unlikely now."""
+    with GGUFFile(path) as file:
+        info = file.tensors["output_norm.weight"]
+    with path.open("r+b") as changed:
+        changed.seek(info.offset)
+        weights = np.frombuffer(changed.read(info.n_bytes), dtype=np.float32)
+        changed.seek(info.offset)
+        changed.write((-weights).tobytes())
+
+
+@pytest.fixture
+def workers(tmp_path: Path) -> Iterator[Workers]:
+    model = Path(shutil.copyfile(DEMO_MODEL, tmp_path / "model.gguf"))
+    with EmbeddedServer(tmp_path / "redis") as server:
+        workers = Workers(server, tmp_path, WOOLLY_MODEL=str(model))
+        try:
+            yield workers
+        finally:
+            workers.close()
+
+
+def test_a_job_goes_on_with_its_weights_or_ends(workers: Workers, tmp_path: Path) -> None:
+    workers.have(2)
+    calm = workers.result(workers.submit())
+    going_on, ending = workers.submit(), workers.submit()
+    workers.streaming(going_on)
+    workers.streaming(ending)
+    # when: there is a new file, one of the two workers is killed, and a third one opens it
+    new = Path(shutil.copyfile(DEMO_MODEL, tmp_path / "new.gguf"))
+    change_weights(new)
+    new.rename(tmp_path / "model.gguf")
+    killed = workers.owner(ending)
+    (last,) = [process for process in workers.processes if process is not killed]
+    workers.end(killed, signal.SIGKILL)
+    workers.start(2)
+    # then: the job that was lost goes on where its weights are
+    assert workers.result(ending).text == calm.text
+    assert workers.result(going_on).text == calm.text
+    # when: the last worker with those weights is killed in the middle of a job
+    workers.have(2)
+    for process in [process for process in workers.processes if process is not last]:
+        workers.end(process)
+    stranded = workers.submit(max_tokens=400)
+    workers.streaming(stranded)
+    workers.start(2)
+    workers.end(last, signal.SIGKILL)
+    # then: the job ends, and says why
+    view = workers.ended(stranded)
+    assert (view.state, view.crashes) == (JobState.FAILED, 1)
+    assert view.result is not None
+    assert view.result.error is not None
+    assert view.result.error.code == "model_replaced"
+    assert len(view.result.token_ids) >= 10
+    assert workers.result(workers.submit()).text != calm.text
+
+
+def test_a_worker_whose_file_is_written_to_ends_and_gives_its_jobs_back(workers: Workers, tmp_path: Path) -> None:
+    workers.have(1)
+    job_id = workers.submit(max_tokens=400)
+    workers.streaming(job_id)
+    (process,) = workers.processes
+    change_weights(tmp_path / "model.gguf")
+    assert process.wait(15) == 1
+    eventually(lambda: "the model's file was written to" in workers.log_text())
+    view = workers.ledger.view(job_id)
+    assert (view.state, view.crashes) == (JobState.QUEUED, 0)
+    workers.processes.remove(process)
+    workers.have(1)
+    ended = workers.ended(job_id)
+    assert ended.result is not None
+    assert ended.result.error is not None
+    assert ended.result.error.code == "model_replaced"

@@ -1,0 +1,92 @@
+"""What a caller is told about waiting: the place of a job in the queue, when it may start, and when to come again.
+
+The numbers are the ledger's (see ledger/backlog.py); this adds how many slots are alive, which heartbeats tell.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from woolly_worker.contract.errors import QueueFull
+from woolly_worker.contract.jobs import JobView
+from woolly_worker.contract.states import JobState
+from woolly_worker.ledger.models import WorkerStats
+from woolly_worker.ledger.reader import LedgerReader
+
+# Workers tell no more often than every two seconds, and polls may be many.
+CAPACITY_SECONDS = 1.0
+
+SHORTEST_RETRY_SECONDS = 1.0
+LONGEST_RETRY_SECONDS = 600.0
+# Nobody is alive to drain the queue, or nothing has been measured: somebody may start a worker meanwhile.
+UNKNOWN_RETRY_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """The live workers of one model together."""
+
+    slots: int = 0
+    tokens_per_second: float = 0.0  # while busy, since they started; for as long as the backlog has no speed
+
+
+class Forecast:
+    def __init__(self, reader: LedgerReader) -> None:
+        self._reader = reader
+        self._capacities: dict[str, Capacity] = {}
+        self._read_at: float | None = None
+        self._reading = asyncio.Lock()
+
+    async def told(self, views: Sequence[JobView]) -> list[JobView]:
+        """The same views, the queued ones with their place and their estimated start."""
+        queued = [view for view in views if view.state is JobState.QUEUED]
+        backlogs, found_places = await self._reader.queues(queued)
+        places = {view.id: place for view, place in zip(queued, found_places, strict=True)}
+        found = []
+        for view in views:
+            ahead = places.get(view.id)
+            if ahead is not None:
+                backlog, capacity = backlogs[view.model], await self._capacity(view.model)
+                seconds = backlog.start_seconds(
+                    ahead, slots=capacity.slots, tokens_per_second=capacity.tokens_per_second
+                )
+                if capacity.slots == 0:
+                    seconds = None
+                estimate = None if seconds is None else round(seconds, 1)
+                view = view.model_copy(update={"queue_position": ahead, "estimated_start_seconds": estimate})
+            found.append(view)
+        return found
+
+    async def retry_after_seconds(self, model: str, full: QueueFull) -> float:
+        """Until the backlog is expected to have room for the job that was refused."""
+        capacity = await self._capacity(model)
+        if capacity.slots == 0:
+            return UNKNOWN_RETRY_SECONDS
+        over = full.details
+        seconds = (await self._reader.backlog(model)).room_seconds(
+            over["queued"] + 1 - over["limit"] if "queued" in over else 0,
+            over["queued_tokens"] + over["job_tokens"] - over["limit"] if "queued_tokens" in over else 0,
+            tokens_per_second=capacity.tokens_per_second,
+        )
+        if seconds is None:
+            return UNKNOWN_RETRY_SECONDS
+        return min(max(seconds, SHORTEST_RETRY_SECONDS), LONGEST_RETRY_SECONDS)
+
+    async def _capacity(self, model: str) -> Capacity:
+        async with self._reading:
+            if self._read_at is None or time.monotonic() - self._read_at > CAPACITY_SECONDS:
+                found: dict[str, Capacity] = {}
+                for beat in await self._reader.workers():
+                    if beat.state == "ready":
+                        so_far = found.get(beat.model, Capacity())
+                        speed = so_far.tokens_per_second + _busy_rate(beat.stats)
+                        found[beat.model] = Capacity(so_far.slots + max(1, beat.stats.slots), speed)
+                self._capacities, self._read_at = found, time.monotonic()
+        return self._capacities.get(model, Capacity())
+
+
+def _busy_rate(stats: WorkerStats) -> float:
+    """Tokens per second of work. Rates of the last seconds would be those of the demand when there is little."""
+    tokens = stats.generated_tokens_total + stats.prompt_tokens_total - stats.cached_tokens_total
+    return tokens / stats.busy_seconds_total if stats.busy_seconds_total else 0.0

@@ -1,0 +1,39 @@
+-- The reaper's look at the bells of a model. Every queued job is due one; whichever of them is answered serves the job
+-- that is next, so it does not matter whose bell was lost, only how many.
+--
+-- KEYS  1 lanes of the model  2 its list of bells
+-- ARGV  1 what the key of a job begins with  2 ms for which bells must have been missing: one that was sent or taken just
+--       now is in no list  3 most bells
+-- Returns {{id, number of the bell to ring}, ...}, those who are next first
+
+local round = KEYS[1] .. '#round'
+local queued = number(redis.call('HGET', KEYS[1], 'all:queued') or '0')
+if not queued then -- somebody else's word, which nobody can count with: those who wait are in the lanes
+  queued = 0
+  for _, lane in ipairs(redis.call('ZRANGE', round, 0, -1)) do
+    queued = queued + #redis.pcall('ZRANGE', KEYS[1] .. '#' .. lane, 0, -1)
+  end
+  redis.call('HSET', KEYS[1], 'all:queued', queued)
+end
+local missing = queued - redis.call('LLEN', KEYS[2])
+if missing <= 0 then
+  redis.call('HDEL', KEYS[1], 'short_ms')
+  return {}
+end
+local now, since = now_ms(), number(redis.call('HGET', KEYS[1], 'short_ms'))
+if since and since + ARGV[2] > now then return {} end
+redis.call('HSET', KEYS[1], 'short_ms', now)
+if not since then return {} end
+
+local bells, most = {}, math.min(missing, tonumber(ARGV[3]))
+for _, lane in ipairs(redis.call('ZRANGE', round, 0, most - 1)) do
+  for _, id in ipairs(redis.pcall('ZRANGE', KEYS[1] .. '#' .. lane, 0, most - 1)) do
+    if #bells == most then return bells end
+    local job = ARGV[1] .. id
+    if redis.call('EXISTS', job) == 1 then
+      local bell = redis.pcall('HINCRBY', job, 'bells', 1)
+      if type(bell) == 'number' then bells[#bells + 1] = { id, bell } end -- else damaged: its claim says so
+    end
+  end
+end
+return bells
