@@ -32,6 +32,13 @@ test-slow: $(READY) ## the tests that take minutes
 chaos: $(READY) ## 200 seeded schedules of faults, in less than 20 minutes; ARGS="--seed 17" runs and tells one of them
 	PYTHONPATH=tests:. $(BIN)/python -m chaos $(ARGS)
 
+SECONDS := 60
+
+.PHONY: fuzz
+fuzz: $(READY) ## model files under a coverage-guided fuzzer, and the HTTP API with more examples; SECONDS=600
+	$(BIN)/python tests/fuzz/fuzz_gguf.py .fuzz/corpus -max_total_time=$(SECONDS) -artifact_prefix=.fuzz/
+	WOOLLY_FUZZ_EXAMPLES=$$(( 2 * $(SECONDS) )) $(BIN)/pytest --timeout=0 tests/api/test_described.py
+
 MODELS := 1b
 TYPES := Q4_K_M
 
@@ -65,5 +72,5 @@ readme: $(READY) ## write the parts of README.md that can be made: settings, and
 
 .PHONY: clean
 clean: ## remove the environment, caches and build outputs
-	rm -rf .venv .uv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .uv .fuzz build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -105,7 +105,7 @@ class Cluster(Process):
             raise
         self.api_url = self.wait_for_line(r"^woolly: API +(http://\S+)")[1]
         self.flower_url = self.wait_for_line(r"^woolly: Flower +(http://\S+)")[1]
-        self.redis_url = self.wait_for_line(r"^woolly: Redis +(redis://\S+)")[1]
+        self.redis_url = self.wait_for_line(r"^woolly: Redis +(\S+)")[1]
 
     def client(self) -> WoollyClient:
         return WoollyClient(self.api_url)

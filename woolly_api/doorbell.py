@@ -12,6 +12,7 @@ from typing import Any
 
 from woolly_api.telemetry import log
 from woolly_worker.ledger import keys
+from woolly_worker.ledger.address import RedisAddress
 from woolly_worker.ledger.records import Bell, BenchmarkCall
 
 CLOSE_SECONDS = 2.0
@@ -105,10 +106,13 @@ def _celery(redis_url: str) -> Any:
     """A Celery app that only sends. Imported here: it takes half a second that startup does not have to wait for."""
     from celery import Celery
 
-    app = Celery("woolly-api", broker=redis_url, set_as_current=False)
+    broker = RedisAddress.parse(redis_url).broker()
+    app = Celery("woolly-api", broker=broker.url, set_as_current=False)
     app.conf.update(
+        broker_use_ssl=broker.use_ssl,
         broker_transport_options={
             **keys.BROKER_TRANSPORT_OPTIONS,
+            **broker.transport_options,
             # A stalled server holds this thread, not a request; but not for long.
             "socket_timeout": 2,
         },

@@ -50,6 +50,7 @@ TABLE: dict[type[e.WoollyError], Row] = {
     e.PoolExhausted: Row("overloaded_error", "resource_unavailable", "Lower max_tokens, or enlarge the KV cache."),
     e.LedgerUnavailable: Row("overloaded_error", "resource_unavailable", "Redis is away; try again in a moment."),
     e.LedgerFull: Row("overloaded_error", "resource_unavailable", "Try again later, or give Redis more memory."),
+    e.LedgerVersionMismatch: Row("overloaded_error", "resource_unavailable", "Upgrade what is older of the two."),
     e.NoWorker: Row("overloaded_error", "resource_unavailable", "Start a worker: woolly worker --model FILE.gguf."),
     e.BenchmarkRunning: Row("rate_limit_error", "rate_limit_exceeded", "Ask again when it is over."),
     e.BenchmarkTimeout: Row("timeout_error", "http_error", "Its slots may be taken by jobs; ask again later."),

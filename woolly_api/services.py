@@ -54,7 +54,9 @@ class Services:
     async def submit(self, request: JobRequest, *, once: Once | None = None, followed: bool = False) -> Submitted:
         """Record first, then the bell. `followed`: the job is for a client who waits, see Ledger.submit.
 
-        ModelNotFound (with the models that could be asked for), QueueFull, IdempotencyKeyReused, LedgerUnavailable."""
+        ModelNotFound (with the models that could be asked for), QueueFull, IdempotencyKeyReused, LedgerUnavailable,
+        LedgerFull, LedgerVersionMismatch."""
+        await self.reader.check_version()
         known = [card.name for card in await self.reader.models()]
         if request.model not in known:
             raise ModelNotFound(

@@ -5,10 +5,10 @@ from typing import Any
 
 from woolly_worker.contract.events import TokenEvent, job_event_adapter
 from woolly_worker.ledger import connection, keys
-from woolly_worker.ledger.ledger import Ledger
+from woolly_worker.ledger.store import Store
 
-_ADD = "redis.call('XADD', events, seq .. '-0', 'e', event)"
-_ADD_NUMBERED = "redis.call('XADD', events, '*', 'e', event)"
+_ADD = "'XADD', events, seq .. '-0', 'e', event"
+_ADD_NUMBERED = "'XADD', events, '*', 'e', event"
 
 # What to replace in which script (which begins with shared.lua).
 _EDITS: dict[str, dict[str, tuple[tuple[str, str], ...]]] = {
@@ -18,8 +18,9 @@ _EDITS: dict[str, dict[str, tuple[tuple[str, str], ...]]] = {
     "no_fence": {
         "emit": (
             ("if s[1] ~= fence or s[2] ~= 'running' then", "if false then"),
-            ("elseif seq > tonumber(s[3]) + 1 then", "elseif false then"),
-            ("elseif seq == tonumber(s[3]) + 1 then", "elseif seq > 0 then"),
+            ("elseif seq > written + 1 then", "elseif false then"),
+            ("elseif seq == written + 1 and", "elseif seq > 0 and"),
+            ("elseif seq == written + 1 then", "elseif seq > 0 then"),
             (_ADD, _ADD_NUMBERED),
         ),
         "finish": (
@@ -40,12 +41,12 @@ def mutate(name: str | None) -> None:
     original = connection.script_text
     connection.script_text = _edited(original, _EDITS[name])  # type: ignore[assignment]
     if name == "no_fence":
-        Ledger._stored_tokens = _first_tokens  # type: ignore[method-assign]
+        Store.stored_tokens = _first_tokens  # type: ignore[method-assign]
 
 
-def _first_tokens(ledger: Ledger, job_id: str, last_seq: int) -> list[TokenEvent]:
+def _first_tokens(store: Store, job_id: str, last_seq: int) -> list[TokenEvent]:
     """By their place in the stream, because their ids say nothing any more."""
-    entries: Any = ledger.client.xrange(keys.events(job_id), count=max(1, last_seq))
+    entries: Any = store.client.xrange(keys.events(job_id), count=max(1, last_seq))
     tokens = [job_event_adapter.validate_json(fields["e"]) for _, fields in entries[:last_seq]]
     return [token for token in tokens if isinstance(token, TokenEvent)]
 

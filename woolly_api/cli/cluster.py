@@ -98,6 +98,7 @@ def up(
         default_state_dir,
         locked_state_dir,
     )
+    from woolly_worker.ledger.address import RedisAddress
     from woolly_worker.ledger.server import DEFAULT_APPENDFSYNC
 
     path = model_path(model)
@@ -131,7 +132,7 @@ def up(
                 log.notice(f"API     {cluster.api_url}  (documentation: {cluster.api_url}/docs)")
                 if cluster.flower_url:
                     log.notice(f"Flower  {cluster.flower_url}")
-                log.notice(f"Redis   {cluster.broker_url}")
+                log.notice(f"Redis   {RedisAddress.parse(cluster.broker_url).shown}")
                 log.notice("ready; Ctrl-C stops")
                 supervisor.run()
         except StateDirBusy as error:

@@ -5,10 +5,11 @@ from typing import Any
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from prometheus_client.core import CollectorRegistry, GaugeMetricFamily, Metric
+from prometheus_client.core import CollectorRegistry, CounterMetricFamily, GaugeMetricFamily, Metric
 
 from woolly_api.services import Injected, Services
-from woolly_worker.contract.errors import LedgerUnavailable
+from woolly_worker.contract.errors import LedgerUnavailable, LedgerVersionMismatch
+from woolly_worker.ledger.foreign import foreign
 
 router = APIRouter(tags=["Health"])
 
@@ -31,11 +32,19 @@ async def readyz(services: Injected) -> Response:
         checks["workers"] = {"status": "unknown", "ready": 0}
     else:
         ready = sum(beat.state == "ready" for beat in workers)
-        checks["redis"] = {"status": "ok", "persistence": persistence.fields()}
+        checks["redis"] = {**await _version_check(services), "persistence": persistence.fields()}
         checks["workers"] = {"status": "ok" if ready else "none ready", "ready": ready, "alive": len(workers)}
     good = all(check["status"] == "ok" for check in checks.values())
     body = {"status": "ready" if good else "not_ready", "checks": checks}
     return JSONResponse(body, status_code=200 if good else 503, headers={} if good else {"Retry-After": "2"})
+
+
+async def _version_check(services: Services) -> dict[str, Any]:
+    try:
+        await services.reader.check_version()
+    except (LedgerUnavailable, LedgerVersionMismatch) as error:
+        return {"status": "unavailable", "code": error.code, "message": error.message}
+    return {"status": "ok"}
 
 
 @router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
@@ -67,7 +76,10 @@ async def _cluster(services: Services) -> list[Metric]:
     alive = GaugeMetricFamily("woolly_workers", "Live workers by model and state", labels=["model", "state"])
     for pair in {(beat.model, beat.state) for beat in workers}:
         alive.add_metric(list(pair), sum((beat.model, beat.state) == pair for beat in workers))
-    families: list[Metric] = [up, jobs, tokens, alive]
+    ignored = CounterMetricFamily("woolly_foreign_entries", "Entries in Redis that nobody can read", labels=["kind"])
+    for kind, n in sorted(foreign.counts.items()):
+        ignored.add_metric([kind], n)
+    families: list[Metric] = [up, jobs, tokens, alive, ignored]
     for name, help_ in _WORKER_GAUGES.items():
         family = GaugeMetricFamily(f"woolly_worker_{name}", help_, labels=["worker", "model"])
         for beat in workers:

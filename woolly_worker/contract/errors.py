@@ -13,6 +13,7 @@
     │   ├── PoolExhausted           503  no KV blocks or slots, and none will become free
     │   ├── LedgerUnavailable       503  Redis does not answer
     │   ├── LedgerFull              503  Redis has no memory for more jobs
+    │   ├── LedgerVersionMismatch   503  Redis holds the ledger of another version of Woolly
     │   ├── NoWorker                503  no live worker could do it
     │   ├── BenchmarkRunning        429  the worker runs a benchmark already
     │   └── BenchmarkTimeout        504  the worker did not answer in time
@@ -108,6 +109,10 @@ class LedgerUnavailable(CapacityError):
 
 class LedgerFull(CapacityError):
     code = "ledger_full"
+
+
+class LedgerVersionMismatch(CapacityError):
+    code = "ledger_version"
 
 
 class NoWorker(CapacityError):

@@ -7,12 +7,14 @@ tokens are cheaper than generated ones; that does not matter for times, because 
 Everything here is made from one read of the lanes' hash; no job is looked at.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 from typing import Self
 
 from woolly_worker.contract.jobs import JobRequest
+from woolly_worker.ledger.views import count_of
 
 # Estimates, because a prompt is tokenized by the worker. English has about four bytes of UTF-8 a token.
 BYTES_PER_TOKEN = 4
@@ -49,11 +51,9 @@ class Backlog:
 
     @classmethod
     def of(cls, fields: Mapping[str, str]) -> Self:
-        def number(name: str) -> int:
-            return max(0, int(fields.get(name, 0)))
-
-        queued, queued_tokens, running = number("all:queued"), number("all:queued_tokens"), number("all:running")
-        tokens, milliseconds = float(fields.get("drain:tokens", 0)), float(fields.get("drain:ms", 0))
+        names = ("all:queued", "all:queued_tokens", "all:running")
+        queued, queued_tokens, running = (max(0, count_of(fields, name)) for name in names)
+        tokens, milliseconds = _measured(fields, "drain:tokens"), _measured(fields, "drain:ms")
         # Of jobs that began together the shortest end first, while the work on the others does not show yet: until as
         # much has ended as is running, the speed would be far too low.
         enough = min(running, MOST_EVIDENCE_JOBS) * queued_tokens / max(1, queued)
@@ -86,3 +86,9 @@ class Backlog:
         """Until so many jobs and tokens of the backlog are gone. None when the speed is not known."""
         speed = self.tokens_per_second or tokens_per_second
         return max(jobs * self.mean_tokens, tokens) / speed if speed else None
+
+
+def _measured(fields: Mapping[str, str], name: str) -> float:
+    """As measure_drain writes it; what is none of that counts nothing."""
+    text = fields.get(name, "0")
+    return float(text) if re.fullmatch(r"\d{1,15}(\.\d+)?", text) else 0.0

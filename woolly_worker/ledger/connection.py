@@ -17,6 +17,8 @@ from redis.commands.core import Script
 from redis.retry import Retry
 
 from woolly_worker.contract.errors import InternalError, LedgerUnavailable
+from woolly_worker.ledger import keys
+from woolly_worker.ledger.address import RedisAddress
 
 SCRIPT_NAMES = (
     "submit",
@@ -34,38 +36,37 @@ SCRIPT_NAMES = (
     "alone",
     "orphan",
     "unfollowed",
+    "condemn",
+    "set_aside",
 )
 MINIMUM_SERVER_VERSION = (6, 2)
 
 
 def connect(url: str, *, timeout_seconds: float = 1.0) -> redis.Redis:
-    """A client that fails within about two `timeout_seconds`: one attempt and one retry."""
-    client: redis.Redis = redis.Redis.from_url(
-        url,
+    """A client that fails within about two `timeout_seconds`: one attempt and one retry. ValueError for a wrong URL."""
+    return RedisAddress.parse(url).client(
         decode_responses=True,
         socket_timeout=timeout_seconds,
         socket_connect_timeout=timeout_seconds,
         retry=Retry(ConstantBackoff(0.05), 1),
     )
-    return client
 
 
 def connect_async(url: str, *, timeout_seconds: float = 5.0) -> redis.asyncio.Redis:
     """The API's client. `timeout_seconds` bounds one command; waiting for messages has its own limits."""
-    client: redis.asyncio.Redis = redis.asyncio.Redis.from_url(
-        url,
+    return RedisAddress.parse(url).async_client(
         decode_responses=True,
         socket_timeout=timeout_seconds,
         socket_connect_timeout=min(timeout_seconds, 2.0),
         retry=redis.asyncio.retry.Retry(ConstantBackoff(0.05), 1),
     )
-    return client
 
 
 @cache
 def script_text(name: str) -> str:
     folder = files("woolly_worker.ledger") / "scripts"
-    return (folder / "shared.lua").read_text() + "\n" + (folder / f"{name}.lua").read_text()
+    constants = f"local RECORD_VERSION = {keys.RECORD_VERSION}\n"
+    return constants + (folder / "shared.lua").read_text() + "\n" + (folder / f"{name}.lua").read_text()
 
 
 def load_scripts(client: redis.Redis) -> dict[str, Script]:
@@ -81,6 +82,10 @@ def translated_errors() -> Iterator[None]:
     except redis.exceptions.ResponseError as error:
         if isinstance(error, redis.exceptions.ReadOnlyError | redis.exceptions.OutOfMemoryError):
             raise LedgerUnavailable(f"Redis refuses writes: {error}") from error
+        if isinstance(error, redis.exceptions.NoPermissionError):
+            raise LedgerUnavailable(
+                f"this user of Redis may not do that (see deploy/redis/woolly.acl): {error}"
+            ) from error
         if str(error).startswith(("LOADING", "MASTERDOWN", "MISCONF", "BUSY", "CLUSTERDOWN", "OOM")):
             raise LedgerUnavailable(f"Redis cannot serve now: {error}") from error
         raise InternalError(f"a ledger script failed: {error}") from error

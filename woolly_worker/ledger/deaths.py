@@ -12,6 +12,7 @@ import redis
 from woolly_worker.contract.losses import WorkerEnding
 from woolly_worker.ledger import keys
 from woolly_worker.ledger.connection import load_scripts, translated_errors
+from woolly_worker.ledger.foreign import readable
 
 SCANNED_AT_ONCE = 500
 
@@ -61,15 +62,16 @@ class Deaths:
             pipe = self.client.pipeline(transaction=False)
             for job_id, _ in entries:
                 pipe.hget(keys.job(job_id), "owner")
-            held += [job_id for (job_id, _), owner in zip(entries, pipe.execute(), strict=True) if owner == worker_id]
+            owners = pipe.execute(raise_on_error=False)  # a key of another type is no job of this worker
+            held += [job_id for (job_id, _), owner in zip(entries, owners, strict=True) if owner == worker_id]
             if cursor == 0:
                 return held
 
 
 def endings_of(worker_ids: Sequence[str], texts: Sequence[str | None]) -> dict[str, WorkerEnding]:
-    """By worker id, from what their certificates say; those without one are left out."""
+    """By worker id, from what their certificates say; those without one that can be read are left out."""
     return {
-        worker_id: WorkerEnding.model_validate_json(text)
+        worker_id: ending
         for worker_id, text in zip(worker_ids, texts, strict=True)
-        if text is not None
+        for ending in readable("death certificate", [(worker_id, text)], WorkerEnding.model_validate_json)
     }

@@ -19,11 +19,14 @@ woolly:death:<worker id>          string   who waited for the process   DEATH_TT
 woolly:benchmark:<id>             string   who waits, then who ran it   while it is waited for; BENCHMARK_TTL_SECONDS
 woolly:reaper                     string   whichever reaper has a turn  one turn (the mutex of all reapers)
 woolly:reaper:seen                string   whichever reaper has a turn  for ever (ms of the last turn)
+woolly:ledger_version             string   the first process of all     for ever (see versions.py)
+woolly:aside:<key>                any      reapers                      a day: what stood under one of our names
 m.<model>[sep1]                   list     Celery (kombu)               while it holds bells; without sep1: benchmarks
 
 Fields of a job's hash (times are milliseconds of Redis's own clock):
 
 id, model, lane, priority, tenant, metadata, request      as submitted; `request` is the only place of the prompt
+version                                                   the RECORD_VERSION of who wrote it (see versions.py)
 state, attempts, crashes, history                         history: JSON, one object per lost lease
 fence, owner, claim, lease_ms                             who may write, and until when it is believed to be alive
 alone                                                     "1" while its owner computes this job and nothing else; a
@@ -70,6 +73,7 @@ Redis Cluster is not supported: a script touches keys of several slots, and Cele
 """
 
 import hashlib
+from collections.abc import Iterable
 from typing import Any
 
 PREFIX = "woolly:"
@@ -81,6 +85,14 @@ MODELS = PREFIX + "models"
 WORKERS = PREFIX + "workers"
 REAPER_MUTEX = PREFIX + "reaper"
 REAPER_SEEN = PREFIX + "reaper:seen"
+LEDGER_VERSION = PREFIX + "ledger_version"
+ASIDE = PREFIX + "aside:"
+ASIDE_SECONDS = 24 * 3600
+RECORD_VERSION = 1  # of a job's request: see versions.py
+
+# What a job may be called: it becomes a part of keys and addresses.
+JOB_ID_PATTERN = r"^[A-Za-z0-9_-]+$"
+MAX_JOB_ID_CHARACTERS = 64
 
 TASK_GENERATE = "woolly.generate"
 TASK_BENCHMARK = "woolly.benchmark"
@@ -121,6 +133,11 @@ def lanes(model: str) -> str:
     return f"{PREFIX}lanes:{model}"
 
 
+def round_of(model: str) -> str:
+    """The lanes of a model that are not empty, in the order of their turns."""
+    return f"{lanes(model)}#round"
+
+
 def worker(worker_id: str) -> str:
     return f"{PREFIX}worker:{worker_id}"
 
@@ -153,3 +170,21 @@ def bells(model: str) -> str:
 def benchmarks(model: str) -> str:
     """The list that kombu keeps for its benchmarks: kombu leaves the first priority out of the name."""
     return queue(model)
+
+
+def types(models: Iterable[str]) -> dict[str, str]:
+    """Of every key with a name of its own, those of the broker included: the type it has to have, if it is there. Lanes
+    are named by the round of their model (set_aside.lua)."""
+    found = {
+        OPEN_JOBS: "zset",
+        FINISHED_JOBS: "zset",
+        FOLLOWED_JOBS: "zset",
+        MODELS: "hash",
+        WORKERS: "zset",
+        REAPER_MUTEX: "string",
+        REAPER_SEEN: "string",
+        LEDGER_VERSION: "string",
+    }
+    for model in models:
+        found |= {lanes(model): "hash", round_of(model): "zset", bells(model): "list", benchmarks(model): "list"}
+    return found

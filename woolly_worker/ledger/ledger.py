@@ -9,28 +9,22 @@ It does not ring bells: the callers own Celery. It is synchronous and safe to sh
 
 import uuid
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Literal, cast
+from typing import cast
 
 import redis
 from pydantic import ValidationError
 
-from woolly_worker.contract.errors import (
-    DeadlineExceeded,
-    InternalError,
-    JobCancelled,
-    JobNotFound,
-    LedgerUnavailable,
-    ModelReplaced,
-    PoisonJob,
-    WoollyError,
-)
-from woolly_worker.contract.events import DoneEvent, FailedEvent, TokenEvent, job_event_adapter
-from woolly_worker.contract.jobs import ErrorInfo, JobMetrics, JobRequest, JobResult, JobView, Usage
-from woolly_worker.contract.states import JobState
-from woolly_worker.ledger import keys, timings, views
+from woolly_worker.contract.errors import InternalError, InvalidRequest, JobNotFound, LedgerUnavailable, WoollyError
+from woolly_worker.contract.jobs import JobRequest, JobResult, JobView
+from woolly_worker.contract.states import TERMINAL_STATES, JobState
+from woolly_worker.ledger import keys, views
+from woolly_worker.ledger.checks import is_job_id
 from woolly_worker.ledger.clocks import Measured, look
-from woolly_worker.ledger.connection import load_scripts, translated_errors
+from woolly_worker.ledger.connection import translated_errors
+from woolly_worker.ledger.damage import Damage
 from woolly_worker.ledger.deaths import Deaths
+from woolly_worker.ledger.endings import CLOSING_STATES, Endings
+from woolly_worker.ledger.foreign import foreign, printable, set_aside
 from woolly_worker.ledger.probation import alone_until
 from woolly_worker.ledger.records import (
     Bell,
@@ -48,8 +42,9 @@ from woolly_worker.ledger.records import (
     Reply,
     Submitted,
 )
+from woolly_worker.ledger.store import Store
 from woolly_worker.ledger.submission import Submission
-from woolly_worker.ledger.timelines import dump
+from woolly_worker.ledger.timelines import told
 
 DEFAULT_RETENTION_SECONDS = 3600.0
 DEFAULT_BELL_SECONDS = 5.0
@@ -59,14 +54,7 @@ UNFOLLOWED_BATCH = 1000  # a look at one takes microseconds
 BROKEN_MS = 60_000  # until the reaper looks again at a job that it could not look at
 WAITING_LOOK_MS = 60_000  # until it looks whether a queued job is still in its lane; lost bells are counted by model
 MOST_BELLS = 1000  # rung again at a time, for a broker that has lost them all
-
-# How a job that nobody owns ends, by the verdict of claim.lua and look.lua.
-_CLOSING_STATES: dict[str, Literal[JobState.FAILED, JobState.CANCELLED, JobState.EXPIRED]] = {
-    "cancelled": JobState.CANCELLED,
-    "expired": JobState.EXPIRED,
-    "poison": JobState.FAILED,
-    "stranded": JobState.FAILED,
-}
+NO_EXPIRY = -1  # what PTTL says
 
 
 class Ledger:
@@ -82,14 +70,17 @@ class Ledger:
         """`bell_seconds`: how long a model may have fewer bells than queued jobs before the reaper rings them again.
 
         `on_closed`: called once for each job that was ended here and not by the worker that ran it: cancelled or
-        expired in the queue, poison, or unreadable. Of all processes one hears of it."""
-        self._on_closed = on_closed
+        expired in the queue, poison, unreadable or damaged. Of all processes one hears of it."""
         self.client = client
-        self._scripts = load_scripts(client)
+        self._store = Store(client)
         self._deaths = Deaths(client)
-        self._retention_ms = max(1, int(retention_seconds * 1000))
         self._bell_ms = max(1, int(bell_seconds * 1000))
         self._max_crashes = max_crashes
+        retention_ms = max(1, int(retention_seconds * 1000))
+        self._damage = Damage(self._store, retention_ms, on_closed)
+        self._endings = Endings(
+            self._store, self._deaths, retention_ms=retention_ms, max_crashes=max_crashes, on_closed=on_closed
+        )
 
     def submit(
         self,
@@ -107,49 +98,63 @@ class Ledger:
         `follow_seconds`: the job runs for a client who waits, and is cancelled when nobody has followed it for between
         once and twice that time. QueueFull when `max_queued` jobs of this model wait already, or when what they and
         this one may take exceeds `max_queued_tokens`; LedgerFull when Redis is close to its maxmemory."""
+        job_id = job_id or uuid.uuid4().hex
+        if not is_job_id(job_id):
+            raise InvalidRequest(f"a job's id matches {keys.JOB_ID_PATTERN}, {printable(job_id)!r} does not")
         submission = Submission(
-            job_id=job_id or uuid.uuid4().hex,
+            job_id=job_id,
             request=request,
             once=once,
             follow_seconds=follow_seconds,
             max_queued=max_queued,
             max_queued_tokens=max_queued_tokens,
         )
-        return submission.outcome(*self._call("submit", submission.keys(), submission.args(WAITING_LOOK_MS)))
+        return submission.outcome(*self._store.call("submit", submission.keys(), submission.args(WAITING_LOOK_MS)))
 
     def next_job(self, model: str, *, passing: str | None = None) -> str | None:
         """The queued job that is to be claimed next, or None. `passing` could not be claimed: it leaves its lane if it
         is still the next one, and the reaper decides about it later."""
         names = [keys.lanes(model)]
-        return cast(str | None, self._call("next", names, [keys.job(""), "" if passing is None else passing]))
+        return cast(str | None, self._store.call("next", names, [keys.job(""), "" if passing is None else passing]))
 
     def claim(
         self, job_id: str, owner: str, *, lease_seconds: float, claim_id: str | None = None, recipe: str = ""
     ) -> Claim | Refusal:
         """Takes the job for `owner` (a worker id). Call it again with the same `claim_id` if the reply was lost.
         `recipe`: what the owner's tokens depend on; a job that has tokens of another recipe is not given to it.
-        A job that turns out to be cancelled, expired, poison or unreadable is closed here."""
-        (model,) = self._fields(job_id, ["model"])
-        if model is None:
+        A job that turns out to be cancelled, expired, poison, unreadable or damaged is closed here."""
+        claim_id = claim_id or uuid.uuid4().hex
+        call = lambda: self._claim(job_id, owner, lease_seconds, claim_id, recipe)  # noqa: E731
+        damaged: Claim | Refusal = Refusal(job_id, ClaimOutcome.DAMAGED)
+        return self._damage.or_end(job_id, call, damaged)
+
+    def _claim(self, job_id: str, owner: str, lease_seconds: float, claim_id: str, recipe: str) -> Claim | Refusal:
+        record = self._damage.checked(job_id) if is_job_id(job_id) else None
+        if record is None:
             return Refusal(job_id, ClaimOutcome.GONE)
-        outcome, fence, seq, attempt, crashes, now_ms = self._call(
+        if record["state"] in TERMINAL_STATES:
+            return Refusal(job_id, ClaimOutcome.TERMINAL)
+        model = record["model"]
+        outcome, fence, seq, attempt, crashes, now_ms = self._store.call(
             "claim",
             [keys.job(job_id), keys.OPEN_JOBS, keys.lanes(model), keys.REAPER_SEEN],
-            [job_id, owner, claim_id or uuid.uuid4().hex, int(lease_seconds * 1000), self._max_crashes, recipe],
+            [job_id, owner, claim_id, int(lease_seconds * 1000), self._max_crashes, recipe],
         )
-        if outcome in _CLOSING_STATES:
-            self._close(job_id, fence, outcome)
+        if outcome in CLOSING_STATES:
+            self._endings.close(job_id, fence, outcome)
         if outcome != ClaimOutcome.CLAIMED:
             return Refusal(job_id, ClaimOutcome(outcome))
         names = ["request", "created_ms", "queued_ms", "claimed_ms", "first_token_ms", "deadline_ms", "history"]
-        request, created_ms, queued_ms, claimed_ms, first_token_ms, deadline_ms, history = self._fields(job_id, names)
+        request, created_ms, queued_ms, claimed_ms, first_token_ms, deadline_ms, history = self._store.fields(
+            job_id, names
+        )
         if request is None or created_ms is None or queued_ms is None or claimed_ms is None:
-            return Refusal(job_id, ClaimOutcome.GONE)
-        tokens = self._tokens(job_id, seq)
+            raise InternalError("the record lacks a field that the claim needs")
+        tokens = self._store.tokens(job_id, seq)
         try:
             wanted = JobRequest.model_validate_json(request)
         except ValidationError:
-            self._end_unreadable(job_id, fence, model, tokens)
+            self._endings.end_unreadable(job_id, fence, model, tokens)
             return Refusal(job_id, ClaimOutcome.UNREADABLE)
         return Claim(
             job_id=job_id,
@@ -171,10 +176,10 @@ class Ledger:
     def strand(self, job_id: str, recipes: Collection[str]) -> bool:
         """Fails a queued job that can be continued by none of `recipes`, those of the workers that are alive. Whether
         it did."""
-        fence, recipe, state = self._fields(job_id, ["fence", "recipe", "state"])
+        fence, recipe, state = self._store.fields(job_id, ["fence", "recipe", "state"])
         if fence is None or state != JobState.QUEUED or recipe is None or recipe in recipes:
             return False
-        return self._close(job_id, int(fence), "stranded")
+        return self._damage.or_end(job_id, lambda: self._endings.close(job_id, int(fence), "stranded"), True)
 
     def emit(self, emissions: Sequence[Emission], *, lease_seconds: float) -> list[Reply]:
         """One call for a whole engine step. Renews every job's lease; see Reply for what each answer means."""
@@ -186,34 +191,29 @@ class Ledger:
             names += (keys.job(emission.job_id), keys.events(emission.job_id))
             event = "" if emission.event is None else emission.event.model_dump_json(exclude_none=True)
             args += (emission.job_id, emission.fence, emission.seq, event)
-        return [Reply(reply) for reply in self._call("emit", names, args)]
+        return [Reply(reply) for reply in self._store.call("emit", names, args)]
 
     def set_alone(self, job_id: str, fence: int, alone: bool, *, lease_seconds: float) -> Reply:
         """The owner computes this job and nothing else, or no longer. Renews the lease. The owner waits for the answer
         before it does what it says: OK, CANCELLED or FENCED."""
         args: list[str | int] = [job_id, fence, int(alone), int(lease_seconds * 1000)]
-        return Reply(self._call("alone", [keys.job(job_id), keys.OPEN_JOBS], args))
+        call = lambda: Reply(self._store.call("alone", [keys.job(job_id), keys.OPEN_JOBS], args))  # noqa: E731
+        return self._damage.or_end(job_id, call, Reply.FENCED)
 
     def finish(self, finish: Finish) -> Finished:
-        """The terminal event, by the owner. The ledger adds its share of the metrics."""
-        result_metrics = self._merged_metrics(finish.job_id, finish.event.metrics)
-        event = timings.with_metrics(finish.event, result_metrics)
-        result = JobResult(
-            text=finish.text,
-            token_ids=finish.token_ids,
-            finish_reason=event.finish_reason if isinstance(event, DoneEvent) else None,
-            usage=event.usage,
-            metrics=event.metrics,
-            error=event.error if isinstance(event, FailedEvent) else None,
-        )
-        told = self._told(finish.measured)
-        reply = self._write_terminal("finish", finish.job_id, finish.fence, finish.model, event, result, told)
-        return Finished(reply, result)
+        """The terminal event, by the owner. The ledger adds its share of the metrics. A damaged job is ended here, and
+        the reply says that it is not the caller's any more."""
+        fenced = Finished(Reply.FENCED, JobResult())
+        return self._damage.or_end(finish.job_id, lambda: self._endings.finish(finish), fenced)
 
     def release(self, job_id: str, fence: int, model: str, measured: Measured | None = None) -> Released:
         """Gives a running job back. Its tokens stay; the next owner goes on behind them."""
-        args: list[str | int] = [job_id, fence, WAITING_LOOK_MS, self._told(measured)]
-        reply, *bell = self._call("release", [keys.job(job_id), keys.OPEN_JOBS, keys.lanes(model)], args)
+        call = lambda: self._release(job_id, fence, model, measured)  # noqa: E731
+        return self._damage.or_end(job_id, call, Released(Reply.FENCED))
+
+    def _release(self, job_id: str, fence: int, model: str, measured: Measured | None) -> Released:
+        args: list[str | int] = [job_id, fence, WAITING_LOOK_MS, told(measured, self.client)]
+        reply, *bell = self._store.call("release", [keys.job(job_id), keys.OPEN_JOBS, keys.lanes(model)], args)
         if not bell:
             return Released(Reply(reply))
         (number,) = bell
@@ -222,14 +222,22 @@ class Ledger:
     def cancel(self, job_id: str) -> JobState:
         """Asks for the end of a job. Returns the state it is in now: cancelled if it was waiting, running if its
         worker will see the flag at its next step, or the terminal state it had reached before."""
+        return self._damage.or_end(job_id, lambda: self._cancel(job_id), JobState.FAILED)
+
+    def _cancel(self, job_id: str) -> JobState:
+        self._damage.checked(job_id)
         for _ in range(3):
-            state, fence = self._call("cancel", [keys.job(job_id), keys.OPEN_JOBS], [job_id])
+            state, fence = self._store.call("cancel", [keys.job(job_id), keys.OPEN_JOBS], [job_id])
             if state == "gone":
                 raise JobNotFound(f"no job '{job_id}'")
-            if state != JobState.QUEUED or self._close(job_id, fence, "cancelled"):
+            if state != JobState.QUEUED or self._endings.close(job_id, fence, "cancelled"):
                 return JobState.CANCELLED if state == JobState.QUEUED else JobState(state)
         # Lost against three claims or releases in a row. The flag stands, so the next claim or step ends it.
         return JobState.QUEUED
+
+    def end_damaged(self, job_id: str) -> str | None:
+        """Ends a job that a call failed for, if its record or stream is damaged. Says what is wrong with it."""
+        return self._damage.end(job_id)
 
     def await_answer(self, call_id: str, *, seconds: float) -> None:
         """Say that somebody waits for the answer to a benchmark, for so long by Redis's clock."""
@@ -238,10 +246,14 @@ class Ledger:
 
     def reap(self, *, limit: int = REAP_BATCH) -> Reaped:
         """Looks at the jobs that are due. Closes what must not run any more and returns the bells to ring. A job that
-        cannot be looked at is named and put off; the others do not wait for it."""
-        away_ms, n_extended = self._call("absence", [keys.REAPER_SEEN, keys.OPEN_JOBS], [keys.job("")])
-        abandoned = self._call("unfollowed", [keys.FOLLOWED_JOBS, keys.OPEN_JOBS], [keys.job(""), UNFOLLOWED_BATCH])
-        now_ms = self._now_ms()
+        cannot be looked at is named, and ended if its record is damaged, else put off; the others do not wait for
+        it."""
+        set_aside(self._store)
+        away_ms, n_extended = self._store.call("absence", [keys.REAPER_SEEN, keys.OPEN_JOBS], [keys.job("")])
+        abandoned = self._store.call(
+            "unfollowed", [keys.FOLLOWED_JOBS, keys.OPEN_JOBS], [keys.job(""), UNFOLLOWED_BATCH]
+        )
+        now_ms = self._store.now_ms()
         with translated_errors():
             self.client.zremrangebyscore(keys.FINISHED_JOBS, "-inf", now_ms)  # their records have expired
             due = self.client.zrange(keys.OPEN_JOBS, "-inf", str(now_ms), byscore=True, offset=0, num=limit)
@@ -254,10 +266,7 @@ class Ledger:
             except LedgerUnavailable:
                 raise
             except Exception as error:
-                with translated_errors():
-                    self.client.zadd(keys.OPEN_JOBS, {job_id: now_ms + BROKEN_MS}, xx=True)
-                said = f": {error.message}" if isinstance(error, WoollyError) else ""
-                broken.append(BrokenJob(job_id, type(error).__name__ + said))
+                broken.append(self._broken(job_id, error, now_ms))
                 continue
             if isinstance(found, Bell):
                 rung.append(found)
@@ -268,10 +277,15 @@ class Ledger:
     def reaper_turn(self, owner: str, *, seconds: float) -> bool:
         """Whether `owner` may reap now. One reaper at a time, over all processes."""
         with translated_errors():
-            return bool(self.client.set(keys.REAPER_MUTEX, owner, nx=True, px=max(1, int(seconds * 1000))))
+            taken = bool(self.client.set(keys.REAPER_MUTEX, owner, nx=True, px=max(1, int(seconds * 1000))))
+            if not taken and self.client.pttl(keys.REAPER_MUTEX) == NO_EXPIRY:
+                # No reaper of ours leaves it so, and nobody would ever reap again.
+                foreign.tell("key", keys.REAPER_MUTEX, "it has no time to live: removed")
+                self.client.delete(keys.REAPER_MUTEX)
+        return taken
 
     def view(self, job_id: str) -> JobView:
-        fields = self._fields(job_id, views.VIEW_FIELDS)
+        fields = self._store.fields(job_id, views.VIEW_FIELDS)
         return views.view_of(job_id, fields, self._deaths.of(views.lost_workers(fields)))
 
     def lane_counts(self, model: str) -> LaneCounts:
@@ -279,157 +293,47 @@ class Ledger:
             fields = self.client.hgetall(keys.lanes(model))
         return views.lane_counts_of(cast(dict[str, str], fields))
 
-    # -- below: what several transitions share --
+    # -- below: the parts of a reaper's turn --
 
     def _look(self, job_id: str) -> Bell | bool:
         """The bell to ring for an open job that is due, or whether it was closed."""
-        (model,) = self._fields(job_id, ["model"])
-        if model is None:
+        if not is_job_id(job_id):
+            with translated_errors():
+                self.client.zrem(keys.OPEN_JOBS, job_id)
+            foreign.tell("open job", job_id, "it is no id of a job: removed from the index")
+            return False
+        record = self._damage.checked(job_id)
+        if record is None or record["state"] in TERMINAL_STATES:
             with translated_errors():
                 self.client.zrem(keys.OPEN_JOBS, job_id)
             return False
-        verdict, fence, number = self._call(
+        model = record["model"]
+        verdict, fence, number = self._store.call(
             "look",
             [keys.job(job_id), keys.OPEN_JOBS, keys.lanes(model)],
             [job_id, WAITING_LOOK_MS, self._max_crashes],
         )
         if verdict == "resume":
             return Bell(job_id, model, number)
-        return verdict in _CLOSING_STATES and self._close(job_id, fence, verdict)
+        return verdict in CLOSING_STATES and self._endings.close(job_id, fence, verdict)
+
+    def _broken(self, job_id: str, error: Exception, now_ms: int) -> BrokenJob:
+        problem = self._damage.end(job_id)
+        if problem is not None:
+            return BrokenJob(job_id, problem)
+        with translated_errors():
+            self.client.zadd(keys.OPEN_JOBS, {job_id: now_ms + BROKEN_MS}, xx=True)
+        said = f": {error.message}" if isinstance(error, WoollyError) else ""
+        return BrokenJob(job_id, type(error).__name__ + said)
 
     def _missing_bells(self) -> list[Bell]:
         """Bells for every model that has had fewer of them than queued jobs for `bell_seconds`."""
-        with translated_errors():
-            models: Any = self.client.hkeys(keys.MODELS)
         bells: list[Bell] = []
-        for model in models:
+        for model in self._store.models():
             args: list[str | int] = [keys.job(""), self._bell_ms, MOST_BELLS]
-            found = self._call("missing_bells", [keys.lanes(model), keys.bells(model)], args)
+            found = self._store.call("missing_bells", [keys.lanes(model), keys.bells(model)], args)
             bells += [Bell(job_id, model, number) for job_id, number in found]
         return bells
-
-    def _close(self, job_id: str, fence: int, verdict: str) -> bool:
-        """Ends a queued job that nobody owns. False if it has been claimed or closed since `fence` was read. The result
-        has the tokens that are there: a job whose stream was lost must end, too."""
-        model, seq, history = self._fields(job_id, ["model", "seq", "history"])
-        if model is None or seq is None:
-            return False
-        tokens = self._stored_tokens(job_id, int(seq))
-        event = FailedEvent(
-            seq=int(seq) + 1,
-            state=_CLOSING_STATES[verdict],
-            error=ErrorInfo.of(self._closing_error(verdict, history)),
-            usage=Usage(completion_tokens=len(tokens), total_tokens=len(tokens)),
-            metrics=self._merged_metrics(job_id, JobMetrics()),
-        )
-        result = JobResult(
-            text="".join(token.text for token in tokens),
-            token_ids=tuple(token.token_id for token in tokens),
-            usage=event.usage,
-            metrics=event.metrics,
-            error=event.error,
-        )
-        if self._write_terminal("close", job_id, fence, model, event, result, uuid.uuid4().hex) is not Reply.OK:
-            return False
-        self._on_closed(job_id, event.state, result)
-        return True
-
-    def _closing_error(self, verdict: str, history: str | None) -> WoollyError:
-        if verdict == "cancelled":
-            return JobCancelled("the job was cancelled")
-        if verdict == "expired":
-            return DeadlineExceeded("the deadline passed before the job was done")
-        if verdict == "stranded":
-            return ModelReplaced("the model was replaced while the job ran: its tokens so far are of the one before")
-        losses = views.losses_of(history, self._deaths.of(views.workers_in(history)))
-        return PoisonJob(
-            f"the job lost {len(losses)} workers, the limit is {self._max_crashes}; the last one computed nothing else",
-            details={"history": [loss.model_dump(mode="json", exclude_none=True) for loss in losses]},
-        )
-
-    def _end_unreadable(self, job_id: str, fence: int, model: str, tokens: list[TokenEvent]) -> None:
-        """Fails a job that was just claimed: no other worker of this version could read its request either."""
-        error = InternalError("the recorded request is not one that this version of Woolly can read")
-        event = FailedEvent(
-            seq=len(tokens) + 1,
-            state=JobState.FAILED,
-            error=ErrorInfo.of(error),
-            usage=Usage(completion_tokens=len(tokens), total_tokens=len(tokens)),
-        )
-        ids, text = tuple(token.token_id for token in tokens), "".join(token.text for token in tokens)
-        finished = self.finish(Finish(job_id, fence, model, event, ids, text))
-        if finished.reply is Reply.OK:
-            self._on_closed(job_id, event.state, finished.result)
-
-    def _told(self, measured: Measured | None) -> str:
-        """For the timeline."""
-        return "" if measured is None else dump(measured, look(self.client))
-
-    def _write_terminal(
-        self,
-        script: str,
-        job_id: str,
-        fence: int,
-        model: str,
-        event: DoneEvent | FailedEvent,
-        result: JobResult,
-        *more: str,
-    ) -> Reply:
-        names = [
-            keys.job(job_id),
-            keys.events(job_id),
-            keys.OPEN_JOBS,
-            keys.FINISHED_JOBS,
-            keys.lanes(model),
-        ]
-        args: list[str | int] = [
-            job_id,
-            fence,
-            event.state.value,
-            event.seq,
-            event.model_dump_json(exclude_none=True),
-            result.model_dump_json(exclude_none=True),
-            self._retention_ms,
-            *more,
-        ]
-        return Reply(self._call(script, names, args))
-
-    def _tokens(self, job_id: str, last_seq: int) -> list[TokenEvent]:
-        """The job's tokens so far. The caller knows that nobody writes now."""
-        found = self._stored_tokens(job_id, last_seq)
-        if len(found) != last_seq:
-            raise InternalError(f"the record says {last_seq} tokens, the stream holds {len(found)}")
-        return found
-
-    def _stored_tokens(self, job_id: str, last_seq: int) -> list[TokenEvent]:
-        """What the stream holds of them. Whoever does not know that nobody writes now checks it by the fence."""
-        if last_seq == 0:
-            return []
-        with translated_errors():
-            entries: Any = self.client.xrange(keys.events(job_id), "1-0", f"{last_seq}-0")
-        tokens = [job_event_adapter.validate_json(fields["e"]) for _, fields in entries]
-        return [token for token in tokens if isinstance(token, TokenEvent)]
-
-    def _merged_metrics(self, job_id: str, metrics: JobMetrics) -> JobMetrics:
-        with translated_errors():
-            pipe = self.client.pipeline(transaction=False)
-            pipe.time()
-            pipe.hmget(keys.job(job_id), list(timings.TIMING_FIELDS))
-            (seconds, micros), fields = pipe.execute()
-        return timings.merged(metrics, fields, seconds * 1000 + micros // 1000)
-
-    def _now_ms(self) -> int:
-        with translated_errors():
-            seconds, micros = self.client.time()
-        return int(seconds) * 1000 + int(micros) // 1000
-
-    def _fields(self, job_id: str, names: list[str]) -> list[str | None]:
-        with translated_errors():
-            return cast(list[str | None], self.client.hmget(keys.job(job_id), names))
-
-    def _call(self, script: str, names: Sequence[str], args: Sequence[str | int]) -> Any:
-        with translated_errors():
-            return self._scripts[script](keys=names, args=args)
 
 
 def _remaining_seconds(deadline_ms: str | None, now_ms: int) -> float | None:

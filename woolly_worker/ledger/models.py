@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from woolly_worker.contract.benchmarks import BenchmarkAnswer
 from woolly_worker.ledger import keys
 from woolly_worker.ledger.connection import translated_errors
+from woolly_worker.ledger.foreign import readable
 
 HEARTBEAT_SECONDS = 2.0
 HEARTBEAT_TTL_SECONDS = 10.0
@@ -68,6 +69,8 @@ class WorkerStats(_Announced):
     cached_tokens_total: int = 0
     generated_tokens_total: int = 0
     jobs_finished_total: int = 0
+    refused_messages_total: int = Field(0, description="messages in its queues that were none of Woolly's")
+    damaged_jobs_total: int = Field(0, description="jobs ended because others had changed their records")
     prefill_tokens_per_second: float = 0.0
     decode_tokens_per_second: float = 0.0
     batch_size_mean: float = Field(0.0, description="sequences per step, over all steps")
@@ -102,12 +105,15 @@ class WorkerBeat(_Announced):
     stats: WorkerStats = WorkerStats()
 
 
-def card_of(text: str) -> ModelCard:
-    return ModelCard.model_validate_json(text)
+def cards_of(entries: Mapping[str, str]) -> list[ModelCard]:
+    """By name. What is no card is told and left out."""
+    found = readable("model card", entries.items(), ModelCard.model_validate_json)
+    return sorted(found, key=lambda card: card.name)
 
 
-def beat_of(text: str) -> WorkerBeat:
-    return WorkerBeat.model_validate_json(text)
+def beats_of(worker_ids: Sequence[str], texts: Sequence[str | None]) -> list[WorkerBeat]:
+    """What is no heartbeat is told and left out, as if that worker were silent."""
+    return list(readable("heartbeat", zip(worker_ids, texts, strict=True), WorkerBeat.model_validate_json))
 
 
 class ModelRegistry:
@@ -152,7 +158,7 @@ class ModelRegistry:
     def cards(self) -> list[ModelCard]:
         with translated_errors():
             cards = cast(Mapping[str, str], self.client.hgetall(keys.MODELS))
-        return sorted((card_of(text) for text in cards.values()), key=lambda card: card.name)
+        return cards_of(cards)
 
     def workers(self) -> list[WorkerBeat]:
         with translated_errors():
@@ -160,7 +166,7 @@ class ModelRegistry:
             if not ids:
                 return []
             beats: Any = self.client.mget([keys.worker(worker_id) for worker_id in ids])
-        return [beat_of(text) for text in beats if text is not None]
+        return beats_of(ids, beats)
 
     def _now_ms(self) -> int:
         seconds, micros = self.client.time()

@@ -14,7 +14,7 @@ from typing import Any, cast
 import redis.asyncio
 
 from woolly_worker.contract.benchmarks import BenchmarkAnswer
-from woolly_worker.contract.errors import JobNotFound
+from woolly_worker.contract.errors import InternalError, JobNotFound
 from woolly_worker.contract.events import (
     DoneEvent,
     FailedEvent,
@@ -27,11 +27,12 @@ from woolly_worker.contract.jobs import JobResult, JobView
 from woolly_worker.contract.losses import WorkerEnding
 from woolly_worker.contract.states import TERMINAL_STATES, JobState
 from woolly_worker.contract.timeline import Timeline
-from woolly_worker.ledger import keys, views
+from woolly_worker.ledger import keys, versions, views
 from woolly_worker.ledger.backlog import Backlog
 from woolly_worker.ledger.connection import script_text, translated_errors
 from woolly_worker.ledger.deaths import endings_of
-from woolly_worker.ledger.models import ModelCard, WorkerBeat, beat_of, card_of
+from woolly_worker.ledger.foreign import foreign
+from woolly_worker.ledger.models import ModelCard, WorkerBeat, beats_of, cards_of
 from woolly_worker.ledger.records import LaneCounts
 from woolly_worker.ledger.timelines import TIMELINE_FIELDS, timeline_of
 
@@ -46,12 +47,17 @@ class LedgerReader:
     def __init__(self, client: redis.asyncio.Redis, *, quiet_seconds: float = QUIET_SECONDS) -> None:
         self.client = client
         self._quiet_seconds = quiet_seconds
+        self._newest: Any = client.register_script(script_text("newest"))
         self._place: Any = client.register_script(script_text("place"))
 
     async def ping(self) -> None:
         """Raises LedgerUnavailable when Redis does not answer."""
         with translated_errors():
             await cast(Any, self.client.ping())
+
+    async def check_version(self) -> None:
+        """Raises LedgerVersionMismatch when the ledger is of another version than this program."""
+        await versions.check_now_async(self.client)
 
     async def view(self, job_id: str) -> JobView:
         with translated_errors():
@@ -73,41 +79,48 @@ class LedgerReader:
             state, result = await cast(Any, self.client.hmget(keys.job(job_id), ["state", "result"]))
         if state is None:
             raise JobNotFound(f"no job '{job_id}'")
-        return None if result is None else JobResult.model_validate_json(result)
+        try:
+            return None if result is None else JobResult.model_validate_json(result)
+        except ValueError:
+            raise InternalError(f"the result of job '{job_id}' is damaged") from None
 
     async def jobs(self, *, limit: int = 100) -> list[JobView]:
         """The newest first, open ones and those whose record is still kept. The server sorts the open ones, so that a
-        long backlog is not read to show its end."""
+        long backlog is not read to show its end. A damaged record is told and left out."""
         with translated_errors():
-            pipe = self.client.pipeline(transaction=False)
-            pipe.sort(keys.OPEN_JOBS, start=0, num=limit, by=f"{keys.job('*')}->created_ms", desc=True)
-            pipe.zrange(keys.FINISHED_JOBS, 0, limit - 1, desc=True)
-            open_ids, finished_ids = await pipe.execute()
+            open_ids = await self._newest(keys=[keys.OPEN_JOBS], args=[keys.job(""), limit])
+            finished_ids = await cast(Any, self.client.zrange(keys.FINISHED_JOBS, 0, limit - 1, desc=True))
             ids = list(dict.fromkeys([*open_ids, *finished_ids]))
             pipe = self.client.pipeline(transaction=False)
             for job_id in ids:
                 pipe.hmget(keys.job(job_id), views.VIEW_FIELDS)
-            rows = await pipe.execute() if ids else []
-        endings = await self._endings([worker_id for fields in rows for worker_id in views.lost_workers(fields)])
-        found = [
-            views.view_of(job_id, fields, endings)
-            for job_id, fields in zip(ids, rows, strict=True)
-            if fields[0] is not None
-        ]
+            rows = await pipe.execute(raise_on_error=False) if ids else []
+        readable = [fields for fields in rows if not isinstance(fields, Exception)]
+        endings = await self._endings([worker_id for fields in readable for worker_id in views.lost_workers(fields)])
+        found: list[JobView] = []
+        for job_id, fields in zip(ids, rows, strict=True):
+            try:
+                if isinstance(fields, Exception):
+                    raise InternalError("it is no hash")
+                found.append(views.view_of(job_id, fields, endings))
+            except JobNotFound:
+                continue  # it expired a moment ago
+            except InternalError as error:
+                foreign.tell("job", job_id, error.message)
         return sorted(found, key=lambda view: view.created_at, reverse=True)[:limit]
 
     async def models(self) -> list[ModelCard]:
         """Every model that a worker ever announced."""
         with translated_errors():
             cards = await cast(Any, self.client.hgetall(keys.MODELS))
-        return sorted((card_of(text) for text in cards.values()), key=lambda card: card.name)
+        return cards_of(cards)
 
     async def workers(self) -> list[WorkerBeat]:
         """Those that are alive."""
         with translated_errors():
             ids: Any = await self.client.zrange(keys.WORKERS, 0, -1)
             beats = await cast(Any, self.client.mget([keys.worker(i) for i in ids])) if ids else []
-        return [beat_of(text) for text in beats if text is not None]
+        return beats_of(ids, beats)
 
     async def benchmark_answer(self, call_id: str) -> BenchmarkAnswer | None:
         """None as long as no worker has answered."""
@@ -181,7 +194,11 @@ class LedgerReader:
                         await self._position(job_id)  # raises JobNotFound once the record is gone
                         behind = True
                         continue
-                    news = job_event_adapter.validate_json(message["data"])
+                    try:
+                        news = job_event_adapter.validate_json(message["data"])
+                    except ValueError:
+                        foreign.tell("message", job_id, "it is no event")
+                        continue
                     if isinstance(news, StateEvent):
                         yield news
                     elif news.seq == last + 1:
@@ -205,11 +222,12 @@ class LedgerReader:
     async def _stored(self, job_id: str, after_seq: int) -> AsyncIterator[TokenEvent | TerminalEvent]:
         while True:
             entries: Any = await self.client.xrange(keys.events(job_id), f"{after_seq + 1}-0", "+", count=REPLAY_BATCH)
-            for _, fields in entries:
-                event = job_event_adapter.validate_json(fields["e"])
-                if isinstance(event, StateEvent):
-                    continue  # never stored by the ledger
-                after_seq = event.seq
+            for entry_id, fields in entries:
+                after_seq = int(entry_id.split("-")[0])
+                event = views.event_of(entry_id, fields)
+                if event is None:
+                    foreign.tell("stream entry", job_id, "it is no event of the ledger")
+                    continue
                 yield event
             if len(entries) < REPLAY_BATCH:
                 return
@@ -220,7 +238,10 @@ class LedgerReader:
         )
         if state is None:
             raise JobNotFound(f"no job '{job_id}'")
-        return JobState(state), int(attempts or 0), None if end_seq is None else int(end_seq)
+        try:
+            return JobState(state), int(attempts or 0), None if end_seq is None else int(end_seq)
+        except ValueError:
+            raise InternalError(f"the record of job '{job_id}' is damaged") from None
 
 
 async def _confirmation(pubsub: Any, seconds: float = 5.0) -> None:

@@ -19,6 +19,8 @@ class ClaimOutcome(StrEnum):
     EXPIRED = "expired"
     POISON = "poison"  # see Ledger.set_alone for how a job comes to that
     OTHER_RECIPE = "other_recipe"  # its tokens so far were computed from other weights: left to whoever has them
+    NEWER = "newer"  # its request is newer than this program: left to a newer worker
+    DAMAGED = "damaged"  # others have changed its record; the ledger has ended it
     UNREADABLE = "unreadable"  # claimed, but its request is none that this version knows; the ledger has ended it
 
 
@@ -60,6 +62,7 @@ class Reply(StrEnum):
     OK = "ok"
     CANCELLED = "cancelled"  # written, and somebody asked for the end of this job
     FENCED = "fenced"  # not yours any more: drop the sequence
+    DAMAGED = "damaged"  # nothing can be written: others have changed its record or its stream
     GAP = "gap"  # the server lost tokens that it had acknowledged: give the job back, it goes on from the stream
 
 

@@ -7,7 +7,8 @@ only ever appended, by finish.lua, release.lua and whoever notices a lost lease.
 
 from collections.abc import Sequence
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+import redis
+from pydantic import BaseModel, ConfigDict
 
 from woolly_worker.contract.errors import InternalError, JobNotFound
 from woolly_worker.contract.timeline import (
@@ -18,7 +19,7 @@ from woolly_worker.contract.timeline import (
     TimelineAttempt,
     TimelinePart,
 )
-from woolly_worker.ledger.clocks import Clock, Measured
+from woolly_worker.ledger.clocks import Clock, Measured, look
 
 # In the order in which timeline_of takes them.
 TIMELINE_FIELDS = ["created_ms", "claimed_ms", "finished_ms", "attempts", "seq", "owner", "timeline"]
@@ -55,32 +56,38 @@ def dump(measured: Measured, clock: Clock) -> str:
     return recorded.model_dump_json(exclude_defaults=True)
 
 
+def told(measured: Measured | None, client: redis.Redis) -> str:
+    """The same for an attempt that may have measured nothing. Asks Redis for its clock."""
+    return "" if measured is None else dump(measured, look(client))
+
+
 def timeline_of(job_id: str, fields: Sequence[str | None], now_ms: int) -> Timeline:
     """`fields` are those of TIMELINE_FIELDS; `now_ms` is Redis's time when they were read. Raises JobNotFound for a
     record that is not there, or no longer, and InternalError if the lines are none of this version's."""
     created, claimed, finished, attempts, seq, owner, text = fields
     if created is None:
         raise JobNotFound(f"no job '{job_id}'")
-    began_ms = int(created)
-    end_ms = max(began_ms, now_ms if finished is None else int(finished))
     try:
+        began_ms, n_attempts, n_tokens = int(created), int(attempts or 0), int(seq or 0)
+        claimed_ms, finished_ms = (None if moment is None else int(moment) for moment in (claimed, finished))
         lines = [_line(line) for line in (text or "").split("\n") if line]
-    except ValidationError as error:
-        raise InternalError(f"the recorded timeline of job '{job_id}' cannot be read") from error
+    except ValueError:  # pydantic's, too. Not `from` it: what Python says of a number that is none quotes it
+        raise InternalError(f"the recorded timeline of job '{job_id}' cannot be read") from None
+    end_ms = max(began_ms, now_ms if finished_ms is None else finished_ms)
 
     cut = _Cut(began_ms)
     spans = []
     for attempt, recorded in lines:
         cut.attempt(attempt, recorded)
         spans.append(_span(attempt, began_ms))
-    if int(attempts or 0) > len(lines) and claimed is not None:
+    if n_attempts > len(lines) and claimed_ms is not None:
         # Claimed and not over. Or it ended under a version that told no timelines.
-        cut.until(PartKind.QUEUED, int(claimed))
-        cut.n_attempt = int(attempts or 0)
-        cut.until(PartKind.RUNNING, end_ms, n_tokens=int(seq or 0) - cut.seq)
-        claimed_seconds = (int(claimed) - began_ms) / 1000
+        cut.until(PartKind.QUEUED, claimed_ms)
+        cut.n_attempt = n_attempts
+        cut.until(PartKind.RUNNING, end_ms, n_tokens=n_tokens - cut.seq)
+        claimed_seconds = (claimed_ms - began_ms) / 1000
         spans.append(TimelineAttempt(attempt=cut.n_attempt, worker_id=owner or "", claimed_seconds=claimed_seconds))
-    elif finished is None or end_ms > cut.at_ms:
+    elif finished_ms is None or end_ms > cut.at_ms:
         cut.until(PartKind.QUEUED, end_ms)
     seconds = (end_ms - began_ms) / 1000
     return Timeline(

@@ -9,6 +9,7 @@ from typing import Any
 from celery import Celery
 
 from woolly_worker.ledger import keys
+from woolly_worker.ledger.address import RedisAddress
 from woolly_worker.settings import WorkerSettings
 
 POOL = "woolly_worker.queue.pool:EnginePool"
@@ -16,8 +17,10 @@ POOL = "woolly_worker.queue.pool:EnginePool"
 
 def create_app(redis_url: str) -> Any:
     """An app that can send bells and look at workers."""
-    app = Celery("woolly", broker=redis_url, set_as_current=False)
+    broker = RedisAddress.parse(redis_url).broker()
+    app = Celery("woolly", broker=broker.url, set_as_current=False)
     app.conf.update(
+        broker_use_ssl=broker.use_ssl,
         # With late acks and a prefetch of one per slot, unacked is running: nothing is hoarded, priorities work, and
         # capacity is the back-pressure.
         task_acks_late=True,
@@ -29,7 +32,7 @@ def create_app(redis_url: str) -> Any:
         task_default_priority=keys.BELL_PRIORITY,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
-        broker_transport_options=dict(keys.BROKER_TRANSPORT_OPTIONS),
+        broker_transport_options={**keys.BROKER_TRANSPORT_OPTIONS, **broker.transport_options},
         worker_pool=POOL,
         worker_send_task_events=True,
         worker_cancel_long_running_tasks_on_connection_loss=False,
@@ -43,9 +46,9 @@ def create_worker_app(settings: WorkerSettings) -> Any:
     """The app of one worker: its model's queue only."""
     from kombu.entity import Queue
 
-    from woolly_worker.queue.broker import keep_bells_in_memory
+    from woolly_worker.queue.broker import guard_transport
 
-    keep_bells_in_memory()
+    guard_transport()
     app = create_app(settings.redis_url)
     queue = keys.queue(settings.served_name)
     app.conf.update(

@@ -28,6 +28,8 @@ WORKER_SERIES = {
     "cached_tokens_total": "Prompt tokens found in the prefix cache",
     "generated_tokens_total": "Tokens generated",
     "jobs_finished_total": "Jobs ended",
+    "refused_messages_total": "Messages in its queues that were none of Woolly's",
+    "damaged_jobs_total": "Jobs ended because others had changed their records",
     "prefill_tokens_per_second": "Prompt tokens computed, over the last few seconds",
     "decode_tokens_per_second": "Tokens generated, over the last few seconds",
     "batch_size_mean": "Sequences per step, over all steps",

@@ -13,9 +13,12 @@ from typing import Any, Protocol
 
 import psutil
 
-from woolly_worker.contract.errors import LedgerUnavailable
+from woolly_worker.contract.errors import LedgerUnavailable, LedgerVersionMismatch
+from woolly_worker.ledger import versions
+from woolly_worker.ledger.foreign import foreign
 from woolly_worker.ledger.models import HEARTBEAT_SECONDS, ModelCard, ModelRegistry, WorkerBeat, WorkerStats
 from woolly_worker.memory.residency import huge_page_bytes, locked_bytes
+from woolly_worker.queue.inbound import door
 from woolly_worker.queue.metrics import worker_stats
 from woolly_worker.settings import WorkerSettings
 from woolly_worker.telemetry import log, log_bug
@@ -33,12 +36,15 @@ class Heartbeat:
         settings: WorkerSettings,
         *,
         every_seconds: float = HEARTBEAT_SECONDS,
+        on_newer_ledger: Callable[[LedgerVersionMismatch], None] = lambda error: None,
     ) -> None:
+        """`on_newer_ledger` is told, in this thread, that a newer program has taken the ledger over."""
         self.state = "loading"
         self._registry = registry
         self._worker_id = worker_id
         self._settings = settings
         self._every_seconds = every_seconds
+        self._on_newer_ledger = on_newer_ledger
         self._engine: HasStats | None = None
         self._card: ModelCard | None = None
         self._optimizations: tuple[str, ...] = ()
@@ -84,6 +90,7 @@ class Heartbeat:
         away = False
         while not self._stop.is_set():
             try:
+                versions.check_now(self._registry.client)
                 self._check()
                 if self._card is not None:  # every time: a server that lost its data learns about the model anew
                     self._registry.announce(self._card)
@@ -93,6 +100,8 @@ class Heartbeat:
                 if not away:  # one line per absence
                     log.warning("heartbeat not heard", reason=error.message)
                 away = True
+            except LedgerVersionMismatch as error:  # of what we would say the newer program would have to read
+                self._on_newer_ledger(error)
             except Exception as error:
                 log_bug("a heartbeat failed", error)
             self._wake.wait(self._every_seconds)
@@ -117,6 +126,8 @@ class Heartbeat:
         usage = resource.getrusage(resource.RUSAGE_SELF)
         own = {
             "slots": self._settings.slots,
+            "refused_messages_total": door.n_refused,
+            "damaged_jobs_total": foreign.counts["job"],
             "rss_bytes": self._process.memory_info().rss,
             "locked_bytes": locked_bytes(),
             "huge_page_bytes": huge_page_bytes() if self._settings.huge_pages else None,

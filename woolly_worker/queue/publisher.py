@@ -244,11 +244,19 @@ class Publisher:
             elif reply is Reply.FENCED:
                 log.warning("fenced out", job_id=emission.job_id, fence=emission.fence)
                 self._lose(tracked, OutcomeKind.FENCED)
+            elif reply is Reply.DAMAGED:
+                self._end_damaged(tracked)
             elif reply is Reply.GAP:
                 # The server lost what it had acknowledged. Another attempt goes on from what it has.
                 log.warning("the stream lost tokens, giving the job back", job_id=emission.job_id)
                 self._control.drop(emission.job_id, emission.fence)
                 self._release(tracked)
+
+    def _end_damaged(self, tracked: _Tracked) -> None:
+        job_id = tracked.claim.job_id
+        problem = until_answered("end damaged", lambda: self._ledger.end_damaged(job_id), self._give_up)
+        log.error("job damaged", job_id=job_id, problem=problem)
+        self._lose(tracked, OutcomeKind.ABANDONED)
 
     def _pass(self, tracked: _Tracked) -> None:
         """Others are computed again only when the record says so: their crash would convict this job."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from woolly_worker.contract.benchmarks import BenchmarkResult, BenchmarkType
-from woolly_worker.contract.errors import BenchmarkRunning
+from woolly_worker.contract.errors import BenchmarkRunning, LedgerVersionMismatch
 from woolly_worker.engine.events import EngineEvent, EngineRequest
 from woolly_worker.ledger.connection import connect
 from woolly_worker.ledger.ledger import Ledger
@@ -93,13 +93,14 @@ class Runtime:
         self.publisher = Publisher(self._ledger(self._writer_client), lease_seconds=settings.lease_seconds)
         self.solitude = Solitude(company_seconds=2 * settings.lease_seconds)
         self.registry = ModelRegistry(self._client)
-        self._heartbeat = Heartbeat(self.registry, self.worker_id, settings)
+        self._heartbeat = Heartbeat(self.registry, self.worker_id, settings, on_newer_ledger=self._on_newer_ledger)
         self._benchmarking = threading.Lock()
         self._reaper = Reaper(self.ledger, self.ring, self.worker_id)
         self._send = send
         self._end = end
         self._introduce = introduce
         self.engine_died = False
+        self.newer_ledger: LedgerVersionMismatch | None = None  # why this worker ends, if that is why
         self.recipe = ""  # once the model is loaded
         self._load = load
         self._served: Served | None = None
@@ -169,6 +170,14 @@ class Runtime:
         self.engine_died = True
         self.begin_drain()
         self._end()
+
+    def _on_newer_ledger(self, error: LedgerVersionMismatch) -> None:
+        """In the heartbeat's thread, again and again until the end."""
+        if not self.draining:
+            log.error("a newer program has the ledger, this worker ends", reason=error.message)
+            self.newer_ledger = error
+            self.begin_drain()
+            self._end()
 
     def prompt_ids(self, claim: Claim) -> tuple[int, ...]:
         assert self._served is not None, "start() loads the model"

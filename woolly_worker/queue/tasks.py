@@ -69,7 +69,7 @@ def run_job(
                     return {"outcome": OutcomeKind.ABANDONED.value}
                 claim = _take(runtime, job_id)
                 if isinstance(claim, Refusal):
-                    log.info("bell not answered", job_id=job_id, outcome=claim.outcome.value)
+                    _tell("bell not answered", claim)
                     return {"outcome": claim.outcome.value}
                 if claim.job_id != job_id:
                     job_id = claim.job_id
@@ -107,8 +107,13 @@ def _take(runtime: Runtime, job_id: str) -> Claim | Refusal:
             if chosen == job_id:
                 own = claim
             else:
-                log.info("job not taken", job_id=chosen, outcome=claim.outcome.value)
+                _tell("job not taken", claim)
     return own or _claim(runtime, job_id)
+
+
+def _tell(event: str, refusal: Refusal) -> None:
+    tell = log.error if refusal.outcome is ClaimOutcome.DAMAGED else log.info
+    tell(event, job_id=refusal.job_id, outcome=refusal.outcome.value)
 
 
 def _next_job(runtime: Runtime, passing: str | None) -> str | None:

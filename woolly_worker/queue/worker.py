@@ -19,6 +19,7 @@ from celery.platforms import SecurityWarning
 from celery.worker import state as celery_state
 
 from woolly_worker.contract.errors import WoollyError
+from woolly_worker.ledger import versions
 from woolly_worker.ledger.connection import check_server, connect
 from woolly_worker.ledger.persistence import read_persistence
 from woolly_worker.queue import tasks
@@ -73,14 +74,16 @@ def _end() -> None:
 def run(
     settings: WorkerSettings, load: Loader | None = None, introduce: Callable[[str], None] = lambda worker_id: None
 ) -> int:
-    """Serves until a signal. Returns the exit status. Raises LedgerUnavailable or ModelFileError if it cannot start.
-    `introduce` hears the worker's id before it takes a job."""
+    """Serves until a signal. Returns the exit status. Raises LedgerUnavailable or ModelFileError if it cannot start,
+    and LedgerVersionMismatch also when a newer program takes the ledger over. `introduce` hears the worker's id before
+    it takes a job."""
     configure_logging(settings.log_level, settings.log_format)
     # Celery warns root of pickled messages, which this worker does not accept. Containers run as root.
     warnings.filterwarnings("ignore", category=SecurityWarning)
     signals.setup_logging.connect(_keep_our_logging, weak=False)
     with closing(connect(settings.redis_url, timeout_seconds=2.0)) as client:
         version = check_server(client)
+        versions.agree(client)
         persistence = read_persistence(client)
     log.info("starting", model=settings.served_name, redis_version=version, **persistence.fields())
     if not persistence.keeps_jobs:
@@ -93,6 +96,8 @@ def run(
     error: WoollyError | None = worker.app.startup_error
     if error is not None:
         raise error
+    if worker.app.runtime.newer_ledger is not None:
+        raise worker.app.runtime.newer_ledger
     if worker.app.runtime.engine_died:
         return EXIT_FAILURE
     # Celery calls Ctrl-C a failure. Asked to stop and stopped is a success, whoever asked.

@@ -11,6 +11,7 @@ from woolly_worker.contract.states import JobState
 from woolly_worker.ledger import keys
 from woolly_worker.ledger.connection import connect_async
 from woolly_worker.ledger.deaths import Deaths
+from woolly_worker.ledger.endings import Endings
 from woolly_worker.ledger.ledger import Ledger
 from woolly_worker.ledger.probation import MOST_DOUBLINGS, PROBATION_TOKENS
 from woolly_worker.ledger.reader import LedgerReader
@@ -109,7 +110,7 @@ def test_a_conviction_outlives_a_closer_that_dies(ledger: Ledger, monkeypatch: p
     lose(ledger, job_id, "w0")
     lose(ledger, job_id, "w1")
     with monkeypatch.context() as patch:
-        patch.setattr(Ledger, "_close", lambda *_: False)
+        patch.setattr(Endings, "close", lambda *_: False)
         lose(ledger, job_id, "w2", alone=True)
     assert ledger.view(job_id).state is JobState.QUEUED
     assert ledger.claim(job_id, "w3", lease_seconds=LEASE) == Refusal(job_id, ClaimOutcome.POISON)

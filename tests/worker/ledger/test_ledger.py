@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from woolly_worker.contract.errors import InternalError, JobNotFound, LedgerUnavailable, QueueFull
+from woolly_worker.contract.errors import JobNotFound, LedgerUnavailable, QueueFull
 from woolly_worker.contract.events import DoneEvent, FailedEvent, StateEvent, TokenEvent, job_event_adapter
 from woolly_worker.contract.jobs import ErrorInfo, JobMetrics, JobRequest, JobResult, SamplingParams, Usage
 from woolly_worker.contract.states import JobState
@@ -300,15 +300,15 @@ def test_whoever_ends_a_job_that_nobody_runs_hears_of_it_once(ledger: Ledger, mo
         heard.append((job_id, state, result.error.code))
 
     first, second = (Ledger(ledger.client, max_crashes=1, on_closed=closed) for _ in range(2))
-    waits, runs, late, poison = submit(ledger), submit(ledger), submit(ledger), submit(ledger)
-    call = first._call
+    waits, runs, late, poison, damaged = (submit(ledger) for _ in range(5))
+    call = first._store.call
 
     def without_replies(script: str, *args: Any) -> Any:
         """As a client does that repeats a command after a lost reply."""
         call(script, *args)
         return call(script, *args)
 
-    monkeypatch.setattr(first, "_call", without_replies)
+    monkeypatch.setattr(first._store, "call", without_replies)
     for cluster in (first, second):
         cluster.cancel(waits)
     claim(ledger, runs)
@@ -318,12 +318,18 @@ def test_whoever_ends_a_job_that_nobody_runs_hears_of_it_once(ledger: Ledger, mo
     claim(ledger, poison)
     ledger.client.hset(keys.job(poison), "alone", 1)
     expire_lease(ledger, poison)
+    ledger.client.hset(keys.job(damaged), "lane", "")
+    look_now(ledger, damaged)
     for cluster in (first, second):
         cluster.reap()
     assert heard == [
         (waits, JobState.CANCELLED, "cancelled"),
         *sorted(
-            [(late, JobState.EXPIRED, "deadline_exceeded"), (poison, JobState.FAILED, "poison_job")],
+            [
+                (late, JobState.EXPIRED, "deadline_exceeded"),
+                (poison, JobState.FAILED, "poison_job"),
+                (damaged, JobState.FAILED, "internal_error"),
+            ],
             key=lambda ended: ended[0],
         ),
     ]
@@ -478,11 +484,14 @@ def test_redis_away_is_one_error() -> None:
         Ledger(client).submit(request())
 
 
-def test_a_record_and_a_stream_that_disagree_are_our_bug(ledger: Ledger) -> None:
+def test_a_record_and_a_stream_that_disagree_end_the_job(ledger: Ledger) -> None:
     job_id = submit(ledger)
     ledger.client.hset(keys.job(job_id), "seq", 3)
-    with pytest.raises(InternalError, match="3 tokens, the stream holds 0"):
-        ledger.claim(job_id, "w1", lease_seconds=LEASE)
+    assert refused(ledger, job_id) is ClaimOutcome.DAMAGED
+    result = ledger.view(job_id).result
+    assert result is not None
+    assert result.error is not None
+    assert "3 tokens, 0 of them can be read" in result.error.message
 
 
 @pytest.mark.parametrize("left", [[], [1], [1, 2]])
@@ -511,10 +520,21 @@ def test_a_record_that_cannot_be_looked_at_stops_nobody_else(ledger: Ledger) -> 
     for job_id in (broken, late, lost):
         look_now(ledger, job_id)
     reaped = ledger.reap()
-    assert [job.job_id for job in reaped.broken] == [broken]
-    assert reaped.broken[0].reason.startswith("InternalError")
+    assert [(job.job_id, job.reason) for job in reaped.broken] == [
+        (broken, "the field 'lane' is not that of its priority and tenant")
+    ]
     assert reaped.closed == (late,)
     assert [bell.job_id for bell in reaped.bells] == [lost]
     assert reaped.n_jobs == 3
-    assert ledger.reap().n_jobs == 0  # put off
-    assert ledger.client.zscore(keys.OPEN_JOBS, broken) is not None
+    assert ledger.reap().n_jobs == 0
+    assert ledger.view(broken).state is JobState.FAILED
+
+
+def test_a_job_that_meets_a_bug_of_ours_is_put_off(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    job_id = submit(ledger)
+    look_now(ledger, job_id)
+    monkeypatch.setitem(ledger._store.scripts, "look", lambda **_: 1 / 0)
+    assert [(job.job_id, job.reason) for job in ledger.reap().broken] == [(job_id, "ZeroDivisionError")]
+    assert ledger.reap().n_jobs == 0
+    assert ledger.view(job_id).state is JobState.QUEUED
+    assert ledger.client.zscore(keys.OPEN_JOBS, job_id) is not None

@@ -12,9 +12,10 @@ if not last then return { 0, 0 } end
 local n = 0
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], last, now)) do
   local job = ARGV[1] .. id
-  local s = redis.call('HMGET', job, 'state', 'lease_ms')
-  if s[1] == 'running' then
-    local lease = s[2] + (now - last)
+  local s = redis.pcall('HMGET', job, 'state', 'lease_ms')
+  local lease = number(s[2])
+  if s[1] == 'running' and lease then -- else damaged: the look at open jobs says so
+    lease = lease + (now - last)
     redis.call('HSET', job, 'lease_ms', lease)
     redis.call('ZADD', KEYS[2], lease, id)
     n = n + 1

@@ -8,10 +8,11 @@
 --   gone       no such record          terminal  it has ended         busy  a live lease is held, or one that
 --              nobody could renew
 --   other_recipe                       it has tokens of another recipe; the reaper offers it again in a second
+--   newer      its request is newer than this program (versions.py); likewise
 --   cancelled, expired, poison         it must not run; the caller closes it (close.lua) under this fence
 
 local s = redis.call('HMGET', KEYS[1], 'state', 'lease_ms', 'claim', 'fence', 'seq', 'cancel', 'deadline_ms',
-  'lane', 'attempts', 'crashes', 'started_ms', 'alone', 'recipe')
+  'lane', 'attempts', 'crashes', 'started_ms', 'alone', 'recipe', 'version')
 local state, lease, lane = s[1], tonumber(s[2]), s[8]
 if not state then return { 'gone', 0, 0, 0, 0, 0 } end
 
@@ -42,6 +43,11 @@ end
 if seq > 0 and s[13] and s[13] ~= ARGV[6] then
   redis.call('ZADD', KEYS[2], now + 1000, ARGV[1])
   return { 'other_recipe', fence, seq, attempts, crashes, now }
+end
+
+if tonumber(s[14] or '1') > RECORD_VERSION then
+  redis.call('ZADD', KEYS[2], now + 1000, ARGV[1])
+  return { 'newer', fence, seq, attempts, crashes, now }
 end
 
 fence = redis.call('HINCRBY', KEYS[1], 'fence', 1)

@@ -7,6 +7,7 @@
 --   ok         written, or (same fence) had been written before: a repeated call does no harm
 --   cancelled  as ok, and somebody asked for the end of this job
 --   fenced     not yours, or not running any more: nothing was written
+--   damaged    record or stream are not as we left them: nothing was written, and the others of the batch were
 --   gap        seq is not the next one (the server forgot what it had acknowledged): nothing was written
 
 whatever_the_memory(KEYS[2])
@@ -16,17 +17,21 @@ local replies = {}
 for i = 1, (#KEYS - 1) / 2 do
   local job, events = KEYS[2 * i], KEYS[2 * i + 1]
   local id, fence, seq, event = ARGV[4 * i - 2], ARGV[4 * i - 1], tonumber(ARGV[4 * i]), ARGV[4 * i + 1]
-  local s = redis.call('HMGET', job, 'fence', 'state', 'seq', 'cancel')
-  if s[1] ~= fence or s[2] ~= 'running' then
+  local s = redis.pcall('HMGET', job, 'fence', 'state', 'seq', 'cancel')
+  local written = number(s[3])
+  if s.err or (s[1] == fence and not written) then
+    replies[i] = 'damaged'
+  elseif s[1] ~= fence or s[2] ~= 'running' then
     replies[i] = 'fenced'
-  elseif seq > tonumber(s[3]) + 1 then
+  elseif seq > written + 1 then
     replies[i] = 'gap'
+  elseif seq == written + 1 and redis.pcall('XADD', events, seq .. '-0', 'e', event).err then
+    replies[i] = 'damaged'
   else
     if seq == 0 then
       if event ~= '' then redis.call('PUBLISH', job, event) end
       redis.call('HSET', job, 'lease_ms', lease)
-    elseif seq == tonumber(s[3]) + 1 then
-      redis.call('XADD', events, seq .. '-0', 'e', event)
+    elseif seq == written + 1 then
       redis.call('PUBLISH', job, event)
       redis.call('HSET', job, 'seq', seq, 'lease_ms', lease)
       if seq == 1 then redis.call('HSET', job, 'first_token_ms', now) end

@@ -6,22 +6,34 @@
 --       now is in no list  3 most bells
 -- Returns {{id, number of the bell to ring}, ...}, those who are next first
 
-local missing = tonumber(redis.call('HGET', KEYS[1], 'all:queued') or '0') - redis.call('LLEN', KEYS[2])
+local round = KEYS[1] .. '#round'
+local queued = number(redis.call('HGET', KEYS[1], 'all:queued') or '0')
+if not queued then -- somebody else's word, which nobody can count with: those who wait are in the lanes
+  queued = 0
+  for _, lane in ipairs(redis.call('ZRANGE', round, 0, -1)) do
+    queued = queued + #redis.pcall('ZRANGE', KEYS[1] .. '#' .. lane, 0, -1)
+  end
+  redis.call('HSET', KEYS[1], 'all:queued', queued)
+end
+local missing = queued - redis.call('LLEN', KEYS[2])
 if missing <= 0 then
   redis.call('HDEL', KEYS[1], 'short_ms')
   return {}
 end
-local now, since = now_ms(), redis.call('HGET', KEYS[1], 'short_ms')
+local now, since = now_ms(), number(redis.call('HGET', KEYS[1], 'short_ms'))
 if since and since + ARGV[2] > now then return {} end
 redis.call('HSET', KEYS[1], 'short_ms', now)
 if not since then return {} end
 
 local bells, most = {}, math.min(missing, tonumber(ARGV[3]))
-for _, lane in ipairs(redis.call('ZRANGE', KEYS[1] .. '#round', 0, most - 1)) do
-  for _, id in ipairs(redis.call('ZRANGE', KEYS[1] .. '#' .. lane, 0, most - 1)) do
+for _, lane in ipairs(redis.call('ZRANGE', round, 0, most - 1)) do
+  for _, id in ipairs(redis.pcall('ZRANGE', KEYS[1] .. '#' .. lane, 0, most - 1)) do
     if #bells == most then return bells end
     local job = ARGV[1] .. id
-    if redis.call('EXISTS', job) == 1 then bells[#bells + 1] = { id, next_bell(job) } end
+    if redis.call('EXISTS', job) == 1 then
+      local bell = redis.pcall('HINCRBY', job, 'bells', 1)
+      if type(bell) == 'number' then bells[#bells + 1] = { id, bell } end -- else damaged: its claim says so
+    end
   end
 end
 return bells

@@ -9,10 +9,10 @@ local round = KEYS[1] .. '#round'
 while true do
   local lane = redis.call('ZRANGE', round, 0, 0)[1]
   if not lane then return nil end
-  local id = redis.call('ZRANGE', KEYS[1] .. '#' .. lane, 0, 0)[1]
+  local id = redis.pcall('ZRANGE', KEYS[1] .. '#' .. lane, 0, 0)[1]
   if not id then
     redis.call('ZREM', round, lane)
-  elseif id ~= ARGV[2] and redis.call('HGET', ARGV[1] .. id, 'state') == 'queued' then
+  elseif id ~= ARGV[2] and redis.pcall('HGET', ARGV[1] .. id, 'state') == 'queued' then
     return id
   else
     -- A record that nobody can claim must not hold up its lane. The reaper's look at it decides (look.lua).

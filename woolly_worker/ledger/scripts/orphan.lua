@@ -8,7 +8,7 @@ whatever_the_memory(KEYS[1])
 local s = redis.call('HMGET', KEYS[1], 'owner', 'state', 'lease_ms')
 if s[1] ~= ARGV[2] or s[2] ~= 'running' then return 0 end
 local now = now_ms()
-if tonumber(s[3]) > now then
+if (number(s[3]) or now + 1) > now then
   redis.call('HSET', KEYS[1], 'lease_ms', now)
   redis.call('ZADD', KEYS[2], now, ARGV[1])
 end

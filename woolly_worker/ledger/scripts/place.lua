@@ -3,10 +3,10 @@
 --
 -- KEYS  1 job  2 lanes of its model
 -- ARGV  1 id
--- Returns the number, or nil unless the job is queued
+-- Returns the number, or nil unless the job is queued and nobody else has changed that
 
-local s = redis.call('HMGET', KEYS[1], 'state', 'lane')
-if s[1] ~= 'queued' then return nil end
+local s = redis.pcall('HMGET', KEYS[1], 'state', 'lane')
+if s[1] ~= 'queued' or not (s[2] and front_of(s[2])) then return nil end
 local round, lane = KEYS[2] .. '#round', s[2]
 local rank = redis.call('ZRANK', KEYS[2] .. '#' .. lane, ARGV[1])
 if not rank then
@@ -18,6 +18,7 @@ end
 -- A lane that is before ours in the round is served once more than ours until this job's turn; others of our priority
 -- are served as often as ours. Those of better priorities, and those who have been running before, come first anyway.
 local own = tonumber(redis.call('ZSCORE', round, lane))
+if not own then return nil end
 local before, priority = rank, math.floor(own / TURNS)
 local others = redis.call('ZRANGE', round, 0, -1, 'WITHSCORES')
 for i = 1, #others, 2 do

@@ -14,11 +14,16 @@ local function now_ms()
   return t[1] * 1000 + math.floor(t[2] / 1000)
 end
 
+-- A whole number as we write them, or nil: whoever else can write to this server may have left anything.
+local function number(text)
+  return type(text) == 'string' and #text < 16 and text:match('^%d+$') and tonumber(text) or nil
+end
+
 -- Whether no reaper has been heard for a while. They come every second, so Redis has been away: stopped, restarted, or
 -- cut off from everybody. Leases that ran out since then could not be renewed (absence.lua).
 local AWAY_MS = 3000
 local function away_since(seen, now)
-  local last = tonumber(redis.call('GET', seen) or now)
+  local last = number(redis.pcall('GET', seen)) or now
   if now - last > AWAY_MS then return last end
 end
 
@@ -26,11 +31,21 @@ end
 -- memory, but not in the middle of a script, and a write that needs none is a beginning. (Redis 7 has the flag allow-oom
 -- for it, in a first line that 6.2 takes for a syntax error.)
 local function whatever_the_memory(job)
-  redis.call('HDEL', job, '')
+  redis.call('DEL', job .. ':') -- no key has such a name, so it has no wrong type either
+end
+
+-- A number of the lanes. What is none any more begins anew: it counts jobs, and none of them may stop for it.
+local function add(lanes, field, by)
+  local sum = redis.pcall('HINCRBY', lanes, field, by)
+  if type(sum) == 'table' then
+    sum = math.max(0, by)
+    redis.call('HSET', lanes, field, sum)
+  end
+  return sum
 end
 
 local function count(lanes, state, by)
-  redis.call('HINCRBY', lanes, 'all:' .. state, by)
+  add(lanes, 'all:' .. state, by)
 end
 
 -- Who is next: the first job of the first lane of the round. A lane that was served goes behind the others of its
@@ -39,12 +54,12 @@ local TURNS = 2 ^ 44
 
 local function give_turn(lanes, lane)
   local turn = 0 -- the lane of nobody is always first
-  if lane:sub(-1) ~= '#' then turn = redis.call('HINCRBY', lanes, 'turns', 1) end
+  if lane:sub(-1) ~= '#' then turn = add(lanes, 'turns', 1) end
   redis.call('ZADD', lanes .. '#round', lane:match('^%d+') * TURNS + turn, lane)
 end
 
 local function join(lanes, lane, id)
-  redis.call('ZADD', lanes .. '#' .. lane, redis.call('HINCRBY', lanes, 'places', 1), id)
+  redis.call('ZADD', lanes .. '#' .. lane, add(lanes, 'places', 1), id)
   if not redis.call('ZSCORE', lanes .. '#round', lane) then give_turn(lanes, lane) end
 end
 
@@ -69,17 +84,20 @@ end
 -- The backlog in tokens: a job has joined (1) or left (-1) those that wait.
 local function count_tokens(job, lanes, by)
   local cost = redis.call('HGET', job, 'cost')
-  if cost then redis.call('HINCRBY', lanes, 'all:queued_tokens', by * tonumber(cost)) end
+  if cost then add(lanes, 'all:queued_tokens', by * tonumber(cost)) end
 end
 
 -- How fast the queue drains: tokens of the jobs that end, over the time between their ends, but only of stretches in
 -- which others waited all the time, because without them demand is measured and not speed. Of the last 64 or so.
 local function measure_drain(lanes, cost, now)
   local s = redis.call('HMGET', lanes, 'drain:since_ms', 'drain:tokens', 'drain:ms')
-  if s[1] and cost then
-    local keep = 63 / 64
-    redis.call('HSET', lanes, 'drain:tokens', string.format('%.3f', keep * tonumber(s[2] or '0') + cost),
-      'drain:ms', string.format('%.3f', keep * tonumber(s[3] or '0') + now - s[1]))
+  local since = number(s[1])
+  if since and cost then
+    local function kept(text)
+      return 63 / 64 * (tonumber((text or ''):match('^%d+%.%d+$')) or 0)
+    end
+    redis.call('HSET', lanes, 'drain:tokens', string.format('%.3f', kept(s[2]) + cost),
+      'drain:ms', string.format('%.3f', kept(s[3]) + now - since))
   end
   redis.call('HSET', lanes, 'drain:since_ms', now)
 end
@@ -100,11 +118,11 @@ local function move(job, lanes, lane, old, new)
     join(lanes, front_of(lane), id)
     count_tokens(job, lanes, 1)
   end
-  local waiting = tonumber(redis.call('HGET', lanes, 'all:queued')) > 0
+  local waiting = (number(redis.call('HGET', lanes, 'all:queued')) or 0) > 0
   if not waiting or new == 'queued' then
     redis.call('HDEL', lanes, 'drain:since_ms') -- nobody waits, or a worker stopped: what follows is another stretch
   elseif old == 'running' then
-    measure_drain(lanes, tonumber(redis.call('HGET', job, 'cost') or ''), now_ms())
+    measure_drain(lanes, number(redis.call('HGET', job, 'cost')), now_ms())
   end
 end
 
@@ -165,5 +183,5 @@ local function write_terminal(id, job, events, open, finished, lanes, lane, old,
   redis.call('PEXPIRE', events, keep_ms)
   -- Last, so that it is there as long as the record. An abandoned job may have lost its key to another.
   local once = redis.call('HGET', job, 'once')
-  if once and redis.call('HGET', once, 'job') == id then redis.call('PEXPIRE', once, keep_ms) end
+  if once and redis.pcall('HGET', once, 'job') == id then redis.call('PEXPIRE', once, keep_ms) end
 end

@@ -16,9 +16,9 @@ if redis.call('EXISTS', KEYS[1]) == 1 then return { 'exists', 0 } end
 -- Before the limits: what was accepted once is not refused the second time. A key is free again when its record is gone
 -- or its job was cancelled because nobody followed it: whoever comes then wants the answer.
 if KEYS[5] then
-  local first = redis.call('HMGET', KEYS[5], 'job', 'digest')
+  local first = redis.pcall('HMGET', KEYS[5], 'job', 'digest') -- of another type it is none of ours: replaced
   local record = first[1] and string.sub(KEYS[1], 1, -1 - #ARGV[1]) .. first[1]
-  local s = record and redis.call('HMGET', record, 'state', 'abandoned')
+  local s = record and redis.pcall('HMGET', record, 'state', 'abandoned')
   if s and s[1] and not s[2] then
     if first[2] ~= ARGV[14] then return { 'reused', first[1] } end
     redis.call('HDEL', record, 'alone_ms')
@@ -27,12 +27,12 @@ if KEYS[5] then
 end
 
 if ARGV[10] ~= '' then
-  local queued = tonumber(redis.call('HGET', KEYS[3], 'all:queued') or '0')
+  local queued = number(redis.call('HGET', KEYS[3], 'all:queued')) or 0
   if queued >= tonumber(ARGV[10]) then return { 'full', queued } end
 end
 if ARGV[12] ~= '' then
   -- A job that is above the limit by itself is taken when nothing waits: later it would not fit either.
-  local queued = tonumber(redis.call('HGET', KEYS[3], 'all:queued_tokens') or '0')
+  local queued = number(redis.call('HGET', KEYS[3], 'all:queued_tokens')) or 0
   if queued > 0 and queued + ARGV[11] > tonumber(ARGV[12]) then return { 'full_tokens', queued } end
 end
 
@@ -49,14 +49,15 @@ local now = now_ms()
 local deadline = 0
 if ARGV[8] ~= '' then deadline = now + tonumber(ARGV[8]) end
 
+-- First what may fail, at a key of another type: then nothing is left of a job that was not submitted.
+join(KEYS[3], ARGV[3], ARGV[1])
+count(KEYS[3], 'queued', 1)
 redis.call('HSET', KEYS[1],
   'id', ARGV[1], 'model', ARGV[2], 'lane', ARGV[3], 'priority', ARGV[4], 'tenant', ARGV[5], 'metadata', ARGV[6],
   'request', ARGV[7], 'state', 'queued', 'attempts', 0, 'crashes', 0, 'fence', 0, 'owner', '', 'claim', '',
   'lease_ms', 0, 'seq', 0, 'cancel', 0, 'created_ms', now, 'queued_ms', now, 'deadline_ms', deadline,
-  'cost', ARGV[11])
-join(KEYS[3], ARGV[3], ARGV[1])
+  'cost', ARGV[11], 'version', RECORD_VERSION)
 local bell = next_bell(KEYS[1])
-count(KEYS[3], 'queued', 1)
 count_tokens(KEYS[1], KEYS[3], 1)
 
 if KEYS[5] then

@@ -10,7 +10,7 @@ local abandoned = {}
 for _, id in ipairs(redis.call('ZRANGE', KEYS[1], '-inf', now, 'BYSCORE', 'LIMIT', 0, ARGV[2])) do
   local job = ARGV[1] .. id
   local s = redis.pcall('HMGET', job, 'state', 'grace_ms', 'alone_ms')
-  local state, grace, alone = s[1], tonumber(s[2]), tonumber(s[3])
+  local state, grace, alone = s[1], number(s[2]), number(s[3])
   if s.err or not state or TERMINAL[state] or not grace then
     redis.call('ZREM', KEYS[1], id) -- ended, gone, or damaged: then the look at open jobs says so
   elseif redis.call('PUBSUB', 'NUMSUB', job)[2] > 0 then -- the channel of a job has the name of its record

@@ -1,0 +1,128 @@
+"""The whole cluster on a Redis that is protected: TLS with certificates of both sides, and the user of
+deploy/redis/woolly.acl, who may do what Woolly does and nothing else."""
+
+import os
+import signal
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+from cluster import WOOLLY, Cluster, environment, running_cluster
+from redis_servers import PASSWORD, QUOTED_PASSWORD, ProtectedServer, protected_server
+
+from woolly_worker.contract.jobs import JobRequest, SamplingParams
+from woolly_worker.contract.states import JobState
+from woolly_worker.ledger.connection import connect
+from woolly_worker.ledger.models import ModelRegistry
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProtectedServer]:
+    with protected_server(tmp_path_factory.mktemp("protected")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def guarded(server: ProtectedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    state_dir = tmp_path_factory.mktemp("state")
+    options = ("--redis", server.url, "--threads", "1", "--name", "fox/one:two")
+    with running_cluster("demo", state_dir, *options, FLOWER_UNAUTHENTICATED_API="true") as cluster:
+        yield cluster
+
+
+def request(max_tokens: int = 400) -> JobRequest:
+    sampling = SamplingParams(max_tokens=max_tokens, temperature=0, ignore_eos=True)
+    return JobRequest(model="fox/one:two", prompt="Once upon a time", sampling=sampling)
+
+
+def get(url: str) -> str:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(url, timeout=20) as response:
+        return str(response.read().decode())
+
+
+def test_every_way_through_a_cluster_keeps_to_the_users_rights(guarded: Cluster, server: ProtectedServer) -> None:
+    server.admin.acl_log_reset()
+    with guarded.client() as client, connect(server.url) as redis:
+        # Streamed; and the same again, many at once, so that most are interrupted when their worker is killed.
+        job = client.submit(request())
+        text = "".join(event.text for event in client.events(job.id) if event.type in ("token", "done"))
+        interrupted = [client.submit(request()) for _ in range(12)]
+        (beat,) = ModelRegistry(redis).workers()
+        os.kill(beat.pid, signal.SIGKILL)
+
+        # Cancelled while it waits for the worker that starts again.
+        cancelled = client.submit(request())
+        assert client.cancel(cancelled.id).state is JobState.CANCELLED
+        for one in interrupted:
+            ended = client.wait(one.id)
+            assert ended.result is not None
+            assert ended.result.text == text
+
+        # The pages, and what an operator types.
+        assert "woolly_up 1.0" in get(f"{guarded.flower_url}/metrics")
+        assert '"messages": 0' in get(f"{guarded.flower_url}/api/queues/length")
+        for page in ("workers", "broker", "tasks"):
+            assert "Flower" in get(f"{guarded.flower_url}/{page}")
+        assert "fox/one:two" in get(f"{guarded.api_url}/v1/models")
+        assert get(f"{guarded.api_url}/api/v1/performance/stats")
+        listed = subprocess.run(
+            [*WOOLLY, "jobs", "--api", guarded.api_url], env=environment(), capture_output=True, text=True, check=True
+        )
+        assert job.id in listed.stdout
+
+        # Flower's terminate button: a control message, which every worker hears.
+        running = client.submit(request())
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        opener.open(f"{guarded.flower_url}/api/task/revoke/{running.id}.1?terminate=true", data=b"", timeout=20)
+        assert client.wait(running.id).state in (JobState.CANCELLED, JobState.SUCCEEDED)
+    assert server.refused() == []
+    assert PASSWORD not in guarded.output
+    assert QUOTED_PASSWORD not in guarded.output
+
+
+def test_the_user_may_do_nothing_else(server: ProtectedServer) -> None:
+    with connect(server.url) as redis:
+        for command in (
+            "KEYS *",
+            "FLUSHALL",
+            "CONFIG GET *",
+            "CLIENT LIST",
+            "GET other",
+            "PUBLISH other x",
+            "SORT m.x",
+        ):
+            with pytest.raises(Exception, match=r"[Nn]o permission"):
+                redis.execute_command(*command.split())
+    server.admin.acl_log_reset()
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("rediss://woolly:{password}@{location}", "certificate verify failed"),
+        ("redis://woolly:{password}@{location}", "Redis does not answer"),
+        ("rediss://woolly:wrong@{location}?{tls}", "invalid username-password"),
+        ("rediss://{location}?{tls}", "authenticate"),
+        ("rediss://woolly:{password}@{location}?{tls}&ssl_ca_cert=x", "no parameter 'ssl_ca_cert'"),
+    ],
+)
+def test_what_is_wrong_with_an_address_is_one_line_without_the_password(
+    server: ProtectedServer, url: str, said: str
+) -> None:
+    url = url.format(password=QUOTED_PASSWORD, location=server.location, tls=server.tls)
+    ended = subprocess.run(
+        [*WOOLLY, "worker", "--model", "demo", "--threads", "1", "--redis", url],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode in (1, 2)
+    lines = [line for line in ended.stderr.splitlines() if line.startswith("woolly: ")]
+    assert len(lines) == 1
+    assert said in lines[0]
+    assert "Traceback" not in ended.stderr
+    assert QUOTED_PASSWORD not in ended.stderr
