@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from woolly_worker.contract.errors import DeadlineExceeded, InvalidRequest, JobCancelled
 from woolly_worker.contract.jobs import TokenLogprob
 from woolly_worker.contract.states import JobState
-from woolly_worker.contract.timeline import StallCause
 from woolly_worker.engine.admission import Limits, check_sampling
 from woolly_worker.engine.events import EngineEvent, EngineRequest, EngineStopped
 from woolly_worker.engine.interfaces import EngineTokenizer, ForwardPass
@@ -30,6 +29,7 @@ from woolly_worker.engine.sampler import Sampler
 from woolly_worker.engine.scheduler import Scheduler
 from woolly_worker.engine.sequence import Sequence, SequenceStatus
 from woolly_worker.engine.settings import EngineSettings
+from woolly_worker.engine.stalls import note_held_up, note_left_out
 from woolly_worker.engine.timeline import HELD_UP_SECONDS
 from woolly_worker.memory.kv_cache import KVCache
 from woolly_worker.memory.pool import BufferPool
@@ -196,7 +196,7 @@ class Engine:
         n_preemptions = self._scheduler.n_preemptions
         batch = self._scheduler.schedule(now)
         if self._scheduler.n_preemptions > n_preemptions or len(batch) < len(self._scheduler.running):
-            self._note_left_out(batch, now)
+            note_left_out(self._scheduler, batch, now)
         self._report_waiting(now)
         self._meter.schedule_seconds += time.perf_counter() - began
         return batch
@@ -264,7 +264,7 @@ class Engine:
         seconds = time.perf_counter() - began
         self._meter.emit_seconds += seconds
         if seconds > HELD_UP_SECONDS:
-            self._note_held_up(seconds)
+            note_held_up(self._scheduler, seconds)
 
     def _count(self, batch: list[Sequence], seconds: float) -> None:
         """Wall time is the step's, CPU time that of the process since the last step, shared evenly by tokens."""
@@ -284,21 +284,6 @@ class Engine:
         meter.sum_batch += len(batch)
         meter.forward_seconds += seconds
         self._scheduler.pace.measured(n_tokens, seconds)
-
-    def _note_left_out(self, batch: list[Sequence], now: float) -> None:
-        """Who has lost its KV blocks, or has a seat and is not in this step."""
-        for sequence in self._scheduler.waiting:
-            sequence.meter.timeline.unseated(now)
-        taking_part = {sequence.key for sequence in batch}
-        for sequence in self._scheduler.running:
-            if sequence.key not in taking_part:
-                sequence.meter.timeline.stalled(StallCause.OTHERS, now)
-
-    def _note_held_up(self, seconds: float) -> None:
-        """The events were taken late, just now: behind that callable is Redis. Who waits goes on waiting."""
-        since = time.monotonic() - seconds
-        for sequence in self._scheduler.running:
-            sequence.meter.timeline.stalled(StallCause.REDIS, since)
 
     def _fail_step(self, error: Exception) -> None:
         """Our bug: everybody in the batch has undefined keys and values now. Others go on."""
