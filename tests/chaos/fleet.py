@@ -153,18 +153,18 @@ class Fleet:
         """All messages that wait for a worker are gone. Returns how many there were."""
         dropped = 0
         for key in self.client.scan_iter(f"m.{MODEL}*"):
-            dropped += int(self._patient(lambda key=key: self.client.llen(key)))  # type: ignore[misc]
-            self._patient(lambda key=key: self.client.delete(key))  # type: ignore[misc]
+            dropped += int(self.patient(lambda key=key: self.client.llen(key)))  # type: ignore[misc]
+            self.patient(lambda key=key: self.client.delete(key))  # type: ignore[misc]
         return dropped
 
     def double_bells(self) -> None:
         """Every open job's message once more, as a broker delivers that has lost track."""
         with create_app(f"redis://127.0.0.1:{self.redis_port}/0") as app:
-            for job_id in self._patient(lambda: self.client.zrange(keys.OPEN_JOBS, 0, -1)):
+            for job_id in self.patient(lambda: self.client.zrange(keys.OPEN_JOBS, 0, -1)):
                 app.send_task(**Bell(job_id, MODEL, number=0).send_task_options())
 
     def kill_connections(self, kind: str) -> None:
-        self._patient(lambda: self.client.client_kill_filter(_type=kind, skipme=True))
+        self.patient(lambda: self.client.client_kill_filter(_type=kind, skipme=True))
 
     # -- between attacks --
 
@@ -275,7 +275,7 @@ class Fleet:
                     self._still_since.pop(pid, None)
 
     @staticmethod
-    def _patient(call: Any) -> Any:
+    def patient(call: Any) -> Any:
         """The harness's own calls wait until the server is back."""
         deadline = time.monotonic() + 20
         while True:
