@@ -12,8 +12,8 @@ program of all writes it there. From then on:
 
 RECORD_VERSION is that of a job's request, and stands in its record. It rises with every field that JobRequest gets,
 because a program that does not know a field refuses it. During a rolling upgrade a worker so meets requests that are
-newer than itself. It leaves them in the queue: their bell is lost then, the reaper rings again after `bell_seconds`,
-and sooner or later a newer worker hears it. So upgrade workers first, and nobody waits.
+newer than itself. It leaves them to others: they step out of their lane, the reaper puts them back after a second, and
+sooner or later a newer worker is there to take them. So upgrade workers first, and nobody waits.
 """
 
 from collections.abc import Callable

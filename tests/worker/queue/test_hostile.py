@@ -19,7 +19,7 @@ from woolly_worker.ledger.server import EmbeddedServer
 from woolly_worker.ledger.versions import LEDGER_VERSION
 
 SECRET = "a foreign word"
-LANE = keys.bells("tiny", 2, 0)
+QUEUE = keys.bells("tiny")
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def message(body: bytes, task: Any = keys.TASK_GENERATE, **changes: Any) -> str:
     """As Celery writes one, with something else in it."""
     properties = {
         "delivery_tag": "tag",
-        "delivery_info": {"exchange": "", "routing_key": "m.tiny.l2"},
+        "delivery_info": {"exchange": "", "routing_key": "m.tiny"},
         "body_encoding": "base64",
         "priority": 0,
     }
@@ -98,23 +98,23 @@ def test_messages_that_are_none_leave_for_ever_and_the_worker_stays(workers: Wor
     (process,) = workers.processes
     running = workers.submit()
     workers.streaming(running)
-    workers.client.lpush(LANE, *MESSAGES)
-    workers.client.lpush(LANE, message(arguments("gone")), message(arguments("gone"), headers=EXPIRED))
+    workers.client.lpush(QUEUE, *MESSAGES)
+    workers.client.lpush(QUEUE, message(arguments("gone")), message(arguments("gone"), headers=EXPIRED))
     job_id = workers.submit(max_tokens=5)
     workers.result(job_id)
     workers.result(running)
     eventually(lambda: refusals(workers) == len(MESSAGES))
-    eventually(lambda: not workers.client.exists(LANE) and not workers.client.exists("unacked"))
+    eventually(lambda: not workers.client.exists(QUEUE))
     assert process.poll() is None
     assert SECRET not in workers.log_text()
     eventually(lambda: workers.registry.workers()[0].stats.refused_messages_total == len(MESSAGES))
 
 
-def test_a_lane_that_is_no_list_and_control_messages_that_are_none(workers: Workers) -> None:
+def test_a_queue_that_is_no_list_and_control_messages_that_are_none(workers: Workers) -> None:
     workers.have(1)
     (process,) = workers.processes
-    for number in range(keys.N_LANES):  # those of all tenants
-        workers.client.set(keys.bells("tiny", number, 5), "hello")
+    for name in (QUEUE, keys.benchmarks("tiny")):
+        workers.client.set(name, "hello")
     for text in (
         "no JSON",
         "[]",
@@ -123,19 +123,8 @@ def test_a_lane_that_is_no_list_and_control_messages_that_are_none(workers: Work
     ):
         workers.client.publish("/0.celery.pidbox", text)
     submitted = workers.ledger.submit(_request())
-    workers.result(submitted.job_id)  # its bell is rung by a reaper, once the lane is a list again
+    workers.result(submitted.job_id)  # its bell is rung by a reaper, once the queue is a list again
     assert process.poll() is None
-
-
-def test_what_others_left_among_the_unacknowledged_messages_ends_no_worker(workers: Workers) -> None:
-    workers.have(0)
-    workers.client.hset("unacked", mapping={"a": "no JSON", "b": "[1, 2, 3]", "c": "[]", "d": '[{"body": 1}, "", "x"]'})
-    workers.client.zadd("unacked_index", {"a": 1, "b": 2, "c": 3, "d": 4, "without an entry": 5})
-    before = refusals(workers)
-    workers.have(1)
-    workers.result(workers.submit(max_tokens=5))
-    assert refusals(workers) == before + 4
-    eventually(lambda: not workers.client.exists("unacked"))
 
 
 def test_damaged_jobs_end_and_the_others_of_their_batch_do_not_notice(workers: Workers) -> None:

@@ -17,5 +17,7 @@ while true do
   else
     -- A record that nobody can claim must not hold up its lane. The reaper's look at it decides (look.lua).
     redis.call('ZREM', KEYS[1] .. '#' .. lane, id)
+    -- One that is no record any more is looked at by nobody: it has waited for the last time.
+    if redis.call('TYPE', ARGV[1] .. id).ok ~= 'hash' then count(KEYS[1], 'queued', -1) end
   end
 end
