@@ -62,5 +62,5 @@ class Reaper:
                 self._ring(bell)
             for job_id in reaped.abandoned:
                 log.info("job cancelled, nobody follows it", job_id=job_id)
-            if reaped.n_jobs < REAP_BATCH:
+            if reaped.n_due < REAP_BATCH:
                 return

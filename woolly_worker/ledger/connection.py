@@ -30,6 +30,7 @@ SCRIPT_NAMES = (
     "cancel",
     "look",
     "absence",
+    "turn",
     "next",
     "missing_bells",
     "place",

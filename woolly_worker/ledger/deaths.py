@@ -41,7 +41,7 @@ class Deaths:
             return [
                 job_id
                 for job_id in self._held_by(worker_id)
-                if self._orphan(keys=[keys.job(job_id), keys.OPEN_JOBS], args=[job_id, worker_id])
+                if self._orphan(keys=[keys.job(job_id), keys.OPEN_JOBS, keys.REAPER_SEEN], args=[job_id, worker_id])
             ]
 
     def of(self, worker_ids: Iterable[str]) -> dict[str, WorkerEnding]:

@@ -7,6 +7,7 @@ of them may be called again after that without harm.
 It does not ring bells: the callers own Celery. It is synchronous and safe to share between threads.
 """
 
+import secrets
 import uuid
 from collections.abc import Callable, Collection, Sequence
 from typing import cast
@@ -52,7 +53,11 @@ DEFAULT_MAX_CRASHES = 3
 REAP_BATCH = 100
 UNFOLLOWED_BATCH = 1000  # a look at one takes microseconds
 BROKEN_MS = 60_000  # until the reaper looks again at a job that it could not look at
-WAITING_LOOK_MS = 60_000  # until it looks whether a queued job is still in its lane; lost bells are counted by model
+# Until the reaper looks at a job that a worker could not claim and has put aside.
+ASIDE_LOOK_MS = 60_000
+# Until it looks at one that merely waits: between one and two hours. Lost bells are counted by model, so nothing
+# depends on it, and the looks at a long backlog must not come together and keep it from leases that have run out.
+WAITING_LOOK_MS = 3_600_000
 MOST_BELLS = 1000  # rung again at a time, for a broker that has lost them all
 NO_EXPIRY = -1  # what PTTL says
 
@@ -109,13 +114,13 @@ class Ledger:
             max_queued=max_queued,
             max_queued_tokens=max_queued_tokens,
         )
-        return submission.outcome(*self._store.call("submit", submission.keys(), submission.args(WAITING_LOOK_MS)))
+        return submission.outcome(*self._store.call("submit", submission.keys(), submission.args(_waiting_look_ms())))
 
     def next_job(self, model: str, *, passing: str | None = None) -> str | None:
         """The queued job that is to be claimed next, or None. `passing` could not be claimed: it leaves its lane if it
         is still the next one, and the reaper decides about it later."""
-        names = [keys.lanes(model)]
-        return cast(str | None, self._store.call("next", names, [keys.job(""), "" if passing is None else passing]))
+        args: list[str | int] = [keys.job(""), "" if passing is None else passing, ASIDE_LOOK_MS]
+        return cast(str | None, self._store.call("next", [keys.lanes(model), keys.OPEN_JOBS], args))
 
     def claim(
         self, job_id: str, owner: str, *, lease_seconds: float, claim_id: str | None = None, recipe: str = ""
@@ -212,7 +217,7 @@ class Ledger:
         return self._damage.or_end(job_id, call, Released(Reply.FENCED))
 
     def _release(self, job_id: str, fence: int, model: str, measured: Measured | None) -> Released:
-        args: list[str | int] = [job_id, fence, WAITING_LOOK_MS, told(measured, self.client)]
+        args: list[str | int] = [job_id, fence, _waiting_look_ms(), told(measured, self.client)]
         reply, *bell = self._store.call("release", [keys.job(job_id), keys.OPEN_JOBS, keys.lanes(model)], args)
         if not bell:
             return Released(Reply(reply))
@@ -251,7 +256,7 @@ class Ledger:
         set_aside(self._store)
         away_ms, n_extended = self._store.call("absence", [keys.REAPER_SEEN, keys.OPEN_JOBS], [keys.job("")])
         abandoned = self._store.call(
-            "unfollowed", [keys.FOLLOWED_JOBS, keys.OPEN_JOBS], [keys.job(""), UNFOLLOWED_BATCH]
+            "unfollowed", [keys.FOLLOWED_JOBS, keys.OPEN_JOBS], [keys.job(""), UNFOLLOWED_BATCH, away_ms]
         )
         now_ms = self._store.now_ms()
         with translated_errors():
@@ -272,12 +277,12 @@ class Ledger:
                 rung.append(found)
             elif found:
                 closed.append(job_id)
-        return Reaped(tuple(rung), tuple(closed), tuple(broken), tuple(abandoned), away_ms / 1000, n_extended)
+        return Reaped(tuple(rung), tuple(closed), tuple(broken), tuple(abandoned), away_ms / 1000, n_extended, len(due))
 
     def reaper_turn(self, owner: str, *, seconds: float) -> bool:
         """Whether `owner` may reap now. One reaper at a time, over all processes."""
         with translated_errors():
-            taken = bool(self.client.set(keys.REAPER_MUTEX, owner, nx=True, px=max(1, int(seconds * 1000))))
+            taken = bool(self._store.call("turn", [keys.REAPER_MUTEX], [owner, max(1, int(seconds * 1000))]))
             if not taken and self.client.pttl(keys.REAPER_MUTEX) == NO_EXPIRY:
                 # No reaper of ours leaves it so, and nobody would ever reap again.
                 foreign.tell("key", keys.REAPER_MUTEX, "it has no time to live: removed")
@@ -311,7 +316,7 @@ class Ledger:
         verdict, fence, number = self._store.call(
             "look",
             [keys.job(job_id), keys.OPEN_JOBS, keys.lanes(model)],
-            [job_id, WAITING_LOOK_MS, self._max_crashes],
+            [job_id, _waiting_look_ms(), self._max_crashes],
         )
         if verdict == "resume":
             return Bell(job_id, model, number)
@@ -334,6 +339,10 @@ class Ledger:
             found = self._store.call("missing_bells", [keys.lanes(model), keys.bells(model)], args)
             bells += [Bell(job_id, model, number) for job_id, number in found]
         return bells
+
+
+def _waiting_look_ms() -> int:
+    return WAITING_LOOK_MS + secrets.randbelow(WAITING_LOOK_MS)
 
 
 def _remaining_seconds(deadline_ms: str | None, now_ms: int) -> float | None:

@@ -197,6 +197,7 @@ class Reaped:
     abandoned: tuple[str, ...] = ()  # nobody follows them any more: asked to end
     away_seconds: float = 0.0  # an absence of Redis that is over
     n_extended: int = 0  # leases that would have run out in it
+    n_due: int = 0  # jobs that were looked at
 
     @property
     def n_jobs(self) -> int:

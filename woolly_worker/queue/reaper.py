@@ -48,7 +48,7 @@ class Reaper:
             for bell in reaped.bells:
                 log.info("bell rung again", job_id=bell.job_id, number=bell.number)
                 self._ring(bell)
-            if reaped.n_jobs < REAP_BATCH:
+            if reaped.n_due < REAP_BATCH:
                 return
 
     def _run(self) -> None:

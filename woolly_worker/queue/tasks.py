@@ -97,6 +97,8 @@ def _take(runtime: Runtime, job_id: str) -> Claim | Refusal:
             passing = chosen
             try:
                 claim = _claim(runtime, chosen)
+                if isinstance(claim, Refusal) and claim.outcome is ClaimOutcome.BUSY:
+                    passing = None  # another worker has it; if it gives it back, it may be the next again
             except GivenUp:
                 raise
             except Exception as error:  # the others must not wait behind it

@@ -148,3 +148,31 @@ def test_nothing_is_left_of_an_empty_queue(ledger: Ledger) -> None:
     ledger.release(claim.job_id, claim.fence, MODEL)
     order(ledger)
     assert ledger.client.keys(f"{keys.lanes(MODEL)}#*") == []
+
+
+def test_a_name_that_looks_like_the_lane_of_nobody_gets_no_turn_of_its_own(ledger: Ledger) -> None:
+    for n in range(3):
+        submit(ledger, f"g{n}", tenant="good")
+    for n in range(3):
+        submit(ledger, f"e{n}", tenant="evil#")
+    assert order(ledger) == "g0 e0 g1 e1 g2 e2"
+
+
+def test_who_has_been_running_and_was_put_aside_comes_back_ahead_of_the_others(ledger: Ledger) -> None:
+    submit(ledger, "a1")
+    claim = take(ledger)
+    assert claim is not None
+    ledger.release("a1", claim.fence, MODEL)
+    submit(ledger, "b1")
+    assert ledger.next_job(MODEL, passing="a1") == "b1"
+    ledger.client.zadd(keys.OPEN_JOBS, {"a1": 1})
+    ledger.reap()
+    assert order(ledger) == "a1 b1"
+
+
+def test_bells_of_jobs_that_were_cancelled_as_they_waited_do_not_pile_up(ledger: Ledger) -> None:
+    ledger.client.hset(keys.MODELS, MODEL, '{"name": "tiny", "architecture": "llama", "n_ctx": 64}')
+    ledger.client.lpush(keys.bells(MODEL), *range(3000))
+    submit(ledger, "a1")
+    ledger.reap()
+    assert ledger.client.llen(keys.bells(MODEL)) == 1001

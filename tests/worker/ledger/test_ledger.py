@@ -538,3 +538,44 @@ def test_a_job_that_meets_a_bug_of_ours_is_put_off(ledger: Ledger, monkeypatch: 
     assert ledger.reap().n_jobs == 0
     assert ledger.view(job_id).state is JobState.QUEUED
     assert ledger.client.zscore(keys.OPEN_JOBS, job_id) is not None
+
+
+def test_a_job_that_is_given_back_keeps_its_deadline_and_its_cancel(ledger: Ledger) -> None:
+    late, unwanted = submit(ledger, deadline_seconds=0.2), submit(ledger)
+    fences = [claim(ledger, job_id).fence for job_id in (late, unwanted)]
+    ledger.cancel(unwanted)
+    for job_id, fence in zip((late, unwanted), fences, strict=True):
+        ledger.release(job_id, fence, "tiny")
+    time.sleep(0.25)
+    ledger.reap()
+    assert (ledger.view(late).state, ledger.view(unwanted).state) == (JobState.EXPIRED, JobState.CANCELLED)
+
+
+def test_a_lost_lease_is_noticed_behind_a_long_backlog(ledger: Ledger) -> None:
+    lost = submit(ledger)
+    claim(ledger, lost)
+    for _ in range(150):
+        submit(ledger)
+    for job_id in ledger.client.zrange(keys.OPEN_JOBS, 0, -1):
+        ledger.client.zadd(keys.OPEN_JOBS, {job_id: 1})
+    expire_lease(ledger, lost)
+    turns = 0
+    while ledger.reap().n_due:
+        turns += 1
+    assert turns == 2
+    assert ledger.view(lost).crashes == 1
+
+
+def test_nothing_waits_for_memory_to_be_healed(ledger: Ledger) -> None:
+    lost = submit(ledger)
+    claim(ledger, lost)
+    ledger.reap()
+    expire_lease(ledger, lost)
+    before = ledger.client.config_get("maxmemory")["maxmemory"]
+    ledger.client.config_set("maxmemory", 1)
+    try:
+        assert ledger.reaper_turn("w", seconds=1)
+        ledger.reap()
+        assert isinstance(ledger.claim(lost, "w", lease_seconds=5), Claim)
+    finally:
+        ledger.client.config_set("maxmemory", before)

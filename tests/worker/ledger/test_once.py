@@ -8,8 +8,8 @@ from contextlib import closing, contextmanager
 import pytest
 
 from woolly_worker.contract.errors import IdempotencyKeyReused
-from woolly_worker.contract.events import DoneEvent
-from woolly_worker.contract.jobs import JobRequest, Usage
+from woolly_worker.contract.events import DoneEvent, FailedEvent
+from woolly_worker.contract.jobs import ErrorInfo, JobRequest, Usage
 from woolly_worker.contract.states import JobState
 from woolly_worker.ledger import keys
 from woolly_worker.ledger.connection import connect
@@ -159,5 +159,26 @@ def test_a_damaged_record_stops_nobody(ledger: Ledger) -> None:
     ledger.client.zadd(keys.FOLLOWED_JOBS, {"broken": 1})
     ledger.client.set(keys.job("broken"), "no hash")
     job_id = ledger.submit(request(), follow_seconds=LONG).job_id
+    assert look_at_followed(ledger) == ()
+    assert look_at_followed(ledger) == (job_id,)
+
+
+def test_a_failure_that_says_ask_again_leaves_the_key_free(ledger: Ledger) -> None:
+    for retryable in (True, False):
+        once = Once(f"key-{retryable}", "digest")
+        first = ledger.submit(request(), once=once).job_id
+        claim = ledger.claim(first, "w", lease_seconds=30)
+        assert isinstance(claim, Claim)
+        error = ErrorInfo(code="pool_exhausted", message="x", retryable=retryable)
+        event = FailedEvent(seq=1, state=JobState.FAILED, error=error)
+        ledger.finish(Finish(first, claim.fence, "tiny", event, (), ""))
+        assert ledger.submit(request(), once=once).replayed is not retryable
+
+
+def test_followers_have_time_to_come_back_after_an_absence_of_redis(ledger: Ledger) -> None:
+    job_id = ledger.submit(request(), once=ONCE, follow_seconds=LONG).job_id
+    assert look_at_followed(ledger) == ()
+    ledger.client.set(keys.REAPER_SEEN, 1)
+    assert look_at_followed(ledger) == ()  # would have been the second look that finds nobody
     assert look_at_followed(ledger) == ()
     assert look_at_followed(ledger) == (job_id,)

@@ -5,6 +5,7 @@
 -- ARGV  1 what the key of a job begins with
 -- Returns {ms of an absence that is over, or 0, number of leases that would have run out in it}
 
+whatever_the_memory(KEYS[1])
 local now = now_ms()
 local last = away_since(KEYS[1], now)
 redis.call('SET', KEYS[1], now)
@@ -12,10 +13,10 @@ if not last then return { 0, 0 } end
 local n = 0
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], last, now)) do
   local job = ARGV[1] .. id
-  local s = redis.pcall('HMGET', job, 'state', 'lease_ms')
+  local s = redis.pcall('HMGET', job, 'state', 'lease_ms', 'lease_for_ms')
   local lease = number(s[2])
   if s[1] == 'running' and lease then -- else damaged: the look at open jobs says so
-    lease = lease + (now - last)
+    lease = math.min(lease + (now - last), now + (number(s[3]) or 0))
     redis.call('HSET', job, 'lease_ms', lease)
     redis.call('ZADD', KEYS[2], lease, id)
     n = n + 1

@@ -11,6 +11,7 @@
 --   newer      its request is newer than this program (versions.py); likewise
 --   cancelled, expired, poison         it must not run; the caller closes it (close.lua) under this fence
 
+whatever_the_memory(KEYS[1])
 local s = redis.call('HMGET', KEYS[1], 'state', 'lease_ms', 'claim', 'fence', 'seq', 'cancel', 'deadline_ms',
   'lane', 'attempts', 'crashes', 'started_ms', 'alone', 'recipe', 'version')
 local state, lease, lane = s[1], tonumber(s[2]), s[8]

@@ -10,7 +10,7 @@
 
 whatever_the_memory(KEYS[1])
 local s = redis.call('HMGET', KEYS[1], 'state', 'fence', 'lease_ms', 'lane', 'cancel', 'deadline_ms',
-  'crashes', 'alone')
+  'crashes', 'alone', 'attempts')
 local state, fence, lane = s[1], tonumber(s[2]), s[4]
 if not state or TERMINAL[state] then
   redis.call('ZREM', KEYS[2], ARGV[1])
@@ -33,13 +33,11 @@ if s[5] == '1' then return { 'cancelled', fence, 0 } end
 if deadline > 0 and deadline <= now then return { 'expired', fence, 0 } end
 if is_poison(crashes, ARGV[3], s[8]) then return { 'poison', fence, 0 } end
 
-local due = now + tonumber(ARGV[2])
-if deadline > 0 and deadline < due then due = deadline end
-redis.call('ZADD', KEYS[2], due, ARGV[1])
+redis.call('ZADD', KEYS[2], next_look(now, ARGV[2], s[5], s[6]), ARGV[1])
 if lost then return { 'resume', fence, next_bell(KEYS[1]) } end
 -- A worker that could not read its record has put it aside (next.lua). Perhaps the next one can.
 if not (redis.call('ZSCORE', KEYS[3] .. '#' .. lane, ARGV[1])
   or redis.call('ZSCORE', KEYS[3] .. '#' .. front_of(lane), ARGV[1])) then
-  join(KEYS[3], lane, ARGV[1])
+  join(KEYS[3], s[9] == '0' and lane or front_of(lane), ARGV[1])
 end
 return { 'wait', fence, 0 }

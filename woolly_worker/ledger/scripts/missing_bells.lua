@@ -6,6 +6,7 @@
 --       now is in no list  3 most bells
 -- Returns {{id, number of the bell to ring}, ...}, those who are next first
 
+whatever_the_memory(KEYS[1])
 local round = KEYS[1] .. '#round'
 local queued = number(redis.call('HGET', KEYS[1], 'all:queued') or '0')
 if not queued then -- somebody else's word, which nobody can count with: those who wait are in the lanes
@@ -16,6 +17,7 @@ if not queued then -- somebody else's word, which nobody can count with: those w
   redis.call('HSET', KEYS[1], 'all:queued', queued)
 end
 local missing = queued - redis.call('LLEN', KEYS[2])
+if missing < -1000 then redis.call('LTRIM', KEYS[2], 0, queued + 999) end -- of jobs that were cancelled as they waited
 if missing <= 0 then
   redis.call('HDEL', KEYS[1], 'short_ms')
   return {}

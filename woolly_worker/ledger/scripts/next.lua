@@ -1,8 +1,9 @@
 -- Looks who is next: the first job of the first lane of the round. Claims nothing: two workers may see the same job, one
 -- of them gets it, and the other looks again.
 --
--- KEYS  1 lanes of the model
+-- KEYS  1 lanes of the model  2 open index
 -- ARGV  1 what the key of a job begins with  2 id of a job that could not be claimed, or ''
+--       3 ms until the reaper looks at such a job
 -- Returns the id, or nil if no job waits
 
 local round = KEYS[1] .. '#round'
@@ -17,6 +18,7 @@ while true do
   else
     -- A record that nobody can claim must not hold up its lane. The reaper's look at it decides (look.lua).
     redis.call('ZREM', KEYS[1] .. '#' .. lane, id)
+    redis.call('ZADD', KEYS[2], 'XX', 'LT', now_ms() + ARGV[3], id)
     -- One that is no record any more is looked at by nobody: it has waited for the last time.
     if redis.call('TYPE', ARGV[1] .. id).ok ~= 'hash' then count(KEYS[1], 'queued', -1) end
   end

@@ -27,7 +27,7 @@ for i = 1, #others, 2 do
   if name ~= lane then
     local n = redis.call('ZCARD', KEYS[2] .. '#' .. name)
     if turn % TURNS ~= 0 and math.floor(turn / TURNS) == priority then
-      n = lane:sub(-1) == '#' and 0 or math.min(n, rank + (turn < own and 1 or 0))
+      n = lane == front_of(lane) and 0 or math.min(n, rank + (turn < own and 1 or 0))
     end
     before = before + n
   end

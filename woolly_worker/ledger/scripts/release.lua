@@ -6,14 +6,14 @@
 -- Returns {'ok', number of the bell to ring} | {'fenced'}. The same fence again (its reply was lost) is 'ok'.
 
 whatever_the_memory(KEYS[1])
-local s = redis.call('HMGET', KEYS[1], 'fence', 'state', 'lane', 'attempts', 'bells')
+local s = redis.call('HMGET', KEYS[1], 'fence', 'state', 'lane', 'attempts', 'bells', 'cancel', 'deadline_ms')
 if s[1] ~= ARGV[2] then return { 'fenced' } end
 if s[2] == 'queued' then return { 'ok', tonumber(s[5]) } end
 if s[2] ~= 'running' then return { 'fenced' } end
-note_attempt(KEYS[1], 'released', now_ms(), ARGV[4])
 local now = now_ms()
+note_attempt(KEYS[1], 'released', now, ARGV[4])
 move(KEYS[1], KEYS[3], s[3], 'running', 'queued')
 redis.call('HSET', KEYS[1], 'owner', '', 'claim', '', 'lease_ms', 0, 'queued_ms', now, 'alone', 0)
-redis.call('ZADD', KEYS[2], now + ARGV[3], ARGV[1])
+redis.call('ZADD', KEYS[2], next_look(now, ARGV[3], s[6], s[7]), ARGV[1])
 publish_state(KEYS[1], 'queued', s[4])
 return { 'ok', next_bell(KEYS[1]) }

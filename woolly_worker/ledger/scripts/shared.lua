@@ -52,20 +52,20 @@ end
 -- priority; so does one that had been empty. Ten priorities of so many turns are exact in a double.
 local TURNS = 2 ^ 44
 
+-- Where jobs of this lane wait that have been running before: the lane of nobody.
+local function front_of(lane)
+  return lane:match('^%d+#')
+end
+
 local function give_turn(lanes, lane)
   local turn = 0 -- the lane of nobody is always first
-  if lane:sub(-1) ~= '#' then turn = add(lanes, 'turns', 1) end
+  if lane ~= front_of(lane) then turn = add(lanes, 'turns', 1) end
   redis.call('ZADD', lanes .. '#round', lane:match('^%d+') * TURNS + turn, lane)
 end
 
 local function join(lanes, lane, id)
   redis.call('ZADD', lanes .. '#' .. lane, add(lanes, 'places', 1), id)
   if not redis.call('ZSCORE', lanes .. '#round', lane) then give_turn(lanes, lane) end
-end
-
--- Where jobs of this lane wait that have been running before.
-local function front_of(lane)
-  return lane:match('^%d+#')
 end
 
 -- `served`: the lane has used its turn. A job that is cancelled while it waits uses none.
@@ -124,6 +124,13 @@ local function move(job, lanes, lane, old, new)
   elseif old == 'running' then
     measure_drain(lanes, number(redis.call('HGET', job, 'cost')), now_ms())
   end
+end
+
+-- When the reaper should look at a job that waits: at once if it is to end, at its deadline, or much later.
+local function next_look(now, later, cancel, deadline)
+  if cancel == '1' then return now end
+  deadline = tonumber(deadline or '0')
+  return deadline > 0 and math.min(deadline, now + later) or now + later
 end
 
 -- The channel of a job has the name of its record.

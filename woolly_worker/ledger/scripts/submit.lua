@@ -14,12 +14,13 @@
 if redis.call('EXISTS', KEYS[1]) == 1 then return { 'exists', 0 } end
 
 -- Before the limits: what was accepted once is not refused the second time. A key is free again when its record is gone
--- or its job was cancelled because nobody followed it: whoever comes then wants the answer.
+-- or its job was cancelled because nobody followed it, or failed in a way that says "ask again".
 if KEYS[5] then
   local first = redis.pcall('HMGET', KEYS[5], 'job', 'digest') -- of another type it is none of ours: replaced
   local record = first[1] and string.sub(KEYS[1], 1, -1 - #ARGV[1]) .. first[1]
-  local s = record and redis.pcall('HMGET', record, 'state', 'abandoned')
-  if s and s[1] and not s[2] then
+  local s = record and redis.pcall('HMGET', record, 'state', 'abandoned', 'result')
+  local again = s and s[1] == 'failed' and string.find(s[3] or '', '"retryable":true', 1, true)
+  if s and s[1] and not s[2] and not again then
     if first[2] ~= ARGV[14] then return { 'reused', first[1] } end
     redis.call('HDEL', record, 'alone_ms')
     return { 'replayed', first[1] }
@@ -70,8 +71,6 @@ if ARGV[13] ~= '' then
   redis.call('ZADD', KEYS[4], now + tonumber(ARGV[13]), ARGV[1])
 end
 
-local look = now + tonumber(ARGV[9])
-if deadline > 0 and deadline < look then look = deadline end
-redis.call('ZADD', KEYS[2], look, ARGV[1])
+redis.call('ZADD', KEYS[2], next_look(now, ARGV[9], nil, deadline), ARGV[1])
 publish_state(KEYS[1], 'queued', 0)
 return { 'submitted', bell }

@@ -2,9 +2,11 @@
 -- looks in a row.
 --
 -- KEYS  1 followed index  2 open index
--- ARGV  1 what the keys of all jobs begin with  2 most jobs to look at
+-- ARGV  1 what the keys of all jobs begin with  2 most jobs to look at  3 ms for which Redis was away before this turn:
+--       followers need a moment to subscribe again, so nothing is concluded from a look then
 -- Returns their ids. A queued one is due at once for the look that closes it, a running one ends at its next emit.
 
+whatever_the_memory(KEYS[1])
 local now = now_ms()
 local abandoned = {}
 for _, id in ipairs(redis.call('ZRANGE', KEYS[1], '-inf', now, 'BYSCORE', 'LIMIT', 0, ARGV[2])) do
@@ -13,7 +15,7 @@ for _, id in ipairs(redis.call('ZRANGE', KEYS[1], '-inf', now, 'BYSCORE', 'LIMIT
   local state, grace, alone = s[1], number(s[2]), number(s[3])
   if s.err or not state or TERMINAL[state] or not grace then
     redis.call('ZREM', KEYS[1], id) -- ended, gone, or damaged: then the look at open jobs says so
-  elseif redis.call('PUBSUB', 'NUMSUB', job)[2] > 0 then -- the channel of a job has the name of its record
+  elseif ARGV[3] ~= '0' or redis.call('PUBSUB', 'NUMSUB', job)[2] > 0 then -- the channel of a job has the name of its record
     redis.call('HDEL', job, 'alone_ms')
     redis.call('ZADD', KEYS[1], now + grace, id)
   elseif not alone then
