@@ -4,6 +4,7 @@ Importing it loads no model code: no numba, no numpy, and Celery only in the doo
 """
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -18,7 +19,6 @@ from woolly_api.documentation import DESCRIPTION, RESPONSES, TAGS, document
 from woolly_api.doorbell import Doorbell
 from woolly_api.limits import BodyLimit
 from woolly_api.query import no_unknown_parameters
-from woolly_api.reaper import Reaper
 from woolly_api.routes import health, jobs, models, openai, performance, stream
 from woolly_api.services import Services
 from woolly_api.settings import ApiSettings
@@ -27,6 +27,7 @@ from woolly_worker.contract.errors import WoollyError
 from woolly_worker.ledger.connection import connect, connect_async
 from woolly_worker.ledger.ledger import Ledger
 from woolly_worker.ledger.reader import LedgerReader
+from woolly_worker.ledger.reaper import Reaper
 
 # Connections for everything that is not a stream.
 SPARE_CONNECTIONS = 100
@@ -52,7 +53,7 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
         )
         doorbell = Doorbell(settings.redis_url, capacity=settings.doorbell_capacity, count=metrics.count_bell)
         services = Services(settings, metrics, ledger, LedgerReader(async_client), doorbell)
-        reaper = Reaper(ledger, doorbell.ring) if settings.reaper else None
+        reaper = Reaper(ledger, doorbell.ring, f"api-{uuid.uuid4().hex}") if settings.reaper else None
         app.state.services = services
         doorbell.warm()
         telling = asyncio.create_task(services.tell_persistence())

@@ -18,11 +18,11 @@ from woolly_worker.engine.events import EngineEvent, EngineRequest
 from woolly_worker.ledger.connection import connect
 from woolly_worker.ledger.ledger import Ledger
 from woolly_worker.ledger.models import ModelCard, ModelRegistry
+from woolly_worker.ledger.reaper import Reaper
 from woolly_worker.ledger.records import Bell, Claim
 from woolly_worker.queue.heartbeat import Heartbeat
 from woolly_worker.queue.prompts import Encoder, Template, prompt_ids
 from woolly_worker.queue.publisher import Publisher
-from woolly_worker.queue.reaper import Reaper
 from woolly_worker.queue.solitude import Solitude
 from woolly_worker.settings import WorkerSettings
 from woolly_worker.telemetry import log, log_job

@@ -12,8 +12,8 @@ from worker_processes import N_TOKENS, Workers
 
 from woolly_worker.contract.jobs import JobRequest, SamplingParams
 from woolly_worker.contract.states import JobState
+from woolly_worker.ledger.reaper import Reaper
 from woolly_worker.ledger.server import EmbeddedServer
-from woolly_worker.queue.reaper import Reaper
 
 DEADLY_WORKER = Path(__file__).with_name("deadly_worker.py")
 DEATHS = ["SIGKILL", "7", "SIGSEGV"]

@@ -1,4 +1,5 @@
-"""The worker's turn at healing lost leases and lost bells. Of all reapers, one at a time works.
+"""A thread that heals: lost leases, lost bells, jobs past their deadline. Every worker and every API has one, and of
+all of them one at a time works.
 
 The ledger decides and closes; this thread asks it, and rings the bells that it names. A bell that could not be rung is
 lost like any other, and found by a later turn.
@@ -7,18 +8,23 @@ lost like any other, and found by a later turn.
 import threading
 from collections.abc import Callable
 
+import structlog
+
 from woolly_worker.contract.errors import LedgerUnavailable
 from woolly_worker.ledger.ledger import REAP_BATCH, Ledger
 from woolly_worker.ledger.records import Bell
-from woolly_worker.telemetry import log, log_bug
+from woolly_worker.telemetry import log_bug
 
 TURN_SECONDS = 1.0
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("woolly.reaper")
 
 
 class Reaper:
     def __init__(
         self, ledger: Ledger, ring: Callable[[Bell], None], owner: str, *, turn_seconds: float = TURN_SECONDS
     ) -> None:
+        """`owner` says in Redis whose turn it is."""
         self._ledger = ledger
         self._ring = ring
         self._owner = owner
@@ -31,7 +37,8 @@ class Reaper:
 
     def stop(self, timeout_seconds: float = 5.0) -> None:
         self._stop.set()
-        self._thread.join(timeout_seconds)
+        if self._thread.is_alive():
+            self._thread.join(timeout_seconds)
 
     def turn(self) -> None:
         """One look at everything that is due, if no other reaper has this turn."""

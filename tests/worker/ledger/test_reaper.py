@@ -14,9 +14,9 @@ from woolly_worker.ledger import keys
 from woolly_worker.ledger.connection import connect
 from woolly_worker.ledger.ledger import Ledger
 from woolly_worker.ledger.models import ModelCard, ModelRegistry
+from woolly_worker.ledger.reaper import Reaper
 from woolly_worker.ledger.records import Bell
 from woolly_worker.ledger.server import EmbeddedServer
-from woolly_worker.queue.reaper import Reaper
 from woolly_worker.telemetry import configure_logging, log_job
 
 
