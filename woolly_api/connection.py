@@ -13,7 +13,7 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from woolly_api.telemetry import log
 
 
-class Connection(AutoHTTPProtocol):  # type: ignore[misc]  # one of two classes, as is installed
+class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # httptools, or h11
     """uvicorn's connection; asyncio tells it when the kernel takes no more, and when it has taken all."""
 
     transport: asyncio.Transport
