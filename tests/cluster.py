@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,9 +38,9 @@ def environment(**more: str) -> dict[str, str]:
 class Process:
     """A program of ours with its lines, standard output and error together."""
 
-    def __init__(self, *args: str, **env: str) -> None:
+    def __init__(self, *args: str, program: Sequence[str] = WOOLLY, **env: str) -> None:
         self._process = subprocess.Popen(
-            [*WOOLLY, *args],
+            [*program, *args],
             env=environment(**env),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -6,11 +6,14 @@ readers resume elsewhere with Last-Event-ID. Running completions get `shutdown_g
 
 import socket
 from contextlib import suppress
+from functools import partial
+from typing import Any, cast
 
 import uvicorn
 from fastapi import FastAPI
 
 from woolly_api.app import create_app
+from woolly_api.connection import Connection
 from woolly_api.services import Services
 from woolly_api.settings import ApiSettings
 from woolly_api.telemetry import configure_logging
@@ -39,6 +42,7 @@ def build_server(settings: ApiSettings) -> ApiServer:
     app = create_app(settings)
     config = uvicorn.Config(
         app,
+        http=cast(Any, partial(Connection, deaf_seconds=settings.deaf_client_seconds)),
         host=settings.host,
         port=settings.port,
         log_config=None,

@@ -40,6 +40,9 @@ class ApiSettings(BaseSettings):
         "for between once and twice this time; likewise any completion whose API died",
     )
     max_wait_seconds: PositiveFloat = Field(60.0, description="upper bound of ?wait= on a job")
+    deaf_client_seconds: PositiveFloat = Field(
+        60.0, description="a client that takes nothing of what is sent to it for so long is let go; it may resume"
+    )
     ledger_patience_seconds: float = Field(
         120.0, ge=0, description="an open stream rides out an absence of Redis of this length"
     )

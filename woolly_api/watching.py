@@ -5,7 +5,8 @@ Knows events and connections, no shapes: `routes/` turns what comes out into ans
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -25,18 +26,18 @@ class ClientGone(Exception):
     """The client closed its connection: nobody reads an answer."""
 
 
-async def steady_events(services: Services, job_id: str, after_seq: int) -> AsyncIterator[AnyEvent]:
-    """The job's events above `after_seq`, the terminal one last. Redis may be away for `ledger_patience_seconds`."""
+async def steady_batches(services: Services, job_id: str, after_seq: int) -> AsyncGenerator[list[AnyEvent]]:
+    """The job's events above `after_seq`, the terminal one last; those that have come in while the caller was busy come
+    together. Redis may be away for `ledger_patience_seconds`."""
     away_since: float | None = None
     while True:
-        source = services.reader.events(job_id, after_seq)
+        source = services.reader.event_batches(job_id, after_seq)
         try:
-            async for event in source:
+            async for batch in source:
                 away_since = None
-                if not isinstance(event, StateEvent):
-                    after_seq = event.seq
-                yield event
-                if isinstance(event, DoneEvent | FailedEvent):
+                after_seq = max((event.seq for event in batch if not isinstance(event, StateEvent)), default=after_seq)
+                yield batch
+                if isinstance(batch[-1], DoneEvent | FailedEvent):
                     return
             return
         except LedgerUnavailable:
@@ -47,6 +48,14 @@ async def steady_events(services: Services, job_id: str, after_seq: int) -> Asyn
         finally:
             await sse.close(source)
         await asyncio.sleep(RETRY_SECONDS)
+
+
+async def steady_events(services: Services, job_id: str, after_seq: int) -> AsyncIterator[AnyEvent]:
+    """The same, one by one."""
+    async with aclosing(steady_batches(services, job_id, after_seq)) as batches:
+        async for batch in batches:
+            for event in batch:
+                yield event
 
 
 async def until_gone(request: Request) -> None:

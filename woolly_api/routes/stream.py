@@ -15,7 +15,7 @@ from woolly_api.errors import error_body
 from woolly_api.routes.jobs import JobId
 from woolly_api.services import Injected, Services
 from woolly_api.telemetry import note, request_id_of
-from woolly_api.watching import AnyEvent, steady_events
+from woolly_api.watching import AnyEvent, steady_batches
 from woolly_worker.contract.errors import WoollyError
 from woolly_worker.contract.events import DoneEvent, FailedEvent, StateEvent
 from woolly_worker.contract.states import TERMINAL_STATES
@@ -48,21 +48,21 @@ async def events(
     view = await services.reader.view(job_id)  # an unknown job is a real 404
     if view.state in TERMINAL_STATES and after > view.last_seq:
         return Response(status_code=204)
-    feed = sse.Feed(steady_events(services, job_id, after))
+    feed = sse.Feed(steady_batches(services, job_id, after))
     frames = _frames(request, services, feed)
     return sse.EventStream(frames, on_close=feed.aclose, on_open=services.metrics.streams.inc)
 
 
-async def _frames(request: Request, services: Services, feed: sse.Feed[AnyEvent]) -> AsyncIterator[bytes]:
+async def _frames(request: Request, services: Services, feed: sse.Feed[list[AnyEvent]]) -> AsyncIterator[bytes]:
     try:
         yield b"retry: 1000\n\n"
         while not services.stopping.is_set():
-            event = await feed.get(services.settings.heartbeat_seconds, unless=services.stopping)
-            if event is None:
+            batch = await feed.get(services.settings.heartbeat_seconds, unless=services.stopping)
+            if batch is None:
                 yield sse.HEARTBEAT
                 continue
-            yield event_frame(event)
-            if isinstance(event, DoneEvent | FailedEvent):
+            yield b"".join(map(event_frame, batch))  # one write, however far the client was behind
+            if isinstance(batch[-1], DoneEvent | FailedEvent):
                 return
     except WoollyError as error:
         # The stream has begun, so the status is spent: the error is an event without an id.

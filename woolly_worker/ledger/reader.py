@@ -1,14 +1,13 @@
 """What the API reads: a job's state, its result, and its events from any point on. Async; writes nothing.
 
 Reading a stream without gap or repetition: subscribe, wait for the confirmation, read the stream behind the last event
-seen, then pass on live messages with a higher seq. Pub/sub may lose messages (a connection that broke, a reader that
-was too slow for the server's buffer), so a jump in seq and a quiet while both lead back to the stream.
+seen, then pass on live messages with a higher seq. Messages may be lost (a connection that broke, a reader that was too
+slow, see channels.py), so a jump in seq and a quiet while both lead back to the stream.
 """
 
 import asyncio
 import contextlib
-import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any, cast
 
 import redis.asyncio
@@ -16,12 +15,9 @@ import redis.asyncio
 from woolly_worker.contract.benchmarks import BenchmarkAnswer
 from woolly_worker.contract.errors import InternalError, JobNotFound
 from woolly_worker.contract.events import (
-    DoneEvent,
-    FailedEvent,
     StateEvent,
     TerminalEvent,
     TokenEvent,
-    job_event_adapter,
 )
 from woolly_worker.contract.jobs import JobResult, JobView
 from woolly_worker.contract.losses import WorkerEnding
@@ -29,6 +25,7 @@ from woolly_worker.contract.states import TERMINAL_STATES, JobState
 from woolly_worker.contract.timeline import Timeline
 from woolly_worker.ledger import keys, versions, views
 from woolly_worker.ledger.backlog import Backlog
+from woolly_worker.ledger.channels import Channels, JobEvent
 from woolly_worker.ledger.connection import script_text, translated_errors
 from woolly_worker.ledger.deaths import endings_of
 from woolly_worker.ledger.foreign import foreign
@@ -38,9 +35,7 @@ from woolly_worker.ledger.timelines import TIMELINE_FIELDS, timeline_of
 
 # After so long without a message, look into the stream: whatever pub/sub lost is found then.
 QUIET_SECONDS = 2.0
-REPLAY_BATCH = 500
-
-JobEvent = TokenEvent | StateEvent | DoneEvent | FailedEvent
+REPLAY_BATCH = 100  # also what a reader that has stopped keeps in memory
 
 
 class LedgerReader:
@@ -49,6 +44,7 @@ class LedgerReader:
         self._quiet_seconds = quiet_seconds
         self._newest: Any = client.register_script(script_text("newest"))
         self._place: Any = client.register_script(script_text("place"))
+        self._channels = Channels(client)
 
     async def ping(self) -> None:
         """Raises LedgerUnavailable when Redis does not answer."""
@@ -169,47 +165,49 @@ class LedgerReader:
     async def events(self, job_id: str, after_seq: int = 0) -> AsyncIterator[JobEvent]:
         """Every token and the terminal event with a seq above `after_seq`, each once and in order, and between them
         what happens to the job. Starts with the state it is in; ends behind the terminal event."""
+        batches = self.event_batches(job_id, after_seq)
+        async with contextlib.aclosing(batches):
+            async for batch in batches:
+                for event in batch:
+                    yield event
+
+    async def event_batches(self, job_id: str, after_seq: int = 0) -> AsyncGenerator[list[JobEvent]]:
+        """The same; what has come in while the reader was busy comes together. None is empty."""
         with translated_errors():
-            pubsub = self.client.pubsub()
-            try:
-                await pubsub.subscribe(keys.channel(job_id))
-                await _confirmation(pubsub)
+            async with self._channels.listening(job_id) as listener:
                 state, attempts, end_seq = await self._position(job_id)
                 if end_seq is not None and end_seq <= after_seq:
                     return
                 if state not in TERMINAL_STATES:
-                    yield StateEvent(state=state, attempt=attempts)
+                    yield [StateEvent(state=state, attempt=attempts)]
                 last = after_seq
                 behind = True  # whether the stream may hold events above `last` that were not yielded
                 while True:
                     if behind:
-                        async for event in self._stored(job_id, last):
-                            last = event.seq
-                            yield event
-                            if isinstance(event, TerminalEvent):
+                        async for stored in self._stored(job_id, last):
+                            last = stored[-1].seq
+                            yield [*stored]
+                            if isinstance(stored[-1], TerminalEvent):
                                 return
                         behind = False
-                    message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=self._quiet_seconds)
-                    if message is None:
+                    news = await listener.news(self._quiet_seconds)
+                    if not news:
                         await self._position(job_id)  # raises JobNotFound once the record is gone
                         behind = True
                         continue
-                    try:
-                        news = job_event_adapter.validate_json(message["data"])
-                    except ValueError:
-                        foreign.tell("message", job_id, "it is no event")
-                        continue
-                    if isinstance(news, StateEvent):
-                        yield news
-                    elif news.seq == last + 1:
-                        last = news.seq
-                        yield news
-                        if isinstance(news, TerminalEvent):
+                    batch: list[JobEvent] = []
+                    for event in news:
+                        if isinstance(event, StateEvent):
+                            batch.append(event)
+                        elif event.seq == last + 1:
+                            last = event.seq
+                            batch.append(event)
+                        elif event.seq > last + 1:
+                            behind = True
+                    if batch:
+                        yield batch
+                        if isinstance(batch[-1], TerminalEvent):
                             return
-                    elif news.seq > last + 1:
-                        behind = True
-            finally:
-                await pubsub.aclose()  # type: ignore[no-untyped-call]
 
     async def _endings(self, worker_ids: Sequence[str]) -> dict[str, WorkerEnding]:
         """What is known about the ends of these workers. Most jobs have lost none, and nothing is asked."""
@@ -219,17 +217,22 @@ class LedgerReader:
             texts = await cast(Any, self.client.mget([keys.death(worker_id) for worker_id in worker_ids]))
         return endings_of(worker_ids, texts)
 
-    async def _stored(self, job_id: str, after_seq: int) -> AsyncIterator[TokenEvent | TerminalEvent]:
+    async def _stored(self, job_id: str, after_seq: int) -> AsyncIterator[list[TokenEvent | TerminalEvent]]:
         while True:
             entries: Any = await self.client.xrange(keys.events(job_id), f"{after_seq + 1}-0", "+", count=REPLAY_BATCH)
+            batch: list[TokenEvent | TerminalEvent] = []
             for entry_id, fields in entries:
                 after_seq = int(entry_id.split("-")[0])
                 event = views.event_of(entry_id, fields)
                 if event is None:
                     foreign.tell("stream entry", job_id, "it is no event of the ledger")
                     continue
-                yield event
-            if len(entries) < REPLAY_BATCH:
+                batch.append(event)
+            is_last = len(entries) < REPLAY_BATCH
+            del entries  # a reader that stops here keeps what it reads next, and not its text as well
+            if batch:
+                yield batch
+            if is_last:
                 return
 
     async def _position(self, job_id: str) -> tuple[JobState, int, int | None]:
@@ -242,13 +245,3 @@ class LedgerReader:
             return JobState(state), int(attempts or 0), None if end_seq is None else int(end_seq)
         except ValueError:
             raise InternalError(f"the record of job '{job_id}' is damaged") from None
-
-
-async def _confirmation(pubsub: Any, seconds: float = 5.0) -> None:
-    """Waits until the server has confirmed the subscription: from then on no message is missed."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        message = await pubsub.get_message(ignore_subscribe_messages=False, timeout=1.0)
-        if message is not None and message["type"] == "subscribe":
-            return
-    raise redis.exceptions.TimeoutError("the subscription was not confirmed")

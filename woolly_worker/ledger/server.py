@@ -32,6 +32,9 @@ from woolly_worker.ledger.connection import MINIMUM_SERVER_VERSION, check_server
 PATH_PROGRAMS = ("valkey-server", "redis-server")
 AppendFsync = Literal["everysec", "always"]
 DEFAULT_APPENDFSYNC: AppendFsync = "everysec"
+# What an API process that has stopped leaves unread of each job that it follows: 8 MB at once, or 2 MB for a minute.
+# Then the server ends that subscription, and who reads it goes on from the stream. Its own default is four times that.
+SUBSCRIBER_BUFFER = ("pubsub", "8mb", "2mb", "60")
 START_SECONDS = 10.0
 STOP_SECONDS = 10.0
 
@@ -74,18 +77,19 @@ def server_argv(
 
     `appendfsync`: "always" waits for the disk at every write, and so loses nothing that was acknowledged, also when
     the machine stops at once; "everysec" may lose the last second then."""
-    options = {
-        "bind": "127.0.0.1",
-        "port": str(port),
-        "dir": str(data_dir),
-        "appendonly": "yes",
-        "appendfsync": appendfsync,
-        "save": "",
-        "maxmemory-policy": "noeviction",
-        "daemonize": "no",
-        "loglevel": "warning",
+    options: dict[str, tuple[str, ...]] = {
+        "bind": ("127.0.0.1",),
+        "port": (str(port),),
+        "dir": (str(data_dir),),
+        "appendonly": ("yes",),
+        "appendfsync": (appendfsync,),
+        "save": ("",),
+        "maxmemory-policy": ("noeviction",),
+        "client-output-buffer-limit": SUBSCRIBER_BUFFER,
+        "daemonize": ("no",),
+        "loglevel": ("warning",),
     }
-    return [str(program.path), *(word for name, value in options.items() for word in (f"--{name}", value))]
+    return [str(program.path), *(word for name, values in options.items() for word in (f"--{name}", *values))]
 
 
 def free_port() -> int:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from scripted import eventually
 
 from woolly_worker.contract.errors import LedgerUnavailable
 from woolly_worker.ledger import server
@@ -41,6 +43,20 @@ def test_jobs_outlive_a_restart_of_the_server(tmp_path: Path) -> None:
     with EmbeddedServer(tmp_path) as second, closing(connect(second.url)) as client:
         assert client.get("kept") == "yes"
     second.stop()  # twice is fine
+
+
+def test_a_subscriber_that_never_reads_is_let_go(tmp_path: Path) -> None:
+    with EmbeddedServer(tmp_path) as running, closing(connect(running.url)) as client, socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        deaf.connect(("127.0.0.1", running.port))
+        deaf.sendall(b"SUBSCRIBE news\r\n")
+        eventually(lambda: client.client_list(_type="pubsub"))
+        most_unread = 0
+        while subscribers := client.client_list(_type="pubsub"):
+            most_unread = max(most_unread, *(int(subscriber["omem"]) for subscriber in subscribers))
+            assert most_unread < 10_000_000
+            client.publish("news", 10_000 * "x")
+        assert most_unread > 1_000_000  # it may be late
 
 
 def test_two_servers_do_not_share_a_folder(tmp_path: Path) -> None:
