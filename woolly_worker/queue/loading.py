@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LARGEST_DEFAULT_CONTEXT = 4096
+# Leases are renewed after steps. A step that takes four times as long as expected may still be in time.
+LEASE_SHARE_OF_A_STEP = 0.25
 # Names among a worker's optimizations.
 BASELINE = "baseline_forward_pass"  # it has none here
 MLOCK = "mlock"
@@ -172,7 +174,12 @@ def load_model(
         transformer,
         tokenizer,
         kv,
-        EngineSettings(n_slots=settings.slots, max_step_tokens=max_step_tokens, prefix_cache=settings.prefix_cache),
+        EngineSettings(
+            n_slots=settings.slots,
+            max_step_tokens=max_step_tokens,
+            prefix_cache=settings.prefix_cache,
+            longest_step_seconds=settings.lease_seconds * LEASE_SHARE_OF_A_STEP,
+        ),
         on_events,
     )
     progress("ready", 1.0)
