@@ -2,6 +2,7 @@
 
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from woolly_worker.demo import DEMO_MODEL
 from woolly_worker.gguf.reader import GGUFFile
 from woolly_worker.ledger import keys
 from woolly_worker.ledger.ledger import STRAND_SECONDS
+from woolly_worker.ledger.models import HEARTBEAT_SECONDS
 from woolly_worker.ledger.server import EmbeddedServer
 
 
@@ -114,6 +116,11 @@ def test_a_worker_whose_file_is_written_to_ends_and_gives_its_jobs_back(workers:
     job_id = workers.submit(max_tokens=400)
     workers.streaming(job_id)
     (process,) = workers.processes
+    # when: its time changes, and the next heartbeat has seen that
+    (tmp_path / "model.gguf").touch()
+    time.sleep(HEARTBEAT_SECONDS + 1)
+    # then: it works on, until the weights do
+    assert process.poll() is None
     change_weights(tmp_path / "model.gguf")
     assert process.wait(15) == 1
     eventually(lambda: "the model's file was written to" in workers.log_text())
