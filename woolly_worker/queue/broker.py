@@ -12,7 +12,8 @@ the prefetch limit. With that go four habits:
   (kombu 5.7.0 with celery 5.7.0: `Unrecoverable error`).
 
 A server that refuses commands for a while (it became a replica, its disk is full, its replicas are away) answers with
-errors that Celery takes for bugs, and ends. To it they are lost connections: it makes new ones until the server is back.
+errors that Celery takes for bugs, and ends. To it they are lost connections: it makes new ones until the server is
+back.
 
 And whatever stands in a model's queue or on a channel of control messages is believed to be a message: one that is none
 ends the worker's loop. See `inbound.py` for what is let in.
@@ -45,7 +46,7 @@ def _told_apart(connection_class: type[Any]) -> type[Any]:
     """Connections of this class on which a state of the server is a lost connection. Below the commands, because Celery
     sends some at every start of its loop, of which a refused one would end the worker too."""
 
-    class Connection(connection_class):  # type: ignore[misc]
+    class Connection(connection_class):
         def read_response(self, *args: Any, **options: Any) -> Any:
             try:
                 return super().read_response(*args, **options)
