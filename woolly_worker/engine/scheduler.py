@@ -2,7 +2,8 @@
 
 Every step takes the one pending token of each decoding sequence first, then shares what is left of the token budget
 between the sequences in prefill: evenly, and what a short one does not need goes to the longer ones. So a long prompt
-stalls neither those who decode nor a short prompt that came later.
+stalls neither those who decode nor a short prompt that came later. No chunk is larger than what can be computed well
+within a lease: a worker gives signs of life between its steps only, and a healthy job must not look like a lost one.
 
 **KV blocks.** A sequence is seated when blocks for all its present tokens are free, and a few more for everybody to
 grow into. It takes further blocks as it grows. Reserving prompt + max_tokens instead would be simpler, but most callers
@@ -30,18 +31,20 @@ from woolly_worker.memory.prefix_cache import ROOT
 from woolly_worker.model.batch import StepBatch
 
 MIN_PREFILL_TOKENS = 16  # a chunk that the matrix kernels still compute at the price of one token
+FIRST_PREFILL_TOKENS = 32  # nothing is known yet: seconds on the slowest machine, and enough to measure
 
 
 class Pace:
-    """How many prefill tokens fit into a step without making those who decode wait too long.
+    """How many prefill tokens fit into a step without making those who decode wait too long, or the ledger.
 
     Measured, so it differs from run to run; chunking never changes a token.
     """
 
-    __slots__ = ("_gap_seconds", "_seconds_per_token")
+    __slots__ = ("_gap_seconds", "_longest_step_seconds", "_seconds_per_token")
 
-    def __init__(self, gap_seconds: float) -> None:
+    def __init__(self, gap_seconds: float, longest_step_seconds: float | None = None) -> None:
         self._gap_seconds = gap_seconds
+        self._longest_step_seconds = longest_step_seconds
         self._seconds_per_token: float | None = None
 
     def measured(self, n_tokens: int, seconds: float) -> None:
@@ -52,11 +55,20 @@ class Pace:
             self._seconds_per_token = cost if old is None else old + 0.3 * (cost - old)
 
     def prefill_tokens(self) -> int | None:
-        """None until something was measured."""
-        if not self._seconds_per_token:
+        """While somebody decodes. None until something was measured."""
+        return self._tokens_in(self._gap_seconds, self._seconds_per_token) if self._seconds_per_token else None
+
+    def most_prefill_tokens(self) -> int | None:
+        """In any step. None: as many as there are."""
+        if self._longest_step_seconds is None:
             return None
-        n = int(self._gap_seconds / self._seconds_per_token) // MIN_PREFILL_TOKENS * MIN_PREFILL_TOKENS
-        return max(n, MIN_PREFILL_TOKENS)
+        if self._seconds_per_token is None:
+            return FIRST_PREFILL_TOKENS
+        return self._tokens_in(self._longest_step_seconds, self._seconds_per_token)
+
+    @staticmethod
+    def _tokens_in(seconds: float, seconds_per_token: float) -> int:
+        return max(MIN_PREFILL_TOKENS, int(seconds / seconds_per_token) // MIN_PREFILL_TOKENS * MIN_PREFILL_TOKENS)
 
 
 class _Blocked(NamedTuple):
@@ -76,7 +88,7 @@ class Scheduler:
         self.isolated: tuple[str, int] | None = None  # the key of a sequence, which may be still to come
         self.n_preemptions = 0
         self.n_cached_tokens = 0  # found in the prefix cache, over all admissions
-        self.pace = Pace(settings.decode_gap_seconds)
+        self.pace = Pace(settings.decode_gap_seconds, settings.longest_step_seconds)
         self._batch = batch
         self._settings = settings
         self._free_slots = list(range(settings.n_slots - 1, -1, -1))
@@ -222,9 +234,9 @@ class Scheduler:
         if not in_prefill:
             return
         budget = self._settings.max_step_tokens - n_decoding
-        pace = self.pace.prefill_tokens()
-        if n_decoding and pace is not None:
-            budget = min(budget, max(pace, len(in_prefill)))
+        for limit in (self.pace.most_prefill_tokens(), self.pace.prefill_tokens() if n_decoding else None):
+            if limit is not None:
+                budget = min(budget, max(limit, len(in_prefill)))
         in_prefill.sort(key=lambda sequence: sequence.n_pending)
         for i, sequence in enumerate(in_prefill):
             sequence.n_scheduled = min(sequence.n_pending, budget // (len(in_prefill) - i))

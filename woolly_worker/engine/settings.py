@@ -11,6 +11,7 @@ class EngineSettings:
     max_step_tokens     tokens of one step, decode and prefill together
     prefix_cache        keep full KV blocks findable for later prompts that begin alike
     decode_gap_seconds  while somebody decodes, prefill chunks shrink until a step takes about this long
+    longest_step_seconds  prefill chunks are such that a step is expected to take no longer, whoever is in it; None: any
     headroom_blocks     left free for each sequence at admission, 4 are 128 tokens, before anybody may have to give way
     waiting_tick_seconds  how often a sequence that waits for KV blocks reports that it is still here
     """
@@ -19,6 +20,7 @@ class EngineSettings:
     max_step_tokens: int
     prefix_cache: bool = True
     decode_gap_seconds: float = 0.25
+    longest_step_seconds: float | None = None
     headroom_blocks: int = 4
     waiting_tick_seconds: float = 1.0
 

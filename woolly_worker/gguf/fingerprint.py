@@ -6,8 +6,9 @@ between them is not told apart, which is why this is no checksum.
 """
 
 import hashlib
+import os
 
-from woolly_worker.gguf.reader import GGUFFile
+from woolly_worker.gguf.reader import FileState, GGUFFile
 
 SAMPLE_BYTES = 64
 SAMPLES_PER_TENSOR = 4
@@ -25,3 +26,27 @@ def fingerprint(file: GGUFFile) -> str:
             at = last * sample // (SAMPLES_PER_TENSOR - 1)
             digest.update(data[at : at + SAMPLE_BYTES].tobytes())
     return digest.hexdigest()[:16]
+
+
+class Original:
+    """What a mapped file held when this was made, and whether it still does."""
+
+    def __init__(self, file: GGUFFile) -> None:
+        self._file = file
+        self._state = file.state
+        self.fingerprint = fingerprint(file)
+
+    def is_overwritten(self) -> bool:
+        """Whether somebody wrote other weights into the file. A new file under the same name is not meant: who has the
+        old one open keeps it. Neither is a new time alone, which `touch` and a restored backup leave."""
+        try:
+            now = FileState.of(os.stat(self._file.path))
+        except OSError:  # gone, or its folder is: the mapping stays
+            return False
+        if (now.device, now.inode) != (self._state.device, self._state.inode) or now == self._state:
+            return False
+        # The mapping is shared: it shows what is on the disk. Of a shorter file it must not be read.
+        if now.n_bytes != self._file.state.n_bytes or fingerprint(self._file) != self.fingerprint:
+            return True
+        self._state = now
+        return False

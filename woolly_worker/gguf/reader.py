@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -64,11 +64,12 @@ class GGUFFile:
     tensors: Mapping[str, TensorInfo]
     data: npt.NDArray[np.uint8]
     address: int
+    state: "FileState"  # when it was opened
 
     def __init__(self, path: Path | str) -> None:
         """Raises ModelFileError if the file cannot be opened, GGUFFormatError if its bytes are wrong."""
         self.path = Path(path)
-        self._map, self._mapped = _map_file(self.path)
+        self._map, self.state = _map_file(self.path)
         self.data = np.frombuffer(self._map, dtype=np.uint8)
         self.address = int(self.data.ctypes.data)
         try:
@@ -106,15 +107,6 @@ class GGUFFile:
     def tensor_address(self, name: str) -> int:
         return self.address + self.tensors[name].offset
 
-    def is_overwritten(self) -> bool:
-        """Whether somebody wrote into the mapped file since it was opened: its weights are others now. A new file under
-        the same name is not meant: who has the old one open keeps it."""
-        try:
-            now = _identity(os.stat(self.path))
-        except OSError:  # gone, or its folder is: the mapping stays
-            return False
-        return now[:2] == self._mapped[:2] and now != self._mapped
-
     def close(self) -> None:
         """Unmap the file. While somebody still holds a view of it, the mapping lives on until that view is gone."""
         self.data = np.zeros(0, dtype=np.uint8)
@@ -148,12 +140,20 @@ def errors_naming(path: Path) -> Iterator[None]:
         raise
 
 
-def _identity(found: os.stat_result) -> tuple[int, int, int, int]:
-    """Which file, and which state of it."""
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+class FileState(NamedTuple):
+    """Which file, and what its file system says of its content."""
+
+    device: int
+    inode: int
+    n_bytes: int
+    modified_ns: int
+
+    @classmethod
+    def of(cls, found: os.stat_result) -> Self:
+        return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
 
-def _map_file(path: Path) -> tuple[mmap.mmap, tuple[int, int, int, int]]:
+def _map_file(path: Path) -> tuple[mmap.mmap, FileState]:
     try:
         # Looked at before it is opened, because opening a named pipe would wait for a writer.
         if not stat.S_ISREG(path.stat().st_mode):
@@ -162,11 +162,11 @@ def _map_file(path: Path) -> tuple[mmap.mmap, tuple[int, int, int, int]]:
     except OSError as error:
         raise ModelFileError(f"{path}: {error.strerror or error}") from error
     try:
-        identity = _identity(os.fstat(descriptor))
-        size = identity[2]
+        state = FileState.of(os.fstat(descriptor))
+        size = state.n_bytes
         if size == 0:
             raise GGUFFormatError(f"{path.name}: the file is empty")
-        return mmap.mmap(descriptor, size, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ), identity
+        return mmap.mmap(descriptor, size, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ), state
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be mapped: {error.strerror or error}") from error
     finally:

@@ -4,6 +4,7 @@ redis-py's defaults (5 s per socket operation, ten retries) would hang a caller 
 says how long it may take.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -41,6 +42,35 @@ SCRIPT_NAMES = (
     "set_aside",
 )
 MINIMUM_SERVER_VERSION = (6, 2)
+
+# Error codes that say how the server is just now, and nothing about the command: it may be sent again.
+SERVER_STATES = (
+    "BUSY",
+    "CLUSTERDOWN",
+    "LOADING",
+    "MASTERDOWN",
+    "MISCONF",
+    "NOREPLICAS",
+    "OOM",
+    "READONLY",
+    "TRYAGAIN",
+    "UNBLOCKED",
+)
+# redis-py cuts the code off where it has a class for it.
+_STATE_CLASSES = (
+    redis.exceptions.BusyLoadingError,
+    redis.exceptions.ClusterDownError,
+    redis.exceptions.OutOfMemoryError,
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.TryAgainError,
+)
+# Redis 6.2 writes `Error running script (call to f_...): @user_script: 7: -OOM command not allowed ...`.
+_STATE_CODE = re.compile(rf"(?:^|: -)(?:{'|'.join(SERVER_STATES)})(?: |$)")
+
+
+def is_server_state(error: redis.exceptions.RedisError) -> bool:
+    """Whether the server refuses now what it may take later: a replica, a full disk, too few replicas."""
+    return isinstance(error, _STATE_CLASSES) or _STATE_CODE.search(str(error)) is not None
 
 
 def connect(url: str, *, timeout_seconds: float = 1.0) -> redis.Redis:
@@ -87,7 +117,7 @@ def translated_errors() -> Iterator[None]:
             raise LedgerUnavailable(
                 f"this user of Redis may not do that (see deploy/redis/woolly.acl): {error}"
             ) from error
-        if str(error).startswith(("LOADING", "MASTERDOWN", "MISCONF", "BUSY", "CLUSTERDOWN", "OOM")):
+        if is_server_state(error):
             raise LedgerUnavailable(f"Redis cannot serve now: {error}") from error
         raise InternalError(f"a ledger script failed: {error}") from error
     except (redis.exceptions.RedisError, OSError) as error:

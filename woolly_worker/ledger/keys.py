@@ -33,6 +33,7 @@ alone                                                     "1" while its owner co
                                                           lost lease leaves it, the next claim and a release clear it
 recipe                                                    what its tokens depend on beside the request: the recipe of
                                                           the worker that claimed it last (WorkerBeat)
+unserved_ms                                               since when only workers with other recipes have asked for it
 seq, end_seq                                              tokens in the stream; seq of the terminal event
 cancel                                                    "1" once somebody asked for it
 bells                                                     bells rung so far

@@ -19,7 +19,7 @@ from woolly_worker.contract.errors import InternalError, InvalidRequest, JobNotF
 from woolly_worker.contract.jobs import JobRequest, JobResult, JobView
 from woolly_worker.contract.states import TERMINAL_STATES, JobState
 from woolly_worker.ledger import keys, views
-from woolly_worker.ledger.checks import is_job_id
+from woolly_worker.ledger.checks import is_job_id, is_number
 from woolly_worker.ledger.clocks import Measured, look
 from woolly_worker.ledger.connection import translated_errors
 from woolly_worker.ledger.damage import Damage
@@ -59,6 +59,7 @@ ASIDE_LOOK_MS = 60_000
 # depends on it, and the looks at a long backlog must not come together and keep it from leases that have run out.
 WAITING_LOOK_MS = 3_600_000
 MOST_BELLS = 1000  # rung again at a time, for a broker that has lost them all
+STRAND_SECONDS = 30.0  # for a worker to restart and load its model
 NO_EXPIRY = -1  # what PTTL says
 
 
@@ -179,10 +180,19 @@ class Ledger:
         )
 
     def strand(self, job_id: str, recipes: Collection[str]) -> bool:
-        """Fails a queued job that can be continued by none of `recipes`, those of the workers that are alive. Whether
-        it did."""
-        fence, recipe, state = self._store.fields(job_id, ["fence", "recipe", "state"])
-        if fence is None or state != JobState.QUEUED or recipe is None or recipe in recipes:
+        """Fails a queued job that none of `recipes`, those of the workers that are alive, can continue, once nobody has
+        been able to for STRAND_SECONDS: the worker that can may be restarting. Whether it did."""
+        names = ["fence", "recipe", "state", "unserved_ms"]
+        fence, recipe, state, unserved_ms = self._store.fields(job_id, names)
+        if fence is None or state != JobState.QUEUED or recipe is None:
+            return False
+        if recipe in recipes:  # it is busy, and if it ends, the time begins with that
+            with translated_errors():
+                self.client.hdel(keys.job(job_id), "unserved_ms")
+            return False
+        if unserved_ms is None or not is_number(unserved_ms):  # the next claim that is refused writes it
+            return False
+        if self._store.now_ms() - int(unserved_ms) < STRAND_SECONDS * 1000:
             return False
         return self._damage.or_end(job_id, lambda: self._endings.close(job_id, int(fence), "stranded"), True)
 

@@ -11,6 +11,10 @@ the prefetch limit. With that go four habits:
 - It acknowledges, when such a job ends, to the channel that is gone: an AttributeError, and the end of the worker
   (kombu 5.7.0 with celery 5.7.0: `Unrecoverable error`).
 
+A server that refuses commands for a while (it became a replica, its disk is full, its replicas are away) answers with
+errors that Celery takes for bugs, and ends. To it they are lost connections: it makes new ones until the server is
+back.
+
 And whatever stands in a model's queue or on a channel of control messages is believed to be a message: one that is none
 ends the worker's loop. See `inbound.py` for what is let in.
 """
@@ -24,6 +28,7 @@ from kombu.transport import redis as transport
 from kombu.transport import virtual
 from redis import exceptions
 
+from woolly_worker.ledger.connection import is_server_state
 from woolly_worker.queue.inbound import door
 
 # A queue that somebody made something else than a list is set aside by the next turn of a reaper.
@@ -37,9 +42,29 @@ class BellQoS(virtual.QoS):  # type: ignore[misc, unused-ignore]
         super().reject(delivery_tag, requeue=requeue and not self.channel.closed)
 
 
+def _told_apart(connection_class: type[Any]) -> type[Any]:
+    """Connections of this class on which a state of the server is a lost connection. Below the commands, because Celery
+    sends some at every start of its loop, of which a refused one would end the worker too."""
+
+    class Connection(connection_class):
+        def read_response(self, *args: Any, **options: Any) -> Any:
+            try:
+                return super().read_response(*args, **options)
+            except exceptions.ResponseError as error:
+                if not is_server_state(error):
+                    raise
+                raise exceptions.ConnectionError(f"Redis cannot serve now: {error}") from error
+
+    return Connection
+
+
 class GuardedChannel(transport.Channel):  # type: ignore[misc, unused-ignore]
     QoS: Any = BellQoS
     do_restore = False
+
+    def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
+        params: dict[str, Any] = super()._connparams(asynchronous)
+        return {**params, "connection_class": _told_apart(params["connection_class"])}
 
     def _brpop_read(self, **options: Any) -> Any:
         """Of the next message. `Transport._deliver` looks at it once it is JSON."""

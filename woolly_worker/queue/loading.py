@@ -12,7 +12,7 @@ from woolly_worker.contract.errors import ModelFileError
 from woolly_worker.engine.engine import Engine
 from woolly_worker.engine.events import EngineEvent
 from woolly_worker.engine.settings import EngineSettings
-from woolly_worker.gguf.fingerprint import fingerprint
+from woolly_worker.gguf.fingerprint import Original
 from woolly_worker.gguf.reader import GGUFFile
 from woolly_worker.kernels.cpu import CPU, allowed_cpus
 from woolly_worker.memory.kv_cache import BLOCK_TOKENS, KVCache, blocks_for
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LARGEST_DEFAULT_CONTEXT = 4096
+# Leases are renewed after steps. A step that takes four times as long as expected may still be in time.
+LEASE_SHARE_OF_A_STEP = 0.25
 # Names among a worker's optimizations.
 BASELINE = "baseline_forward_pass"  # it has none here
 MLOCK = "mlock"
@@ -48,6 +50,7 @@ class LoadedModel:
 
     name: str
     file: GGUFFile
+    original: Original
     config: ModelConfig
     tokenizer: Tokenizer
     chat: ChatTemplate | None
@@ -73,10 +76,10 @@ class LoadedModel:
     def recipe(self) -> str:
         """What the tokens of a request depend on beside the request: a job goes on only where this is the same."""
         arithmetic = f"-{BASELINE}" if isinstance(self.transformer, Baseline) else ""
-        return f"{fingerprint(self.file)}-kv_{self.kv.layout.dtype}{arithmetic}"
+        return f"{self.original.fingerprint}-kv_{self.kv.layout.dtype}{arithmetic}"
 
     def is_overwritten(self) -> bool:
-        return self.file.is_overwritten()
+        return self.original.is_overwritten()
 
     def card(self) -> "ModelCard":
         from woolly_worker.ledger.models import ModelCard  # brings redis, 0.25 s that `woolly generate` can do without
@@ -128,6 +131,7 @@ def load_model(
     progress("reading the file", None)
     config, weights = open_model(settings.model)
     file = weights.file
+    original = Original(file)
     memory = []
     if settings.huge_pages and use_huge_pages(file.address, file.n_bytes):
         memory.append(HUGE_PAGES)
@@ -172,13 +176,28 @@ def load_model(
         transformer,
         tokenizer,
         kv,
-        EngineSettings(n_slots=settings.slots, max_step_tokens=max_step_tokens, prefix_cache=settings.prefix_cache),
+        EngineSettings(
+            n_slots=settings.slots,
+            max_step_tokens=max_step_tokens,
+            prefix_cache=settings.prefix_cache,
+            longest_step_seconds=settings.lease_seconds * LEASE_SHARE_OF_A_STEP,
+        ),
         on_events,
     )
     progress("ready", 1.0)
     name = settings.served_name
     return LoadedModel(
-        name, file, config, tokenizer, chat, transformer, kv, engine, read_ahead=read_ahead, memory=tuple(memory)
+        name,
+        file,
+        original,
+        config,
+        tokenizer,
+        chat,
+        transformer,
+        kv,
+        engine,
+        read_ahead=read_ahead,
+        memory=tuple(memory),
     )
 
 

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from woolly_worker.queue.out_of_memory import oom_kills
 
 PR_SET_PDEATHSIG = 1
-PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
+PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 WATCHED = {*PASSED_ON, signal.SIGCHLD, signal.SIGTSTP}
 # For the certificate. Without Redis the worker's leases run out, as they do without a parent.
 PATIENCE_SECONDS = 5.0
@@ -53,7 +53,10 @@ def fork_worker(redis_url: str | None) -> Callable[[str], None]:
     if code != 0 and worker_id:  # else it held no job
         n_killed_now = oom_kills()
         starved = None if n_killed is None or n_killed_now is None else n_killed_now > n_killed
-        _record(redis_url, worker_id, code, starved and code == -signal.SIGKILL)
+        try:
+            _record(redis_url, worker_id, code, starved and code == -signal.SIGKILL)
+        except Exception as error:  # whoever supervises us still sees how it ended; its message may quote a URL
+            print(f"the death of the worker {worker_id} is not recorded: {type(error).__name__}", file=sys.stderr)
     _end_as(code)
     raise AssertionError("not reached")
 
@@ -109,7 +112,7 @@ def _record(redis_url: str | None, worker_id: str, code: int, out_of_memory: boo
     from woolly_worker.telemetry import configure_logging, log
 
     configure_logging(os.environ.get("WOOLLY_LOG_LEVEL", "info"), os.environ.get("WOOLLY_LOG_FORMAT", "console"))
-    name = signal.Signals(-code).name if code < 0 else None
+    name = _signal_name(-code) if code < 0 else None
     ending = {"signal": name, "exit_code": code if name is None else None, "out_of_memory": out_of_memory}
     client = connect(redis_url or str(WorkerSettings.model_fields["redis_url"].default))
     deadline = time.monotonic() + PATIENCE_SECONDS
@@ -127,13 +130,20 @@ def _record(redis_url: str | None, worker_id: str, code: int, out_of_memory: boo
             return
 
 
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
+
+
 def _end_as(code: int) -> None:
     """Whoever supervises us sees what happened to the worker."""
     if code >= 0:
         sys.exit(code)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the worker's own core is the one of interest
-    number = signal.Signals(-code)
-    if number is not signal.SIGKILL:
+    number = -code
+    if number != signal.SIGKILL:
         signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
     os.kill(os.getpid(), number)

@@ -104,7 +104,7 @@ class Runtime:
         self.recipe = ""  # once the model is loaded
         self._load = load
         self._served: Served | None = None
-        self._held: dict[str, Claim] = {}  # by Celery's task id
+        self._held: set[tuple[str, str, int]] = set()  # Celery's task id, which a repeated bell has too; job id, fence
         self._hurried = False
         self._draining = threading.Event()
 
@@ -219,11 +219,12 @@ class Runtime:
     @contextlib.contextmanager
     def holding(self, task_id: str, claim: Claim) -> Iterator[None]:
         """While the task works on the job: `terminate(task_id)` finds it."""
-        self._held[task_id] = claim
+        key = (task_id, claim.job_id, claim.fence)
+        self._held.add(key)
         try:
             yield
         finally:
-            del self._held[task_id]
+            self._held.discard(key)
 
     def terminate(self, task_id: str) -> None:
         """Celery wants the end of this task. If a person said so, the job is cancelled; if the worker shuts down, it
@@ -232,8 +233,10 @@ class Runtime:
             if not self._hurried:  # it blocks for up to a second, and releases all jobs at once
                 self._hurried = True
                 self.engine.drain(0.0)
-        elif (claim := self._held.get(task_id)) is not None:
-            self.cancel(claim.job_id, claim.fence)
+            return
+        for held, job_id, fence in tuple(self._held):
+            if held == task_id:
+                self.cancel(job_id, fence)
 
     # What the publisher hears from the ledger
 

@@ -134,10 +134,11 @@ def _claim(runtime: Runtime, job_id: str) -> Claim | Refusal:
         runtime.giving_up,
     )
     if isinstance(claim, Refusal) and claim.outcome is ClaimOutcome.OTHER_RECIPE:
-        # Whoever has those weights may be busy. If nobody has them any more, its stream cannot be continued.
+        # Whoever has those weights may be busy or restarting. If nobody has them any more, its stream cannot go on.
         alive = until_answered("workers", runtime.registry.workers, runtime.giving_up)
-        recipes = {beat.recipe for beat in alive if beat.recipe is not None}
-        until_answered("strand", lambda: runtime.ledger.strand(job_id, recipes), runtime.giving_up)
+        if not any(beat.state == "loading" and beat.model == runtime.settings.served_name for beat in alive):
+            recipes = {beat.recipe for beat in alive if beat.recipe is not None}
+            until_answered("strand", lambda: runtime.ledger.strand(job_id, recipes), runtime.giving_up)
     return claim
 
 

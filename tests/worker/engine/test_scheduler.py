@@ -13,12 +13,21 @@ from woolly_worker.model.batch import StepBatch
 class Seats:
     """A scheduler whose steps compute nothing and sample token 3."""
 
-    def __init__(self, n_blocks: int = 32, n_slots: int = 4, max_step_tokens: int = 64, headroom_blocks: int = 4):
+    def __init__(
+        self,
+        n_blocks: int = 32,
+        n_slots: int = 4,
+        max_step_tokens: int = 64,
+        headroom_blocks: int = 4,
+        longest_step_seconds: float | None = None,
+    ):
         self.kv = KVCache(KVLayout(1, 1, 16), n_blocks)
         self.batch = StepBatch(
             max_step_tokens=max_step_tokens, max_logit_rows=n_slots, max_slots=n_slots, max_blocks_per_slot=32
         )
-        settings = EngineSettings(n_slots, max_step_tokens, headroom_blocks=headroom_blocks)
+        settings = EngineSettings(
+            n_slots, max_step_tokens, headroom_blocks=headroom_blocks, longest_step_seconds=longest_step_seconds
+        )
         self.scheduler = Scheduler(self.kv, self.batch, settings)
 
     def add(self, n_prompt: int, n_more: int = 100, first: int = 3) -> Sequence:
@@ -170,3 +179,24 @@ def test_pace_is_whole_tiles_of_what_fits_into_the_gap(seconds_per_token: float,
     assert pace.prefill_tokens() is None
     pace.measured(100, 100 * seconds_per_token)
     assert pace.prefill_tokens() == pytest.approx(expected, abs=16)
+
+
+def test_a_prefill_step_ends_well_within_a_lease_though_nobody_decodes() -> None:
+    seats = Seats(n_blocks=64, max_step_tokens=512, longest_step_seconds=1.75)
+    seats.add(900)
+    assert seats.step() == [32]  # nothing is known yet
+    seats.scheduler.pace.measured(32, 32 * 0.02)
+    assert seats.step() == [80]  # 1.6 s, in whole chunks
+    seats.scheduler.pace.measured(80, 80 * 0.5)
+    assert seats.step() == [16]  # more are no cheaper
+    for _ in range(20):
+        seats.scheduler.pace.measured(512, 512 * 0.0001)
+    assert seats.step() == [512]
+
+
+def test_everybody_moves_in_a_step_that_is_bound_by_the_lease() -> None:
+    seats = Seats(n_blocks=128, n_slots=20, max_step_tokens=512, longest_step_seconds=1.0)
+    for i in range(20):
+        seats.add(40, first=3 + 200 * i)
+    seats.scheduler.pace.measured(16, 16.0)
+    assert seats.step() == [1] * 20

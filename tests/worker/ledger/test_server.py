@@ -10,11 +10,12 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from redis.exceptions import ResponseError
 from scripted import eventually
 
-from woolly_worker.contract.errors import LedgerUnavailable
+from woolly_worker.contract.errors import InternalError, LedgerUnavailable
 from woolly_worker.ledger import server
-from woolly_worker.ledger.connection import check_server, connect
+from woolly_worker.ledger.connection import check_server, connect, translated_errors
 from woolly_worker.ledger.server import EmbeddedServer, ServerProgram, find_program, server_argv
 
 
@@ -113,3 +114,33 @@ def test_a_server_that_is_too_old_is_refused_with_both_versions(
     monkeypatch.setattr("woolly_worker.ledger.connection.MINIMUM_SERVER_VERSION", (99, 0))
     with closing(connect(redis_url)) as client, pytest.raises(LedgerUnavailable, match=r"speaks Redis .*needs 99\.0"):
         check_server(client)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "LOADING Redis is loading the dataset in memory",
+        "UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)",
+        "NOREPLICAS Not enough good replicas to write.",
+        "MISCONF Redis is configured to save RDB snapshots, but it is currently unable to persist to disk.",
+        "BUSY Redis is busy running a script.",
+        "Error running script (call to f_0a): @user_script:7: @user_script: 7: -OOM command not allowed",
+        "Error running script (call to f_0a): @user_script:7: @user_script: 7: -READONLY You can't write.",
+    ],
+)
+def test_a_state_of_the_server_is_no_bug_of_a_script(said: str) -> None:
+    with pytest.raises(LedgerUnavailable), translated_errors():
+        raise ResponseError(said)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "WRONGTYPE Operation against a key holding the wrong kind of value",
+        "BUSYGROUP Consumer Group name already exists",
+        "Error running script (call to f_0a): @user_script:7: user_script:7: a job cannot go from OOM to BUSY",
+    ],
+)
+def test_a_bug_of_a_script_is_no_state_of_the_server(said: str) -> None:
+    with pytest.raises(InternalError), translated_errors():
+        raise ResponseError(said)

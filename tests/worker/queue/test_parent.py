@@ -16,6 +16,7 @@ from woolly_worker.contract.states import JobState
 from woolly_worker.ledger import keys
 from woolly_worker.ledger.deaths import Deaths
 from woolly_worker.ledger.ledger import Ledger
+from woolly_worker.queue import parent
 from woolly_worker.queue.out_of_memory import oom_kills
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a worker has no parent")
@@ -25,7 +26,7 @@ COUNTING = """
 n = [0]
 def count(number, frame):
     n[0] += 1
-for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
     signal.signal(number, count)
 """
 
@@ -73,6 +74,7 @@ def gone(pid: int) -> bool:
         ("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL),
         ("os.kill(os.getpid(), signal.SIGSEGV)", -signal.SIGSEGV),
         ("os.kill(os.getpid(), signal.SIGTERM)", -signal.SIGTERM),
+        ("os.kill(os.getpid(), signal.SIGRTMIN + 3)", -signal.SIGRTMIN - 3),
     ],
 )
 def test_it_ends_as_its_child_did(code: str, status: int) -> None:
@@ -81,13 +83,12 @@ def test_it_ends_as_its_child_did(code: str, status: int) -> None:
         assert process.communicate() == ("", "")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP])
+@pytest.mark.parametrize("number", parent.PASSED_ON)
 def test_a_signal_reaches_the_child_once(number: signal.Signals) -> None:
     code = COUNTING + SERVING + "while not n[0]: time.sleep(0.01)\ntime.sleep(0.2)\nsys.exit(40 + n[0])"
     with family(code, start_new_session=True) as process:
-        _, parent = pids(process)
-        assert parent == process.pid
-        os.killpg(parent, number)  # as a terminal does: to the whole group
+        pids(process)
+        os.killpg(process.pid, number)  # as a terminal does: to the whole group
         assert process.wait(20) == 41
 
 
@@ -168,6 +169,24 @@ def test_an_exit_code_is_recorded(ledger: Ledger, redis_url: str) -> None:
         assert process.wait(20) == 7
     assert Deaths(ledger.client).of(["worker-1"])["worker-1"].exit_code == 7
     assert ledger.client.ttl(keys.death("worker-1")) > 3600
+
+
+def test_a_signal_without_a_name_is_recorded_by_its_number(ledger: Ledger, redis_url: str) -> None:
+    number = signal.SIGRTMIN + 3
+    with family("introduce('worker-1'); os.kill(os.getpid(), signal.SIGRTMIN + 3)", redis_url) as process:
+        assert process.wait(20) == -number
+    assert Deaths(ledger.client).of(["worker-1"])["worker-1"].signal == f"signal {number}"
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [("os._exit(7)", 7), ("os.kill(os.getpid(), signal.SIGSEGV)", -signal.SIGSEGV)],
+)
+def test_it_ends_as_its_child_did_though_the_record_cannot_be_written(code: str, status: int) -> None:
+    with family(f"introduce('worker-1'); {code}", "no://address") as process:
+        assert process.wait(20) == status
+        _, log = process.communicate()
+    assert log == "the death of the worker worker-1 is not recorded: ValueError\n"
 
 
 def test_without_redis_it_says_so_and_ends() -> None:

@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted import PROMPT, Scripted, ScriptedEngine, cancelled, done, eventually, request, token
+from scripted import MODEL, PROMPT, Scripted, ScriptedEngine, cancelled, done, eventually, request, token
 
 from woolly_worker.contract.errors import ContextOverflow
+from woolly_worker.contract.events import TokenEvent
 from woolly_worker.contract.states import JobState
 from woolly_worker.engine.events import EngineStopped
 from woolly_worker.ledger import keys
 from woolly_worker.ledger.ledger import Ledger
-from woolly_worker.ledger.records import Bell
+from woolly_worker.ledger.models import WorkerBeat
+from woolly_worker.ledger.records import Bell, Claim, Emission
 from woolly_worker.queue.runtime import Runtime
 from woolly_worker.queue.tasks import JobFailed, run_job
 from woolly_worker.settings import WorkerSettings
@@ -199,6 +201,59 @@ def test_celery_terminates_a_task(ledger: Ledger, redis_url: str) -> None:
         engine.on_events([cancelled("j", 1)])
         task.join(5)
     assert ledger.view("j").state is JobState.CANCELLED
+
+
+def test_two_bells_with_one_task_id_are_two_attempts(ledger: Ledger, redis_url: str) -> None:
+    """A bell that was put back may come twice; the second one finds the job of another."""
+    engine = ScriptedEngine()
+    reports: list[dict[str, Any]] = []
+    with working(redis_url, engine) as (runtime, _):
+        tasks = [threading.Thread(target=lambda: reports.append(run_job(runtime, "j", "j.1"))) for _ in range(2)]
+        for n, job_id in enumerate(("j", "k")):
+            ledger.submit(request(), job_id=job_id)
+            tasks[n].start()
+            eventually(lambda: len(engine.requests) == n + 1)  # noqa: B023
+        engine.on_events([done("k", 1)])
+        tasks[1].join(5)
+        runtime.terminate("j.1")
+        assert engine.orders == [("start",), ("cancel", "j", 1)]
+        engine.on_events([cancelled("j", 1)])
+        tasks[0].join(5)
+    assert [report["state"] for report in reports] == ["succeeded", "cancelled"]
+
+
+def test_celery_terminates_all_attempts_of_a_task(ledger: Ledger, redis_url: str) -> None:
+    engine = ScriptedEngine()
+    with working(redis_url, engine) as (runtime, _):
+        tasks = [threading.Thread(target=run_job, args=(runtime, "j", "j.1")) for _ in range(2)]
+        for job_id in ("j", "k"):
+            ledger.submit(request(), job_id=job_id)
+        for task in tasks:
+            task.start()
+        eventually(lambda: len(engine.requests) == 2)
+        runtime.terminate("j.1")
+        assert sorted(engine.orders) == [("cancel", "j", 1), ("cancel", "k", 1), ("start",)]
+        engine.on_events([cancelled("j", 1), cancelled("k", 1)])
+        for task in tasks:
+            task.join(5)
+    assert {ledger.view(job_id).state for job_id in ("j", "k")} == {JobState.CANCELLED}
+
+
+def test_a_job_of_other_weights_is_not_given_up_while_a_worker_loads(ledger: Ledger, redis_url: str) -> None:
+    with working(redis_url, ScriptedEngine()) as (runtime, _):
+        ledger.submit(request(), job_id="j")
+        claim = ledger.claim("j", "w", lease_seconds=30, recipe="others")
+        assert isinstance(claim, Claim)
+        ledger.emit([Emission("j", claim.fence, TokenEvent(seq=1, token_id=1, text="t"))], lease_seconds=30)
+        ledger.release("j", claim.fence, MODEL)
+        ledger.client.hset(keys.job("j"), "unserved_ms", 1)
+        loading = WorkerBeat(worker_id="w", model=MODEL, hostname="h", pid=1, state="loading")
+        runtime.registry.beat(loading)
+        assert run_job(runtime, "j", "j.1") == {"outcome": "other_recipe"}
+        assert ledger.view("j").state is JobState.QUEUED
+        runtime.registry.leave("w")
+        assert run_job(runtime, "j", "j.2") == {"outcome": "other_recipe"}
+        assert ledger.view("j").state is JobState.FAILED
 
 
 def test_a_drain_gives_the_jobs_back_and_rings_for_them(ledger: Ledger, redis_url: str) -> None:

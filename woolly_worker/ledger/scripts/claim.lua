@@ -13,7 +13,7 @@
 
 whatever_the_memory(KEYS[1])
 local s = redis.call('HMGET', KEYS[1], 'state', 'lease_ms', 'claim', 'fence', 'seq', 'cancel', 'deadline_ms',
-  'lane', 'attempts', 'crashes', 'started_ms', 'alone', 'recipe', 'version')
+  'lane', 'attempts', 'crashes', 'started_ms', 'alone', 'recipe', 'version', 'unserved_ms')
 local state, lease, lane = s[1], tonumber(s[2]), s[8]
 if not state then return { 'gone', 0, 0, 0, 0, 0 } end
 
@@ -40,8 +40,9 @@ if refused then
   return { refused, fence, seq, attempts, crashes, now }
 end
 
--- Other weights would say something else from here on.
+-- Other weights would say something else from here on. Since when nobody was found who has them: Ledger.strand.
 if seq > 0 and s[13] and s[13] ~= ARGV[6] then
+  if not number(s[15]) then redis.call('HSET', KEYS[1], 'unserved_ms', now) end
   redis.call('ZADD', KEYS[2], now + 1000, ARGV[1])
   return { 'other_recipe', fence, seq, attempts, crashes, now }
 end
@@ -55,6 +56,7 @@ fence = redis.call('HINCRBY', KEYS[1], 'fence', 1)
 attempts = redis.call('HINCRBY', KEYS[1], 'attempts', 1)
 redis.call('HSET', KEYS[1], 'owner', ARGV[2], 'claim', ARGV[3], 'lease_ms', now + ARGV[4], 'claimed_ms', now,
   'lease_for_ms', ARGV[4], 'alone', 0, 'recipe', ARGV[6])
+redis.call('HDEL', KEYS[1], 'unserved_ms')
 if not s[11] then redis.call('HSET', KEYS[1], 'started_ms', now) end
 move(KEYS[1], KEYS[3], lane, 'queued', 'running')
 redis.call('ZADD', KEYS[2], now + ARGV[4], ARGV[1])

@@ -1,0 +1,16 @@
+"""What a loaded model owes to the worker's settings and to its file."""
+
+import pytest
+
+from woolly_worker.demo import DEMO_MODEL
+from woolly_worker.queue.loading import load_model
+from woolly_worker.settings import WorkerSettings
+
+
+def test_steps_are_bound_by_the_lease() -> None:
+    """It is renewed after each of them: a long prompt on a slow machine must not look like a lost worker."""
+    model = load_model(WorkerSettings(model=DEMO_MODEL, threads=1, lease_seconds=6.0), lambda events: None)
+    try:
+        assert model.engine.settings.longest_step_seconds == pytest.approx(6.0 / 4)
+    finally:
+        model.close()
