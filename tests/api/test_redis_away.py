@@ -87,6 +87,29 @@ def test_a_stalled_server_does_not_hang_a_caller(own_server: EmbeddedServer) -> 
         assert http.post("/v1/jobs", json={"model": MODEL, "prompt": "x"}).status_code == 202
 
 
+@pytest.mark.parametrize(
+    ("refuse", "serve"),
+    [
+        ("CONFIG SET min-replicas-to-write 1", "CONFIG SET min-replicas-to-write 0"),
+        ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"),
+    ],
+    ids=["without its replicas", "a replica"],
+)
+def test_a_submit_to_a_server_that_refuses_is_told_to_come_again(
+    own_server: EmbeddedServer, refuse: str, serve: str
+) -> None:
+    with closing(connect(own_server.url)) as client:
+        ScriptedWorker(Ledger(client)).announce()
+        with running_api(own_server.url) as api, httpx.Client(base_url=api.url, timeout=20) as http:
+            client.execute_command(*refuse.split())
+            for method, path, body in CALLS[:3]:
+                response = http.request(method, path, json=body)
+                assert response.status_code == 503
+                assert "retry-after" in response.headers
+            client.execute_command(*serve.split())
+            assert http.post("/v1/jobs", json={"model": MODEL, "prompt": "x"}).status_code == 202
+
+
 def test_open_streams_ride_out_an_absence(own_server: EmbeddedServer) -> None:
     """Connections of readers are cut in the middle of a stream; both streams go on with the next token."""
     with closing(connect(own_server.url)) as client, running_api(own_server.url) as api:
