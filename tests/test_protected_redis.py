@@ -9,6 +9,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from cluster import WOOLLY, Cluster, environment, running_cluster
@@ -34,12 +35,24 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProtectedServer
         yield server
 
 
+@pytest.fixture
+def fresh(tmp_path: Path) -> Iterator[ProtectedServer]:
+    """One that no program is connected to."""
+    with protected_server(tmp_path) as server:
+        yield server
+
+
 @pytest.fixture(scope="module")
 def guarded(server: ProtectedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     state_dir = tmp_path_factory.mktemp("state")
     options = ("--redis", server.url, "--threads", "1", "--name", "fox/one:two")
     with running_cluster("demo", state_dir, *options, FLOWER_UNAUTHENTICATED_API="true") as cluster:
         yield cluster
+
+
+def refused(server: ProtectedServer) -> set[str]:
+    """All but the one thing that is asked for and done without: CONFIG would tell passwords, too."""
+    return {entry for entry in server.refused() if "config|get" not in entry}
 
 
 def request(max_tokens: int = 400) -> JobRequest:
@@ -89,16 +102,14 @@ def test_every_way_through_a_cluster_keeps_to_the_users_rights(guarded: Cluster,
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         opener.open(f"{guarded.flower_url}/api/task/revoke/{running.id}.1?terminate=true", data=b"", timeout=20)
         assert client.wait(running.id).state in (JobState.CANCELLED, JobState.SUCCEEDED)
-    assert {entry for entry in server.refused() if "config|get" not in entry} == set()
+    assert refused(server) == set()
     assert PASSWORD not in guarded.output
     assert QUOTED_PASSWORD not in guarded.output
 
 
-def test_every_transition_keeps_to_the_users_rights(server: ProtectedServer) -> None:
+def test_every_transition_keeps_to_the_users_rights(fresh: ProtectedServer) -> None:
     """The short one: what the ledger and the broker are asked for, without the programs around them."""
-    server.admin.flushdb()
-    server.admin.acl_log_reset()
-    with connect(server.url) as redis, closing(create_app(server.url)) as app:
+    with connect(fresh.url) as redis, closing(create_app(fresh.url)) as app:
         versions.agree(redis)
         registry, ledger = ModelRegistry(redis), Ledger(redis, bell_seconds=0.001, max_crashes=1)
         registry.announce(ModelCard(name="tiny", architecture="llama", n_ctx=8))
@@ -131,11 +142,10 @@ def test_every_transition_keeps_to_the_users_rights(server: ProtectedServer) -> 
             time.sleep(0.002)
         assert ledger.view(unfollowed).state is JobState.CANCELLED
         assert ledger.view(lost).history[0].how == "killed by SIGKILL"
-        asyncio.run(_read(server.url, done, waiting))
+        asyncio.run(_read(fresh.url, done, waiting))
         registry.leave("w")
         assert read_persistence(redis).why == "the server does not permit CONFIG GET"
-    # The one thing that is asked for and done without: CONFIG would tell passwords, too.
-    assert {entry for entry in server.refused() if "config|get" not in entry} == set()
+    assert refused(fresh) == set()
 
 
 async def _read(url: str, done: str, waiting: str) -> None:

@@ -10,6 +10,7 @@ from celery import Celery
 
 from woolly_worker.ledger import keys
 from woolly_worker.ledger.address import RedisAddress
+from woolly_worker.queue.broker import guard_transport
 from woolly_worker.settings import WorkerSettings
 
 POOL = "woolly_worker.queue.pool:EnginePool"
@@ -46,8 +47,6 @@ def create_worker_app(settings: WorkerSettings) -> Any:
     """The app of one worker: its model's queue only."""
     from kombu.entity import Queue
 
-    from woolly_worker.queue.broker import guard_transport
-
     guard_transport()
     app = create_app(settings.redis_url)
     queue = keys.queue(settings.served_name)
@@ -62,5 +61,6 @@ def create_worker_app(settings: WorkerSettings) -> Any:
 def __getattr__(name: str) -> Any:
     """`app`, made when Celery's command line asks for it, so that an import reads no environment."""
     if name == "app":
+        guard_transport()  # Flower hears what anybody may say, too, and has no messages to keep
         return create_app(os.environ.get("WOOLLY_REDIS_URL", "redis://127.0.0.1:6379/0"))
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

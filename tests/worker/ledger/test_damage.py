@@ -103,7 +103,11 @@ numbered = itertools.count()
 @given(
     changes=st.dictionaries(st.sampled_from(FIELDS), st.none() | nonsense | st.text(max_size=5), max_size=3),
     claimed_first=st.booleans(),
-    steps=st.lists(st.sampled_from(["claim", "reap", "emit", "cancel", "release", "view"]), min_size=1, max_size=5),
+    steps=st.lists(
+        st.sampled_from(["claim", "next", "reap", "emit", "alone", "strand", "cancel", "release", "view"]),
+        min_size=1,
+        max_size=5,
+    ),
 )
 def test_whatever_a_record_says_nothing_breaks_and_the_job_ends(
     ledger: Ledger, changes: dict[str, str | None], claimed_first: bool, steps: list[str]
@@ -133,6 +137,12 @@ def test_whatever_a_record_says_nothing_breaks_and_the_job_ends(
             assert replies[1] is Reply.OK
             if replies[0] is Reply.DAMAGED:
                 ledger.end_damaged(job_id)
+        elif step == "next":
+            ledger.next_job("tiny")
+        elif step == "alone":
+            ledger.set_alone(job_id, fence, True, lease_seconds=LEASE)
+        elif step == "strand":
+            ledger.strand(job_id, ())
         elif step == "release":
             ledger.release(job_id, fence, "tiny")
         elif step == "cancel":
