@@ -88,7 +88,7 @@ def test_what_twenty_leave_unread_is_kept_by_nobody(redis_url: str) -> None:
             finish(ledger, claim, n)
             heard = [event.seq for event in events if isinstance(event, TokenEvent | DoneEvent)]
         assert heard == list(range(1, n + 2))
-        assert rss_bytes(api.pid) - before < n * len(TEXT)  # for all of them; each has left so much
+        assert rss_bytes(api.pid) - before < n_deaf * n * len(TEXT) / 10  # of what they have left, together
         assert most_unread < 10_000_000  # the server's limit, see SUBSCRIBER_BUFFER
 
 

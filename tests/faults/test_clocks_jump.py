@@ -102,6 +102,7 @@ def test_of_an_api(server: EmbeddedServer, worker: ScriptedWorker, shift: int) -
         WOOLLY_REDIS_URL=server.url,
         WOOLLY_API_FOLLOWER_GRACE_SECONDS="1",
         WOOLLY_API_HEARTBEAT_SECONDS="0.2",
+        WOOLLY_API_FIRST_BYTE_SECONDS="0.2",
         WOOLLY_API_MAX_QUEUED_JOBS="4",
     )
     ledger, job = worker.ledger, {"model": MODEL, "prompt": "x"}
