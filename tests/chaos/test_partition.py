@@ -105,7 +105,7 @@ class Network:
     def submit(self) -> str:
         submitted = self.ledger.submit(REQUEST)
         assert submitted.bell is not None
-        with create_app(f"redis+socket://{self.folder}/redis.sock") as app:
+        with create_app(f"unix://{self.folder}/redis.sock") as app:
             app.send_task(**submitted.bell.send_task_options())
         wait_for(lambda: self.ledger.view(submitted.job_id).last_seq >= 5, 30, self.log_text)
         return submitted.job_id
