@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from chaos.mutants import mutate
 from chaos.traps import lay, spring
 
 from woolly_api.doorbell import Doorbell
@@ -22,6 +23,7 @@ def _trap_the_bell(folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    mutate(os.environ.get("CHAOS_MUTANT"))  # its readers look at what the mutated workers write
     traps = Path(os.environ["CHAOS_TRAPS"])
     lay(traps)
     _trap_the_bell(traps)

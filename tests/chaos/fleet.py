@@ -103,7 +103,7 @@ class Fleet:
         self.worker_proxy, self.api_proxy = Proxy(self.redis_port), Proxy(self.redis_port)
         mutated = {} if mutant is None else {"CHAOS_MUTANT": mutant}
         self.workers = [self._worker(index, mutated) for index in range(n_workers)]
-        self.apis = [self._api(index) for index in range(n_apis)]
+        self.apis = [self._api(index, mutated) for index in range(n_apis)]
         self.n_started: Counter[str] = Counter()
         self.keeps = True  # whether the dead are started again
         self._wake_after: dict[int, float] = {}
@@ -245,8 +245,8 @@ class Fleet:
         env |= {"WOOLLY_REDIS_URL": self.worker_proxy.url, "WOOLLY_MODEL": str(self.model)}
         return self._member(f"worker{index}", "chaos_worker.py", env)
 
-    def _api(self, index: int) -> Member:
-        env = {**environment(), **API_SETTINGS, **SHARED_SETTINGS, "WOOLLY_REDIS_URL": self.api_proxy.url}
+    def _api(self, index: int, more: dict[str, str]) -> Member:
+        env = {**environment(), **API_SETTINGS, **SHARED_SETTINGS, **more, "WOOLLY_REDIS_URL": self.api_proxy.url}
         return self._member(f"api{index}", "chaos_api.py", {**env, "WOOLLY_API_PORT": str(free_port())})
 
     def _member(self, name: str, program: str, env: dict[str, str]) -> Member:
