@@ -26,7 +26,7 @@ from cluster import wait_for
 from woolly_worker.contract.errors import LedgerUnavailable
 from woolly_worker.demo import DEMO_MODEL
 from woolly_worker.ledger import keys
-from woolly_worker.ledger.connection import check_server, connect
+from woolly_worker.ledger.connection import check_server, connect, translated_errors
 from woolly_worker.ledger.models import ModelRegistry
 from woolly_worker.ledger.records import Bell
 from woolly_worker.ledger.server import find_program, free_port, server_argv
@@ -233,9 +233,9 @@ class Fleet:
         with connect(f"redis://127.0.0.1:{self.redis_port}/0", timeout_seconds=0.5) as client:
 
             def answers() -> bool:
-                with suppress(LedgerUnavailable):
+                with suppress(LedgerUnavailable), translated_errors():
                     check_server(client)
-                    return True
+                    return bool(client.ping())  # refused while it still reads its file, which INFO is not
                 return False
 
             wait_for(answers, 20, lambda: "the server does not start")
