@@ -215,7 +215,7 @@ def run_matmul(
                                                          where an equal share of the next sixteen rows lies, to prefetch
     multiply_block(panel, x, i, x_stride, acc) -> acc    the panel of block i times as many tokens as acc has vectors
     row_dot(row, x, n_cols) -> f32                       one row times one token
-    rows_of_one_token(args, first, last, scratch)        all of it for whole panels of rows, if there is one token
+    rows_of_one_token(args, first, last, scratch)        the rows from first to last, if there is one token
     prepare_block, multiply_prepared                     what stands in for unpack_block and multiply_block where tokens
                                                          are few: the panel may then hold whatever the two agree on
     """
@@ -230,10 +230,11 @@ def run_matmul(
         first, last = take_rows(args, counter)
         if first >= n_rows:
             return
-        stop = min(last, whole)
         if n_tokens == 1:
-            rows_of_one_token(args, first, stop, sums)
-        elif n_tokens <= FEW_TOKENS:
+            rows_of_one_token(args, first, last, sums)
+            continue
+        stop = min(last, whole)
+        if n_tokens <= FEW_TOKENS:
             _rows_few_tokens(
                 args, first, stop, n_tokens, sums, panel, block, sizes, parts, prepare_block, multiply_prepared
             )

@@ -1,11 +1,13 @@
-"""How one token passes through the rows of a matrix: row after row, or sixteen rows at once.
+"""How one token passes through the rows of a matrix: row after row, or sixteen short rows at once.
 
-Where a row's blocks are dealt to sixteen parts (`sixteens.py`), adding these up in order is a chain of sixteen scalar
-sums, a third of the work on a row of 512 weights. So the parts of sixteen rows are put down one below the other, and
-whole columns of them are added, a row per lane. The order within a row is the same, and so are the bits.
+Where a row's blocks are dealt to sixteen parts (`sixteens.py`), adding these up in order takes sixteen scalar sums. For
+short rows the parts of sixteen rows are put down one below the other instead, and whole columns of them are added, a
+row per lane. The order within a row is the same, and so are the bits.
 
 A row of 256 weights would leave half of the lanes empty. Two such rows lie side by side as one of 512 does, so they are
 read like one, times the token's values written down twice; each ends up in eight of the lanes.
+
+Longer rows gained with some formats and lost with others (note 0002), so they go one after the other.
 """
 
 from typing import Any
@@ -73,41 +75,44 @@ def _write_twice(x, out):
 
 
 @inline
-def _add_four_columns(total, rows, stride):
-    columns = gather_columns(rows, stride)
-    total = add(total, as_f32x16(vector_of(columns, 0)))
-    total = add(total, as_f32x16(vector_of(columns, 1)))
-    total = add(total, as_f32x16(vector_of(columns, 2)))
-    return add(total, as_f32x16(vector_of(columns, 3)))
-
-
-def sixteen_at_once(row_parts: Any) -> Any:
-    """Rows first .. last, whole sixteens of them. Scratch: sixteen vectors and a record.
+def _add_up_rows(parts, parts_bytes):
+    """The sums of sixteen rows' parts, a row per lane.
 
     Starting from 0 changes no bits, and neither does leaving out parts that got no block: no part is -0, because it is
     a sum that began with 0, and a scale times an integer is 0 or too large to be rounded to it.
     """
+    total = zero_f32x16()
+    for at in range(0, parts_bytes, 16):
+        columns = gather_columns(parts + at, parts_bytes)
+        total = add(total, as_f32x16(vector_of(columns, 0)))
+        total = add(total, as_f32x16(vector_of(columns, 1)))
+        total = add(total, as_f32x16(vector_of(columns, 2)))
+        total = add(total, as_f32x16(vector_of(columns, 3)))
+    return total
+
+
+def sixteen_at_once(row_parts: Any, row_dot: Any) -> Any:
+    """Rows first .. last, sixteen at a time where they are short. Scratch: sixteen vectors and a record."""
 
     @inline
     def rows_of_one_token(args, first, last, scratch):
-        w, row_bytes, n_cols, x = field(args, WEIGHTS), field(args, ROW_BYTES), field(args, N_COLS), field(args, X)
-        out, add_to_out = field(args, OUT), field(args, ADD_TO_OUT)
-        rows_in_vector = 1
-        if n_cols == HALF_VALUES:
-            rows_in_vector, x_of_two = 2, scratch + PANEL_ROWS * VECTOR_BYTES
+        n_cols, row_bytes, x = field(args, N_COLS), field(args, ROW_BYTES), field(args, X)
+        is_short = n_cols in (HALF_VALUES, Q8_VALUES)
+        stop = last - (last - first) % PANEL_ROWS if is_short else first
+        rows_in_vector = 2 if n_cols == HALF_VALUES else 1
+        if rows_in_vector == 2:
+            x_of_two = scratch + PANEL_ROWS * VECTOR_BYTES
             _write_twice(x, x_of_two)
             x = x_of_two
         parts_bytes = VECTOR_BYTES // rows_in_vector  # of one row
-        for r in range(first, last, PANEL_ROWS):
+        for r in range(first, stop, PANEL_ROWS):
+            rows, place = field(args, WEIGHTS) + r * row_bytes, field(args, OUT) + 4 * r
             for i in range(0, PANEL_ROWS, rows_in_vector):
-                row = w + (r + i) * row_bytes
-                store(scratch + i * parts_bytes, row_parts(row, x, rows_in_vector * n_cols))
-            total = zero_f32x16()
-            for at in range(0, parts_bytes, 16):
-                total = _add_four_columns(total, scratch + at, parts_bytes)
-            place = out + 4 * r
-            if add_to_out:
+                store(scratch + i * parts_bytes, row_parts(rows + i * row_bytes, x, Q8_VALUES))
+            total = _add_up_rows(scratch, parts_bytes)
+            if field(args, ADD_TO_OUT):
                 total = add(load_f32x16(place), total)
             store(place, total)
+        rows_one_by_one(args, stop, last, 1, row_dot)
 
     return rows_of_one_token

@@ -40,7 +40,8 @@ def quantised(
     if row_parts is None:
         rows_of_one_token = row_after_row(row_dot)
     else:
-        row_dot, rows_of_one_token = dot_of_parts(row_parts), sixteen_at_once(row_parts)
+        row_dot = dot_of_parts(row_parts)
+        rows_of_one_token = sixteen_at_once(row_parts, row_dot)
 
     def matmul(args, step, member, counter):
         run_matmul(
