@@ -2,7 +2,8 @@
 
     out[t, r] = sum over k of W[r, k] * x[t, k]          (or added to what `out` holds: the residual connection)
 
-One token: each row's bytes are read once, in place, by the format's `row_dot`; this runs at memory bandwidth.
+One token: each row's bytes are read once, in place, by the format's `row_dot`, or sixteen rows at once where that saves
+work (`formats/one_token.py`); this runs at memory bandwidth.
 More tokens: sixteen rows are unpacked into a panel, and tiles of 8, 4, 2 and 1 tokens are multiplied by it.
 
     few tokens    one block at a time: its panel never leaves L1, and all tokens use it before the next one is made. The
@@ -201,6 +202,7 @@ def run_matmul(
     unpack_block,
     multiply_block,
     row_dot,
+    rows_of_one_token,
     prepare_block,
     multiply_prepared,
 ):
@@ -213,6 +215,7 @@ def run_matmul(
                                                          where an equal share of the next sixteen rows lies, to prefetch
     multiply_block(panel, x, i, x_stride, acc) -> acc    the panel of block i times as many tokens as acc has vectors
     row_dot(row, x, n_cols) -> f32                       one row times one token
+    rows_of_one_token(args, first, last, scratch)        the rows from first to last, if there is one token
     prepare_block, multiply_prepared                     what stands in for unpack_block and multiply_block where tokens
                                                          are few: the panel may then hold whatever the two agree on
     """
@@ -227,10 +230,10 @@ def run_matmul(
         first, last = take_rows(args, counter)
         if first >= n_rows:
             return
-        stop = min(last, whole)
         if n_tokens == 1:
-            rows_one_by_one(args, first, last, 1, row_dot)
+            rows_of_one_token(args, first, last, sums)
             continue
+        stop = min(last, whole)
         if n_tokens <= FEW_TOKENS:
             _rows_few_tokens(
                 args, first, stop, n_tokens, sums, panel, block, sizes, parts, prepare_block, multiply_prepared

@@ -1,16 +1,18 @@
 """Operations that are almost right, for the tests of the self-check."""
 
 from woolly_worker.kernels.formats import q8_0
+from woolly_worker.kernels.formats.one_token import dot_of_parts, row_after_row
 from woolly_worker.kernels.jit import inline, op
 from woolly_worker.kernels.matmul import run_matmul
 
 SIZES = (q8_0.BLOCK_BYTES, q8_0.PANEL_BLOCK_BYTES)
+row_dot = dot_of_parts(q8_0.row_parts)
 
 
 @inline
 def row_dot_and_a_bit(row, x, n_cols):
     """Wrong in the last bits: the panels do not agree."""
-    return q8_0.row_dot(row, x, n_cols) * 1.000001
+    return row_dot(row, x, n_cols) * 1.000001
 
 
 @inline
@@ -23,7 +25,11 @@ def multiply_the_first_block(panel, x, i, x_stride, acc):
 
 @inline
 def row_dot_of_the_first_block(row, x, n_cols):
-    return q8_0.row_dot(row, x, q8_0.BLOCK)
+    return row_dot(row, x, q8_0.BLOCK)
+
+
+rows_and_a_bit = row_after_row(row_dot_and_a_bit)
+rows_of_the_first_block = row_after_row(row_dot_of_the_first_block)
 
 
 @op
@@ -39,6 +45,7 @@ def matmul_whose_rows_differ(args, step, member, counter):
         q8_0.unpack_block,
         q8_0.multiply_block,
         row_dot_and_a_bit,
+        rows_and_a_bit,
         q8_0.unpack_block,
         q8_0.multiply_block,
     )
@@ -58,6 +65,7 @@ def matmul_of_the_first_block(args, step, member, counter):
         q8_0.unpack_block,
         multiply_the_first_block,
         row_dot_of_the_first_block,
+        rows_of_the_first_block,
         q8_0.unpack_block,
         multiply_the_first_block,
     )

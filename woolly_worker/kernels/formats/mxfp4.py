@@ -13,7 +13,7 @@ from woolly_worker.kernels.activations import Activation
 from woolly_worker.kernels.formats.legacy import BLOCK, PANEL_BLOCK_BYTES, PANEL_D, PARTS, multiply_block
 from woolly_worker.kernels.formats.nibbles import high_nibbles, low_nibbles, nibbles, nibbles_of_two, store_numbers
 from woolly_worker.kernels.formats.operations import quantised
-from woolly_worker.kernels.formats.sixteens import dot_in_sixteens
+from woolly_worker.kernels.formats.sixteens import parts_in_sixteens
 from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.simd import (
     add,
@@ -94,9 +94,9 @@ def _scales(block, n):
 
 
 @inline
-def row_dot(row, x, n_cols):
-    """One row times one token: `multiply_block` for a single lane, reading the bytes in place."""
-    return dot_in_sixteens(row, x, n_cols, BLOCK_BYTES, 128, _pair, _single, _scales)
+def row_parts(row, x, n_cols):
+    """One row times one token: `multiply_block` for a single lane, reading the bytes in place; in parts."""
+    return parts_in_sixteens(row, x, n_cols, BLOCK_BYTES, 128, _pair, _single, _scales)
 
 
 @inline
@@ -117,6 +117,6 @@ FORMAT = quantised(
     parts=PARTS,
     unpack_block=unpack_block,
     multiply_block=multiply_block,
-    row_dot=row_dot,
+    row_parts=row_parts,
     dequantize=dequantize,
 )

@@ -10,6 +10,7 @@ from typing import Any
 
 from woolly_worker.kernels.activations import Activation
 from woolly_worker.kernels.formats.format import Format
+from woolly_worker.kernels.formats.one_token import dot_of_parts, row_after_row, sixteen_at_once
 from woolly_worker.kernels.jit import LazyOp, op
 from woolly_worker.kernels.matmul import run_embedding, run_matmul
 from woolly_worker.kernels.simd import store_f32
@@ -25,15 +26,22 @@ def quantised(
     parts: int,
     unpack_block: Any,
     multiply_block: Any,
-    row_dot: Any,
     dequantize: Any,
+    row_dot: Any = None,
+    row_parts: Any = None,
     prepare_block: Any = None,
     multiply_prepared: Any = None,
 ) -> Format:
     """A type with quant blocks. `run_matmul` says what the parts have to do; the last two may stand in for unpack_block
-    and multiply_block where tokens are few."""
+    and multiply_block where tokens are few. Of row_dot and row_parts, see `one_token.py`, a type has one."""
     sizes = (block_bytes, panel_block_bytes)
     prepare_few, multiply_few = prepare_block or unpack_block, multiply_prepared or multiply_block
+
+    if row_parts is None:
+        rows_of_one_token = row_after_row(row_dot)
+    else:
+        row_dot = dot_of_parts(row_parts)
+        rows_of_one_token = sixteen_at_once(row_parts, row_dot)
 
     def matmul(args, step, member, counter):
         run_matmul(
@@ -47,6 +55,7 @@ def quantised(
             unpack_block,
             multiply_block,
             row_dot,
+            rows_of_one_token,
             prepare_few,
             multiply_few,
         )

@@ -23,7 +23,7 @@ from woolly_worker.kernels.formats.nibbles import (
     store_numbers_and_min,
 )
 from woolly_worker.kernels.formats.operations import quantised
-from woolly_worker.kernels.formats.sixteens import ONE_128TH, dot_in_sixteens_with_mins
+from woolly_worker.kernels.formats.sixteens import ONE_128TH, parts_in_sixteens_with_mins
 from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.simd import (
     dot_u8i8,
@@ -80,9 +80,9 @@ def _scales(block, n):
 
 
 @inline
-def row_dot(row, x, n_cols):
-    """One row times one token: `multiply_block` for a single lane, reading the bytes in place."""
-    return dot_in_sixteens_with_mins(row, x, n_cols, BLOCK_BYTES, _pair, _single, _scales)
+def row_parts(row, x, n_cols):
+    """One row times one token: `multiply_block` for a single lane, reading the bytes in place; in parts."""
+    return parts_in_sixteens_with_mins(row, x, n_cols, BLOCK_BYTES, _pair, _single, _scales)
 
 
 @inline
@@ -104,6 +104,6 @@ FORMAT = quantised(
     parts=PARTS,
     unpack_block=unpack_block,
     multiply_block=multiply_block_with_mins,
-    row_dot=row_dot,
+    row_parts=row_parts,
     dequantize=dequantize,
 )

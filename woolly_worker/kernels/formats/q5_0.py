@@ -18,7 +18,7 @@ from woolly_worker.kernels.formats.nibbles import (
     store_numbers,
 )
 from woolly_worker.kernels.formats.operations import quantised
-from woolly_worker.kernels.formats.sixteens import dot_in_sixteens
+from woolly_worker.kernels.formats.sixteens import parts_in_sixteens
 from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.simd import (
     add,
@@ -87,9 +87,9 @@ def _scales(block, n):
 
 
 @inline
-def row_dot(row, x, n_cols):
-    """One row times one token: `multiply_block` for a single lane, reading the bytes in place."""
-    return dot_in_sixteens(row, x, n_cols, BLOCK_BYTES, 16, _pair, _single, _scales)
+def row_parts(row, x, n_cols):
+    """One row times one token: `multiply_block` for a single lane, reading the bytes in place; in parts."""
+    return parts_in_sixteens(row, x, n_cols, BLOCK_BYTES, 16, _pair, _single, _scales)
 
 
 @inline
@@ -110,6 +110,6 @@ FORMAT = quantised(
     parts=PARTS,
     unpack_block=unpack_block,
     multiply_block=multiply_block,
-    row_dot=row_dot,
+    row_parts=row_parts,
     dequantize=dequantize,
 )

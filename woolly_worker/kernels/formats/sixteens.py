@@ -1,6 +1,8 @@
 """One row times one token for the formats of 32 weights: sixteen quant blocks at a time.
 
-    part[i % 16] += d[i] * dx[i] * (integer sum of block i),    then part 0 + part 1 + ... + part 15
+    part[i % 16] += d[i] * dx[i] * (integer sum of block i)
+
+The row's product is part 0 + part 1 + ... + part 15, in that order; `one_token.py` adds them up.
 
 Two neighbouring blocks fill a vector of 64 bytes; eight of those are added up together, so that every block's sum is a
 lane, and the scales' float steps are done for all sixteen at once. Where less than sixteen blocks are left, pairs that
@@ -23,7 +25,6 @@ from woolly_worker.kernels.simd import (
     splat_f32x16,
     splat_i32x16,
     sub,
-    sum_in_order,
     sums_of_eight,
     to_f32,
     with_lane,
@@ -70,8 +71,8 @@ def _add(acc, block, record, block_bytes, offset, n, pair, single, scales):
 
 
 @inline
-def dot_in_sixteens(row, x, n_cols, block_bytes, offset, pair, single, scales):
-    """Weights d * (q - offset).
+def parts_in_sixteens(row, x, n_cols, block_bytes, offset, pair, single, scales):
+    """Weights d * (q - offset). Returns the parts, f32x16.
 
     pair(block, x) -> i32x16      q . x of two neighbouring blocks: eight lanes of partial sums each
     single(block, x) -> i32       q . x of one block
@@ -88,7 +89,7 @@ def dot_in_sixteens(row, x, n_cols, block_bytes, offset, pair, single, scales):
         block, record = row + whole * block_bytes, x + whole // RUNS * Q8_BYTES
         new = _add(acc, block, record, block_bytes, offset, n, pair, single, scales)
         acc = first_lanes(n, new, acc)
-    return sum_in_order(acc)
+    return acc
 
 
 @inline
@@ -98,8 +99,8 @@ def _add_mins(acc, block, record, n, scales):
 
 
 @inline
-def dot_in_sixteens_with_mins(row, x, n_cols, block_bytes, pair, single, scales):
-    """Weights d * q + m; m is the f16 behind d."""
+def parts_in_sixteens_with_mins(row, x, n_cols, block_bytes, pair, single, scales):
+    """Weights d * q + m; m is the f16 behind d. Returns the parts, f32x16."""
     acc = zero_f32x16()
     n_blocks = n_cols // BLOCK
     whole = n_blocks - n_blocks % RUNS
@@ -112,4 +113,4 @@ def dot_in_sixteens_with_mins(row, x, n_cols, block_bytes, pair, single, scales)
         block, record = row + whole * block_bytes, x + whole // RUNS * Q8_BYTES
         new = _add(acc, block, record, block_bytes, 0, n, pair, single, scales)
         acc = first_lanes(n, _add_mins(new, block, record, n, scales), acc)
-    return sum_in_order(acc)
+    return acc
