@@ -25,16 +25,8 @@ QUEUE = keys.bells("tiny")
 @pytest.fixture(scope="module")
 def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
     folder = tmp_path_factory.mktemp("workers")
-    with EmbeddedServer(folder / "redis") as server:
-        workers = Workers(server, folder)
-        try:
-            yield workers
-        finally:
-            for process in list(workers.processes):
-                process.kill()
-                process.wait()
-            workers.app.close()
-            workers.client.close()
+    with EmbeddedServer(folder / "redis") as server, Workers(server, folder) as workers:
+        yield workers
 
 
 def message(body: bytes, task: Any = keys.TASK_GENERATE, **changes: Any) -> str:

@@ -49,12 +49,11 @@ def ended_unserved(workers: Workers, job_id: str) -> JobView:
 @pytest.fixture
 def workers(tmp_path: Path) -> Iterator[Workers]:
     model = Path(shutil.copyfile(DEMO_MODEL, tmp_path / "model.gguf"))
-    with EmbeddedServer(tmp_path / "redis") as server:
-        workers = Workers(server, tmp_path, WOOLLY_MODEL=str(model))
-        try:
-            yield workers
-        finally:
-            workers.close()
+    with (
+        EmbeddedServer(tmp_path / "redis") as server,
+        Workers(server, tmp_path, WOOLLY_MODEL=str(model)) as workers,
+    ):
+        yield workers
 
 
 def test_a_job_goes_on_with_its_weights_or_ends(workers: Workers, tmp_path: Path) -> None:

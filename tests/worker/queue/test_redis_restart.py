@@ -13,8 +13,7 @@ def test_a_worker_outlives_redis(tmp_path: Path) -> None:
     data, port = tmp_path / "redis", 0
     with EmbeddedServer(data) as server:
         port = server.port
-        workers = Workers(server, tmp_path)
-        try:
+        with Workers(server, tmp_path) as workers:
             workers.have(1)
             (worker,) = workers.processes
             job_ids = [workers.submit(seed=seed) for seed in (1, 2)]
@@ -29,10 +28,4 @@ def test_a_worker_outlives_redis(tmp_path: Path) -> None:
                 assert workers.result(workers.submit(seed=1)).text == results[0].text
                 assert worker.poll() is None
                 assert workers.end(worker) == 0
-        finally:
-            for process in workers.processes:
-                process.kill()
-                process.wait()
-            workers.app.close()
-            workers.client.close()
     assert "Traceback" not in workers.log_text()

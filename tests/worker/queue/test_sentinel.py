@@ -24,15 +24,8 @@ def sentinels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sentinels]:
 
 @pytest.fixture(scope="module")
 def workers(sentinels: Sentinels, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
-    workers = Workers(sentinels, tmp_path_factory.mktemp("workers"))  # type: ignore[arg-type]
-    try:
+    with Workers(sentinels, tmp_path_factory.mktemp("workers")) as workers:  # type: ignore[arg-type]
         yield workers
-    finally:
-        for process in list(workers.processes):
-            process.kill()
-            process.wait()
-        workers.app.close()
-        workers.client.close()
 
 
 @pytest.mark.slow

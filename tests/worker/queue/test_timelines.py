@@ -67,17 +67,9 @@ class TimedWorkers(Workers):
 @pytest.fixture(scope="module")
 def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TimedWorkers]:
     folder = tmp_path_factory.mktemp("timelines")
-    with EmbeddedServer(folder / "redis") as server:
-        workers = TimedWorkers(server, folder)
-        try:
-            workers.have(1)
-            yield workers
-        finally:
-            for process in list(workers.processes):
-                process.kill()
-                process.wait()
-            workers.app.close()
-            workers.client.close()
+    with EmbeddedServer(folder / "redis") as server, TimedWorkers(server, folder) as workers:
+        workers.have(1)
+        yield workers
 
 
 def said(timeline: Timeline) -> list[str]:

@@ -30,12 +30,8 @@ from woolly_worker.settings import WorkerSettings
 @pytest.fixture(scope="module")
 def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
     folder = tmp_path_factory.mktemp("workers")
-    with EmbeddedServer(folder / "redis") as server:
-        workers = Workers(server, folder)
-        try:
-            yield workers
-        finally:
-            workers.close()
+    with EmbeddedServer(folder / "redis") as server, Workers(server, folder) as workers:
+        yield workers
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from scripted import eventually
 
@@ -46,6 +46,12 @@ class Workers:
             process.wait()
         self.app.close()
         self.client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def have(self, n: int, **more: str) -> None:
         """So many, all of them ready. `more` is for the environment of those that are started now."""
