@@ -49,7 +49,7 @@ WORKER_SETTINGS = {
     "WOOLLY_LEASE_SECONDS": str(LEASE_SECONDS),
     "WOOLLY_DRAIN_SECONDS": "0.3",
     "WOOLLY_LOG_FORMAT": "json",
-    "CHAOS_PACE_SECONDS": str(PACE_SECONDS),
+    "PACE_SECONDS": str(PACE_SECONDS),
 }
 SHARED_SETTINGS = {
     "WOOLLY_BELL_SECONDS": "1",
@@ -290,8 +290,9 @@ class Fleet:
 def environment() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("WOOLLY_", "FLOWER_"))}
     kernels = {name: os.environ[name] for name in ("WOOLLY_KERNEL_CACHE",) if name in os.environ}
-    # The programs import `chaos` as the tests do, and the packages from this tree.
-    return {**kept, **kernels, "PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE.parents[1]}"}
+    # The programs import `chaos` and `paced_worker` as the tests do, and the packages from this tree.
+    paths = (HERE.parent, HERE.parent / "worker" / "queue", HERE.parents[1])
+    return {**kept, **kernels, "PYTHONPATH": os.pathsep.join(map(str, paths))}
 
 
 def _answers(member: Member) -> bool:
