@@ -23,9 +23,10 @@ if missing <= 0 then
   return {}
 end
 local now, since = now_ms(), number(redis.call('HGET', KEYS[1], 'short_ms'))
-if since and since + ARGV[2] > now then return {} end
+local seen = since and since <= now -- else for the first time, or by a clock that has been set back since
+if seen and since + ARGV[2] > now then return {} end
 redis.call('HSET', KEYS[1], 'short_ms', now)
-if not since then return {} end
+if not seen then return {} end
 
 local bells, most = {}, math.min(missing, tonumber(ARGV[3]))
 for _, lane in ipairs(redis.call('ZRANGE', round, 0, most - 1)) do
