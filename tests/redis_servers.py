@@ -1,18 +1,17 @@
 """Redis as it runs where it is protected: over TLS, with a user of limited rights, and under the eyes of Sentinel."""
 
-import asyncio
 import contextlib
 import hashlib
 import shutil
 import ssl
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import redis
+from chaos.proxy import Proxy
 
 from woolly_worker.ledger.server import find_program, free_port
 
@@ -125,42 +124,12 @@ def tls_program() -> Path | None:
     return None
 
 
-@contextlib.contextmanager
-def tls_proxy(port: int, plain_port: int, cert: Path, key: Path) -> Iterator[None]:
+def tls_proxy(port: int, plain_port: int, cert: Path, key: Path) -> Proxy:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(cert, key)
     context.load_verify_locations(cert)
     context.verify_mode = ssl.CERT_REQUIRED
-
-    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            while data := await reader.read(65536):
-                writer.write(data)
-                await writer.drain()
-        writer.close()
-
-    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        behind_reader, behind_writer = await asyncio.open_connection("127.0.0.1", plain_port)
-        await asyncio.gather(copy(reader, behind_writer), copy(behind_reader, writer))
-
-    async def ended() -> None:
-        listening.close()
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    loop = asyncio.new_event_loop()
-    listening = loop.run_until_complete(asyncio.start_server(connected, "127.0.0.1", port, ssl=context))
-    thread = threading.Thread(target=loop.run_forever, name="tls-proxy")
-    thread.start()
-    try:
-        yield
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(5)
-        loop.run_until_complete(ended())
-        loop.close()
+    return Proxy(plain_port, port=port, tls=context)
 
 
 class Sentinels:

@@ -1,4 +1,5 @@
-"""A TCP proxy in front of Redis that misbehaves on request: cuts, delays, goes deaf, turns away.
+"""A TCP proxy in front of Redis that misbehaves on request: cuts, delays, goes deaf, turns away. It can speak TLS for a
+server that does not.
 
 It runs an event loop in a thread of its own; all its methods may be called from any other thread.
 """
@@ -6,6 +7,7 @@ It runs an event loop in a thread of its own; all its methods may be called from
 import asyncio
 import contextlib
 import socket
+import ssl
 import threading
 from collections.abc import Coroutine
 from typing import Any, Self
@@ -14,10 +16,12 @@ CHUNK_BYTES = 1 << 16
 
 
 class Proxy:
-    """Listens on a free port of loopback and passes everything on to `target_port`."""
+    """Listens on loopback, on a free port if none is given, and passes everything on to `target_port`."""
 
-    def __init__(self, target_port: int) -> None:
+    def __init__(self, target_port: int, *, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
         self._target_port = target_port
+        self._tls = tls
+        self._serving: set[asyncio.Task[None]] = set()
         self._connections: set[_Connection] = set()
         self.delay_seconds = 0.0
         self.deaf = False  # what arrives is swallowed: both ends believe that the connection lives
@@ -25,8 +29,11 @@ class Proxy:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._thread.start()
-        self._server: asyncio.Server = self._run(asyncio.start_server(self._accept, "127.0.0.1", 0))
-        self.port: int = self._server.sockets[0].getsockname()[1]
+        # Not asyncio's server: whatever it has accepted just before its end, it forgets to close.
+        self._listener = socket.create_server(("127.0.0.1", port))
+        self._listener.setblocking(False)
+        self.port: int = self._listener.getsockname()[1]
+        self._loop.call_soon_threadsafe(self._loop.add_reader, self._listener, self._accept)
 
     @property
     def url(self) -> str:
@@ -47,6 +54,7 @@ class Proxy:
             self.cut()
 
     def close(self) -> None:
+        """Returns when every connection has ended and its sockets are closed."""
         self._run(self._close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
@@ -61,29 +69,39 @@ class Proxy:
     def _run(self, work: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connection = _Connection(self, writer)
-        self._connections.add(connection)
-        try:
-            if not self.refuses:
-                await connection.serve(reader, self._target_port)
-        except asyncio.CancelledError:
-            pass  # the proxy closes; asyncio would report it as a bug
-        finally:
-            self._connections.discard(connection)
-            connection.reset()
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):  # gone again
+            client, _ = self._listener.accept()
+            task = self._loop.create_task(self._serve(client))
+            self._serving.add(task)
+            task.add_done_callback(self._serving.discard)
+
+    async def _serve(self, client: socket.socket) -> None:
+        reader = asyncio.StreamReader()
+        with contextlib.suppress(OSError):  # its handshake failed
+            transport, protocol = await self._loop.connect_accepted_socket(
+                lambda: asyncio.StreamReaderProtocol(reader), client, ssl=self._tls
+            )
+            connection = _Connection(self, asyncio.StreamWriter(transport, protocol, reader, self._loop))
+            self._connections.add(connection)
+            try:
+                if not self.refuses:
+                    await connection.serve(reader, self._target_port)
+            finally:
+                self._connections.discard(connection)
+                connection.reset()
 
     async def _cut(self) -> None:
         for connection in list(self._connections):
             connection.reset()
 
     async def _close(self) -> None:
-        self._server.close()
+        """Cancels nothing: a task that is cancelled before its first step closes no socket."""
+        self._loop.remove_reader(self._listener)
+        self._listener.close()
+        self.refuses = True
         await self._cut()
-        pending = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in pending:
-            task.cancel()
-        await asyncio.gather(*pending, return_exceptions=True)
+        await asyncio.gather(*self._serving)
 
 
 class _Connection:
@@ -99,12 +117,10 @@ class _Connection:
                 asyncio.ensure_future(self._pump(reader, server_writer)),
                 asyncio.ensure_future(self._pump(server_reader, self._writers[0])),
             ]
-            try:
-                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for way in ways:
-                    way.cancel()
-                await asyncio.gather(*ways, return_exceptions=True)
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            for way in ways:
+                way.cancel()
+            await asyncio.gather(*ways, return_exceptions=True)
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
