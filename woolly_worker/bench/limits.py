@@ -1,5 +1,5 @@
 """The machine's limits, measured: bytes per second that all threads read from memory together, and int8 multiply-adds
-per second that they do in registers.
+per second that they do in registers, by the matrix unit where there is one.
 
 Shared machines change from minute to minute, so whoever compares with a limit measures it beside the work.
 """
@@ -11,16 +11,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from woolly_worker.kernels.cpu import CPU
 from woolly_worker.kernels.probes import (
+    MATRIX_PRODUCTS_PER_ROUND,
     PROBE_BYTES,
     PRODUCTS_PER_ROUND,
     READ_STEP_BYTES,
     multiply_bytes,
+    multiply_matrices,
     read_all,
 )
 
 READ_BYTES = 1 << 28  # far beyond any cache
 ROUNDS = 1 << 22  # of `multiply_bytes`: about 10 ms
+MATRIX_ROUNDS = 1 << 19
 ATTEMPTS = 5  # the best counts: a limit, not what somebody else left of it
 
 
@@ -40,16 +44,19 @@ class LimitProbe:
         self._memory = np.ones(READ_BYTES, np.uint8)  # ones: untouched pages would all be one page of zeros
         # Compiled, or taken from the disk cache, before any clock starts.
         read_all(self._memory.ctypes.data, READ_STEP_BYTES)
-        multiply_bytes(self._memory.ctypes.data, 1)
+        self._multiply, self._rounds, self._products = multiply_bytes, ROUNDS, PRODUCTS_PER_ROUND
+        if CPU.has_matrix_unit:
+            self._multiply, self._rounds, self._products = multiply_matrices, MATRIX_ROUNDS, MATRIX_PRODUCTS_PER_ROUND
+        self._multiply(self._memory.ctypes.data, 1)
 
     def measure(self) -> Limits:
         piece = READ_BYTES // self.n_threads // READ_STEP_BYTES * READ_STEP_BYTES
         first = int(self._memory.ctypes.data)
         reading = self._best(lambda member: read_all(first + member * piece, piece))
-        multiplying = self._best(lambda member: multiply_bytes(first + member * PROBE_BYTES, ROUNDS))
+        multiplying = self._best(lambda member: self._multiply(first + member * PROBE_BYTES, self._rounds))
         return Limits(
             read_bytes_per_second=piece * self.n_threads / reading,
-            products_per_second=ROUNDS * PRODUCTS_PER_ROUND * self.n_threads / multiplying,
+            products_per_second=self._rounds * self._products * self.n_threads / multiplying,
         )
 
     def _best(self, work: Callable[[int], object]) -> float:

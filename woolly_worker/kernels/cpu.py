@@ -4,6 +4,7 @@ Kernels are written in vectors of a fixed width, so every level computes the sam
 instructions carry them. `WOOLLY_CPU` forces one: the tests run all that this machine can execute.
 """
 
+import ctypes
 import os
 import platform
 import sys
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from llvmlite import binding as llvm
 
 _ARM_LEVELS = ("generic", "dotprod", "i8mm")
-LEVELS = ("generic", "avx2", "avxvnni", "avx512vnni", *_ARM_LEVELS[1:])
+LEVELS = ("generic", "avx2", "avxvnni", "avx512vnni", "amx", *_ARM_LEVELS[1:])
 _IS_X86 = platform.machine() in ("x86_64", "AMD64")
 _IS_ARM = platform.machine() in ("aarch64", "arm64")
 
@@ -22,6 +23,7 @@ _MODEL = {
     "avx2": "haswell",
     "avxvnni": "haswell",
     "avx512vnni": "cascadelake",
+    "amx": "sapphirerapids",
     "dotprod": "neoverse-n1",
     "i8mm": "neoverse-v1",
 }
@@ -37,6 +39,16 @@ class Cpu:
     features: str  # LLVM feature string; empty means the model's own
 
     @property
+    def has_avx512(self) -> bool:
+        """Whether vectors of 64 bytes, and products of bytes in them, are instructions."""
+        return self.level in ("avx512vnni", "amx")
+
+    @property
+    def has_matrix_unit(self) -> bool:
+        """Whether there are products of 16 x 64 by 64 x 16 bytes, see simd/matrix_unit.py."""
+        return self.level == "amx"
+
+    @property
     def tag(self) -> str:
         """A short name for cache folders and logs."""
         return f"{platform.machine()}-{self.model}-{self.level}"
@@ -44,6 +56,17 @@ class Cpu:
 
 def _host_features() -> dict[str, bool]:
     return dict(llvm.get_host_cpu_features())
+
+
+_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_XTILEDATA = 158, 0x1023, 18  # Linux, arch/x86/include/uapi/asm/prctl.h
+
+
+def _matrix_unit_allowed() -> bool:
+    """Ask for the matrix unit's registers, for this process and its children. Linux wants to be asked, because they add
+    8 KB to what it saves at a switch of threads."""
+    if sys.platform != "linux":
+        return False
+    return ctypes.CDLL(None).syscall(_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_XTILEDATA) == 0
 
 
 def host_level() -> str:
@@ -54,7 +77,7 @@ def host_level() -> str:
     if not _IS_X86:
         return "generic"
     if has("avx512vnni") and has("avx512bw") and has("avx512vl"):
-        return "avx512vnni"
+        return "amx" if has("amx-tile") and has("amx-int8") and _matrix_unit_allowed() else "avx512vnni"
     if has("avx2") and has("fma") and has("f16c"):
         return "avxvnni" if has("avxvnni") else "avx2"
     return "generic"
@@ -65,8 +88,9 @@ def executable_levels() -> tuple[str, ...]:
     best = host_level()
     if best in _ARM_LEVELS:
         return _ARM_LEVELS[: _ARM_LEVELS.index(best) + 1]
-    if best == "avx512vnni":
-        return tuple(level for level in LEVELS if level != "avxvnni" or _host_features().get("avxvnni"))
+    if best in ("avx512vnni", "amx"):
+        known = LEVELS[: LEVELS.index(best) + 1]
+        return tuple(level for level in known if level != "avxvnni" or _host_features().get("avxvnni"))
     return LEVELS[: LEVELS.index(best) + 1]
 
 

@@ -4,10 +4,20 @@ compared with. No model calls them.
 
 from woolly_worker.kernels.jit import kernel
 from woolly_worker.kernels.simd import add, dot_u8i8, hsum, load_i8x64, load_i32x16, prefetch, zero_i32x16
+from woolly_worker.kernels.simd.matrix_unit import (
+    MATRIX_BYTES,
+    MATRIX_ROW_BYTES,
+    matrix_begin,
+    matrix_dot_u8i8,
+    matrix_end,
+    matrix_load,
+    matrix_zero,
+)
 
 READ_STEP_BYTES = 256  # `read_all` takes whole steps
 PROBE_BYTES = 2048  # memory that `multiply_bytes` reads again and again: it stays in L1
 PRODUCTS_PER_ROUND = 12 * 64
+MATRIX_PRODUCTS_PER_ROUND = 4 * 16 * 16 * 64
 
 
 @kernel
@@ -51,3 +61,24 @@ def multiply_bytes(address, n_rounds):
         m = dot_u8i8(m, u, load_i8x64(x + 704))
     s = add(add(add(a, b), add(c, d)), add(add(e, f), add(g, h)))
     return hsum(add(s, add(add(i, j), add(k, m))))
+
+
+@kernel
+def multiply_matrices(address, n_rounds):
+    """`n_rounds` times MATRIX_PRODUCTS_PER_ROUND multiply-adds by the matrix unit, of two times two registers' worth of
+    bytes from PROBE_BYTES of memory at `address`. Only for CPUs that have one."""
+    matrix_begin()
+    matrix_zero(0)
+    matrix_zero(1)
+    matrix_zero(2)
+    matrix_zero(3)
+    matrix_load(4, address, MATRIX_ROW_BYTES)
+    matrix_load(5, address + MATRIX_BYTES, MATRIX_ROW_BYTES)
+    matrix_load(6, address, MATRIX_ROW_BYTES)
+    matrix_load(7, address + MATRIX_BYTES, MATRIX_ROW_BYTES)
+    for _ in range(n_rounds):
+        matrix_dot_u8i8(0, 4, 6)
+        matrix_dot_u8i8(1, 4, 7)
+        matrix_dot_u8i8(2, 5, 6)
+        matrix_dot_u8i8(3, 5, 7)
+    matrix_end()

@@ -137,7 +137,7 @@ class Program:
 
     def _matmul_fields(self, w: Matrix, x: Rows, into: Rows) -> dict[int, int]:
         format_ = FORMATS[w.type.name]
-        self._matmul_scratch_bytes = max(self._matmul_scratch_bytes, format_.scratch_bytes(w.n_cols))
+        self._matmul_scratch_bytes = max(self._matmul_scratch_bytes, format_.scratch_bytes(w.n_cols, x.n_rows))
         source = x.values if format_.activation == Activation.F32 else x.forms[int(format_.activation)]
         return {
             matmul.WEIGHTS: w.address,

@@ -54,7 +54,7 @@ class Product:
         if before is not None:
             start[:, : self.n_rows] = before
         out = Region(start, np.float32, 4)
-        scratch_bytes = -(-self.format.scratch_bytes(self.n_cols) // 64) * 64
+        scratch_bytes = -(-self.format.scratch_bytes(self.n_cols, self.n_tokens) // 64) * 64
         scratch = Region(np.full((n_members, scratch_bytes), 0xFF), np.uint8)
         with ReadOnly(self.rows.tobytes()) as matrix:
             args = record(

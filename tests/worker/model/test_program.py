@@ -107,7 +107,7 @@ def test_scratch_has_room_for_the_widest_matrix(weights: Weights) -> None:
     for matrix in readers:
         program.matmul(matrix, rows_for(2, matrix.n_cols, matrix), into=rows_for(2, matrix.n_rows))
     program.array()
-    needed = max(FORMATS[matrix.type.name].scratch_bytes(matrix.n_cols) for matrix in readers)
+    needed = max(FORMATS[matrix.type.name].scratch_bytes(matrix.n_cols, 2) for matrix in readers)
     strides = {int(record[matmul.SCRATCH_STRIDE]) for record in program._matmul_records}
     assert len(strides) == 1
     assert strides.pop() >= needed

@@ -9,11 +9,14 @@ from collections.abc import Callable
 from typing import Any
 
 from woolly_worker.kernels.activations import Activation
+from woolly_worker.kernels.cpu import CPU
 from woolly_worker.kernels.formats.format import Format
 from woolly_worker.kernels.formats.one_token import dot_of_parts, row_after_row, sixteen_at_once
-from woolly_worker.kernels.jit import LazyOp, op
-from woolly_worker.kernels.matmul import run_embedding, run_matmul
+from woolly_worker.kernels.jit import LazyOp, inline, op
+from woolly_worker.kernels.matmul import COUNT_FIELD, run_embedding, run_matmul
+from woolly_worker.kernels.matrix_unit import LEAST_TOKENS, MatrixUnit, matmul_on_matrix_unit
 from woolly_worker.kernels.simd import store_f32
+from woolly_worker.kernels.step import field
 
 
 def quantised(
@@ -31,6 +34,7 @@ def quantised(
     row_parts: Any = None,
     prepare_block: Any = None,
     multiply_prepared: Any = None,
+    matrix_unit: MatrixUnit | None = None,
 ) -> Format:
     """A type with quant blocks. `run_matmul` says what the parts have to do; the last two may stand in for unpack_block
     and multiply_block where tokens are few. Of row_dot and row_parts, see `one_token.py`, a type has one."""
@@ -60,6 +64,9 @@ def quantised(
             multiply_few,
         )
 
+    if matrix_unit is not None and CPU.has_matrix_unit:
+        matmul = _by_number_of_tokens(matmul, matmul_on_matrix_unit(matrix_unit, block_bytes, parts, row_dot))
+
     return Format(
         name=name,
         block=block,
@@ -71,7 +78,21 @@ def quantised(
         row_dot=dot_for_python(row_dot, name),
         panel_block_bytes=panel_block_bytes,
         parts=parts,
+        has_planes=matrix_unit is not None and CPU.has_matrix_unit,
     )
+
+
+def _by_number_of_tokens(few: Any, many: Any) -> Any:
+    """The operation for a CPU that has a matrix unit, which pays from some number of tokens on."""
+    with_few_tokens = inline(few)
+
+    def matmul(args, step, member, counter):
+        if field(step, field(args, COUNT_FIELD)) < LEAST_TOKENS:
+            with_few_tokens(args, step, member, counter)
+        else:
+            many(args, step, member, counter)
+
+    return matmul
 
 
 def operation(function: Any, name: str) -> LazyOp:

@@ -16,9 +16,9 @@ import numpy as np
 
 from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUMS16, Activation
 from woolly_worker.kernels.formats.fours import PARTS, dot_in_fours_with_mins
+from woolly_worker.kernels.formats.k_scales import store_pairs
 from woolly_worker.kernels.formats.operations import quantised
 from woolly_worker.kernels.formats.panels import dot_block, in_both_halves
-from woolly_worker.kernels.formats.q4_k import store_pairs
 from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.simd import (
     and_bits,

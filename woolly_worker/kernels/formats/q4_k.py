@@ -14,19 +14,34 @@ import numpy as np
 
 from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUMS32, Activation
 from woolly_worker.kernels.formats.fours import PARTS, dot_in_fours_with_mins
+from woolly_worker.kernels.formats.k_scales import (
+    PANEL_BLOCK_BYTES,
+    PANEL_D,
+    PANEL_DMIN,
+    PANEL_MINS,
+    PANEL_SCALES,
+    high_scales,
+    low_scales,
+    scale_and_min,
+    unpack_scales,
+)
 from woolly_worker.kernels.formats.nibbles import high_nibbles, low_nibbles
 from woolly_worker.kernels.formats.operations import quantised
+from woolly_worker.kernels.formats.planes_with_mins import (
+    add_row,
+    of_tokens,
+    store_products,
+    unpack_planes_with_mins,
+)
 from woolly_worker.kernels.jit import inline
+from woolly_worker.kernels.matrix_unit import MatrixUnit, dot_upper_unsigned
 from woolly_worker.kernels.simd import (
     add,
     and_bits,
-    band,
-    bor,
     dot_i16,
     dot_u8i8,
     first_of_quarters,
     high_halves_f32,
-    in_quarters,
     load_f16,
     load_f32x16,
     load_i8x16,
@@ -35,7 +50,6 @@ from woolly_worker.kernels.simd import (
     load_i32x16,
     load_i64,
     load_quarters,
-    load_u8,
     low_halves_f32,
     mins_of_quarters,
     mul,
@@ -43,11 +57,8 @@ from woolly_worker.kernels.simd import (
     prefetch,
     quarter_sums,
     shift_halves,
-    shift_left,
     shift_right,
-    shift_right_in_quarters,
     splat_f32x16,
-    spread,
     store,
     store_i64,
     sub,
@@ -71,41 +82,7 @@ from woolly_worker.kernels.simd.tiles import (
 
 BLOCK, BLOCK_BYTES = 256, 144
 
-# The panel of sixteen rows, one quant block after the other.
-PANEL_SCALES = 4096  # i32 x 16 rows, for each of 8 sub-blocks
-PANEL_MINS = PANEL_SCALES + 8 * 64  # pairs of i16 for sub-blocks (0, 1), (2, 3), ... x 16 rows
-PANEL_D = PANEL_MINS + 4 * 64  # f32 x 16 rows
-PANEL_DMIN = PANEL_D + 64
-PANEL_BLOCK_BYTES = PANEL_DMIN + 64
-
-
-@inline
-def unpack_scales(d_and_dmin, s0, s1, s2, panel):
-    """The twelve packed bytes of sixteen rows: s0, s1, s2 hold bytes 0..4, 4..8 and 8..12. Shared with Q5_K."""
-    store(panel + PANEL_D, low_halves_f32(d_and_dmin))
-    store(panel + PANEL_DMIN, high_halves_f32(d_and_dmin))
-    # Scales and mins 0..3 are the low six bits of s0 and s1; those of 4..7 are four bits of s2 and two high bits.
-    # Shifts by 8 j pick byte j; they are written out because a verb's literal must be one.
-    store(panel + PANEL_SCALES, and_bits(s0, 63))
-    store(panel + PANEL_SCALES + 64, and_bits(shift_right(s0, 8), 63))
-    store(panel + PANEL_SCALES + 128, and_bits(shift_right(s0, 16), 63))
-    store(panel + PANEL_SCALES + 192, and_bits(shift_right(s0, 24), 63))
-    high_scales = bor(and_bits(s2, 0x0F0F0F0F), shift_left(and_bits(shift_right(s0, 6), 0x03030303), 4))
-    high_mins = bor(and_bits(shift_right(s2, 4), 0x0F0F0F0F), shift_left(and_bits(shift_right(s1, 6), 0x03030303), 4))
-    store(panel + PANEL_SCALES + 256, and_bits(high_scales, 63))
-    store(panel + PANEL_SCALES + 320, and_bits(shift_right(high_scales, 8), 63))
-    store(panel + PANEL_SCALES + 384, and_bits(shift_right(high_scales, 16), 63))
-    store(panel + PANEL_SCALES + 448, and_bits(shift_right(high_scales, 24), 63))
-    low_mins = and_bits(s1, 0x3F3F3F3F)
-    store_pairs(panel + PANEL_MINS, low_mins)
-    store_pairs(panel + PANEL_MINS + 128, high_mins)
-
-
-@inline
-def store_pairs(place, mins):
-    """Four bytes a lane as two vectors of 16-bit pairs: (byte 0, byte 1) and (byte 2, byte 3). Shared with Q2_K."""
-    store(place, bor(and_bits(mins, 63), shift_left(and_bits(mins, 0x3F00), 8)))
-    store(place + 64, bor(and_bits(shift_right(mins, 16), 63), shift_right(and_bits(mins, 0x3F000000), 8)))
+# The panel of sixteen rows: values, then what k_scales.py puts behind them; one quant block after the other.
 
 
 @inline
@@ -197,20 +174,6 @@ def multiply_prepared(panel, x, i, x_stride, acc):
 
 
 @inline
-def _low_scales(heads):
-    """Of sub-blocks 0..3: word 1 of each quarter has four scales, word 2 four mins, a byte each; the rest is zero."""
-    return band(heads, in_quarters(0, 0x3F3F3F3F, 0x3F3F3F3F, 0))
-
-
-@inline
-def _high_scales(heads):
-    """The same of sub-blocks 4..7: four bits from the last word, two from the top of the others."""
-    last = shift_right_in_quarters(spread(heads, "033347778bbbcfff"), 0, 0, 4, 0)
-    top = band(shift_right(heads, 2), in_quarters(0, 0x30303030, 0x30303030, 0))
-    return bor(band(last, in_quarters(0, 0x0F0F0F0F, 0x0F0F0F0F, 0)), top)
-
-
-@inline
 def _sums_of_mins(low, high, x0, x1, x2, x3):
     """Every block's mins times the sums of the activations, from their scales."""
     sums = load_quarters(x0 + Q8K_SUMS32, x1 + Q8K_SUMS32, x2 + Q8K_SUMS32, x3 + Q8K_SUMS32)
@@ -239,7 +202,7 @@ def four_blocks(b0, b1, b2, b3, x0, x1, x2, x3, scaled_sums):
     """See `fours.py`; scaled_sums(block, x, s01, s23, s45, s67) is handed the scales of neighbouring sub-blocks. Shared
     with Q5_K."""
     heads = load_quarters(b0, b1, b2, b3)  # d and dmin, then three words of scales
-    lo, hi = _low_scales(heads), _high_scales(heads)
+    lo, hi = low_scales(heads), high_scales(heads)
     sums = sums_of_four(
         scaled_sums(b0, x0, two_bytes(lo, 4), two_bytes(lo, 6), two_bytes(hi, 4), two_bytes(hi, 6)),
         scaled_sums(b1, x1, two_bytes(lo, 20), two_bytes(lo, 22), two_bytes(hi, 20), two_bytes(hi, 22)),
@@ -262,13 +225,17 @@ def row_dot(row, x, n_cols):
 
 
 @inline
-def scale_and_min(block, j):
-    """Sub-block j's scale and min, as ggml's `get_scale_min_k4` reads them. Shared with Q5_K."""
-    if j < 4:
-        return load_u8(block + 4 + j) & 63, load_u8(block + 8 + j) & 63
-    scale = (load_u8(block + 8 + j) & 15) | ((load_u8(block + j) >> 6) << 4)
-    low = (load_u8(block + 8 + j) >> 4) | ((load_u8(block + 4 + j) >> 6) << 4)
-    return scale, low
+def _planes_of_row(block, low, high, place):
+    q01, q23 = _nibbles(load_i8x32(block + 16)), _nibbles(load_i8x32(block + 48))
+    q45, q67 = _nibbles(load_i8x32(block + 80)), _nibbles(load_i8x32(block + 112))
+    store_products(q01, q23, q45, q67, low, high, place)
+
+
+@inline
+def unpack_planes(block, row_bytes, ahead, planes):
+    for line in range(36):  # see unpack_block
+        prefetch(ahead + 64 * line)
+    unpack_planes_with_mins(block, row_bytes, planes, _planes_of_row)
 
 
 @inline
@@ -299,4 +266,5 @@ FORMAT = quantised(
     dequantize=dequantize,
     prepare_block=prepare_block,
     multiply_prepared=multiply_prepared,
+    matrix_unit=MatrixUnit(unpack_planes, dot_upper_unsigned, of_tokens, add_row),
 )

@@ -17,15 +17,17 @@ import numpy as np
 
 from woolly_worker.kernels.activations import Activation
 from woolly_worker.kernels.formats.fours import PARTS, dot_in_fours_with_mins
+from woolly_worker.kernels.formats.k_scales import PANEL_BLOCK_BYTES, scale_and_min, unpack_scales
 from woolly_worker.kernels.formats.operations import quantised
-from woolly_worker.kernels.formats.q4_k import (
-    PANEL_BLOCK_BYTES,
-    four_blocks,
-    multiply_block,
-    scale_and_min,
-    unpack_scales,
+from woolly_worker.kernels.formats.planes_with_mins import (
+    add_row,
+    of_tokens,
+    store_products,
+    unpack_planes_with_mins,
 )
+from woolly_worker.kernels.formats.q4_k import four_blocks, multiply_block
 from woolly_worker.kernels.jit import inline
+from woolly_worker.kernels.matrix_unit import MatrixUnit, dot_upper_unsigned
 from woolly_worker.kernels.simd import (
     add,
     and_bits,
@@ -90,13 +92,21 @@ def _fifth(q, bits):
 
 
 @inline
-def _scaled_sums(block, x, s01, s23, s45, s67):
-    """Sixteen lanes of partial sums. A lane's sum of four products is below 2**15, so it scales as a 16-bit number."""
-    zero, bits = zero_i32x16(), twice(load_i8x32(block + QH))
+def _all_weights(block):
+    """256 weights in their order, 64 in each of four vectors."""
+    bits = twice(load_i8x32(block + QH))
     q01 = _fifth(load_i8x32(block + QS), shift_halves(bits, -4, -3))
     q23 = _fifth(load_i8x32(block + QS + 32), shift_halves(bits, -2, -1))
     q45 = _fifth(load_i8x32(block + QS + 64), shift_halves(bits, 0, 1))
     q67 = _fifth(load_i8x32(block + QS + 96), shift_halves(bits, 2, 3))
+    return q01, q23, q45, q67
+
+
+@inline
+def _scaled_sums(block, x, s01, s23, s45, s67):
+    """Sixteen lanes of partial sums. A lane's sum of four products is below 2**15, so it scales as a 16-bit number."""
+    zero = zero_i32x16()
+    q01, q23, q45, q67 = _all_weights(block)
     a = dot_i16(zero, dot_u8i8(zero, q01, load_i8x64(x)), s01)
     a = dot_i16(a, dot_u8i8(zero, q23, load_i8x64(x + 64)), s23)
     b = dot_i16(zero, dot_u8i8(zero, q45, load_i8x64(x + 128)), s45)
@@ -113,6 +123,19 @@ def _four(b0, b1, b2, b3, x0, x1, x2, x3):
 def row_dot(row, x, n_cols):
     """One row times one token: `multiply_block` for a single lane, reading the bytes in place."""
     return dot_in_fours_with_mins(row, x, n_cols, BLOCK_BYTES, _four)
+
+
+@inline
+def _planes_of_row(block, low, high, place):
+    q01, q23, q45, q67 = _all_weights(block)
+    store_products(q01, q23, q45, q67, low, high, place)
+
+
+@inline
+def unpack_planes(block, row_bytes, ahead, planes):
+    for line in range(44):  # see unpack_block
+        prefetch(ahead + 64 * line)
+    unpack_planes_with_mins(block, row_bytes, planes, _planes_of_row)
 
 
 @inline
@@ -144,4 +167,5 @@ FORMAT = quantised(
     multiply_block=multiply_block,
     row_dot=row_dot,
     dequantize=dequantize,
+    matrix_unit=MatrixUnit(unpack_planes, dot_upper_unsigned, of_tokens, add_row),
 )

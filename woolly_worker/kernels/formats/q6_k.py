@@ -24,13 +24,16 @@ from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUMS16, 
 from woolly_worker.kernels.formats.fours import PARTS, dot_in_fours
 from woolly_worker.kernels.formats.operations import quantised
 from woolly_worker.kernels.jit import inline
+from woolly_worker.kernels.matrix_unit import FACTORS, LOWER, UPPER, MatrixUnit, dot_upper_signed
 from woolly_worker.kernels.simd import (
     add,
     and_bits,
     bor,
     dot_i16,
     dot_u8i8,
+    fma,
     load_f16,
+    load_f32,
     load_f32x16,
     load_four_f16,
     load_i8,
@@ -56,6 +59,7 @@ from woolly_worker.kernels.simd import (
     zero_extend,
     zero_i32x16,
 )
+from woolly_worker.kernels.simd.matrix_unit import four_bytes_in_quarters, interleave_bytes, pair_products
 from woolly_worker.kernels.simd.tiles import (
     accumulate_each,
     add_product_each,
@@ -177,6 +181,51 @@ def _scaled_sums(block, x):
 
 
 @inline
+def _store_products(q, scales, place):
+    """The products of 64 weights and their scales, 16 bits each, as lower and upper bytes into the planes.
+
+    scales   a 16-bit lane for every two weights, its upper byte 0
+    """
+    upper = shift_left(scales, 8)
+    offset = shift_right_signed(upper, 3)  # 32 * scale
+    even, odd = sub(pair_products(q, scales), offset), sub(pair_products(q, upper), offset)
+    store(place + LOWER, interleave_bytes(even, odd, 0))
+    store(place + UPPER, interleave_bytes(even, odd, 1))
+
+
+@inline
+def unpack_planes(block, row_bytes, ahead, planes):
+    for line in range(53):  # see unpack_block
+        prefetch(ahead + 64 * line)
+    for r in range(16):
+        row, place = block + r * row_bytes, planes + 256 * r
+        scales = load_i8x16(row + SCALES)
+        for half in range(2):
+            q, h = load_i8x64(row + 64 * half), twice(load_i8x32(row + QH + 32 * half))
+            low = bor(and_bits(q, 15), and_bits(shift_halves(h, -4, -2), 0x30))
+            high = bor(and_bits(shift_halves(q, 4, 4), 15), and_bits(shift_halves(h, 0, 2), 0x30))
+            if half == 0:
+                _store_products(low, four_bytes_in_quarters(scales, 0), place)
+                _store_products(high, four_bytes_in_quarters(scales, 4), place + 64)
+            else:
+                _store_products(low, four_bytes_in_quarters(scales, 8), place + 128)
+                _store_products(high, four_bytes_in_quarters(scales, 12), place + 192)
+    store(planes + FACTORS, gather_halves_f32(block + D, row_bytes))
+
+
+@inline
+def _of_tokens(record):
+    return load_f32x16(record + 16 * Q8K_SCALE)
+
+
+@inline
+def _add_row(planes, r, scale, lower, upper, acc):
+    """`_add_to_floats` for one row; lanes are tokens."""
+    total = add(lower, shift_left(upper, 8))
+    return fma(mul(splat_f32x16(load_f32(planes + FACTORS + 4 * r)), scale), to_f32(total), acc)
+
+
+@inline
 def _four_scales(b0, b1, b2, b3):
     return load_four_f16(b0 + D, b1 + D, b2 + D, b3 + D)
 
@@ -217,4 +266,5 @@ FORMAT = quantised(
     multiply_block=multiply_block,
     row_dot=row_dot,
     dequantize=dequantize,
+    matrix_unit=MatrixUnit(unpack_planes, dot_upper_signed, _of_tokens, _add_row),
 )

@@ -65,7 +65,7 @@ _SHUFFLES = {16: "llvm.x86.ssse3.pshuf.b.128", 32: "llvm.x86.avx2.pshuf.b", 64: 
 def _by_shuffles(b: Builder, table: list[ir.Constant], indices: Value) -> Value:
     """pshufb, on pieces as wide as the level has: it looks up in every 16 bytes by themselves."""
     n = indices.type.count
-    width = min(n, 64 if CPU.level == "avx512vnni" else 32)
+    width = min(n, 64 if CPU.has_avx512 else 32)
     piece = ir.VectorType(I8, width)
     tables = ir.Constant(piece, table * (width // 16))
     results = []

@@ -124,8 +124,8 @@ def truncate_to_half_ir(b: Builder, value: Value) -> Value:
 def dot_u8i8_ir(b: Builder, acc: Value, u: Value, s: Value) -> Value:
     """acc[i] += sum over k < 4 of u8[4 i + k] * i8[4 i + k], for i32 lanes; `u` and `s` have acc's type."""
     vec, n = acc.type, acc.type.count
-    if CPU.level in ("avx512vnni", "avxvnni"):
-        width = 16 if CPU.level == "avx512vnni" else 8
+    if CPU.has_avx512 or CPU.level == "avxvnni":
+        width = 16 if CPU.has_avx512 else 8
         return _by_pieces(b, f"llvm.x86.avx512.vpdpbusd.{32 * width}", width, acc, u, s)
     if CPU.level == "avx2":
         # pmaddubsw would saturate for 8-bit weights; widening even and odd bytes to 16 bits first is exact.
@@ -168,8 +168,8 @@ def _dot_u8i8_arm(b: Builder, acc: Value, u: Value, s: Value) -> Value:
 def dot_i16_ir(b: Builder, acc: Value, x: Value, y: Value) -> Value:
     """acc[i] += x16[2 i] * y16[2 i] + x16[2 i + 1] * y16[2 i + 1]; `x` and `y` have acc's type."""
     vec, n = acc.type, acc.type.count
-    if CPU.level in ("avx512vnni", "avxvnni"):
-        width = 16 if CPU.level == "avx512vnni" else 8
+    if CPU.has_avx512 or CPU.level == "avxvnni":
+        width = 16 if CPU.has_avx512 else 8
         return _by_pieces(b, f"llvm.x86.avx512.vpdpwssd.{32 * width}", width, acc, x, y)
     if CPU.level == "avx2":
         wide = ir.VectorType(ir.IntType(16), 2 * n)

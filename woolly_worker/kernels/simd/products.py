@@ -16,7 +16,7 @@ from woolly_worker.kernels.simd.vectors import Tile, f32x16
 
 # The largest tile that leaves registers for a vector of each row and one of a token: 24 + 4 + 1 of 32 that hold sixteen
 # floats; with sixteen registers of eight floats, 2 * 4 + 2 * 2 + 2.
-ROWS, TOKENS = (4, 6) if CPU.level == "avx512vnni" else (2, 2)
+ROWS, TOKENS = (4, 6) if CPU.has_avx512 else (2, 2)
 
 
 @verb

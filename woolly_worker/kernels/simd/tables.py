@@ -30,7 +30,7 @@ I8, I16 = ir.IntType(8), ir.IntType(16)
 Bytes = npt.NDArray[np.uint8]
 
 # AVX-512 looks 32 entries up at once, in tables that are held in registers, if an entry can be packed into 16 bits.
-_PERMUTES = CPU.level == "avx512vnni"
+_PERMUTES = CPU.has_avx512
 _MOST_PERMUTED = 512  # entries: eight permutations for 32 of them; with twice as many, memory was faster
 
 

@@ -1,0 +1,175 @@
+"""Verbs over the registers of a CPU's matrix unit (Intel's AMX): eight of them, each 16 rows of 64 bytes.
+
+They are numbered by literals, since LLVM hands them through to the instructions as they are. Whoever uses them calls
+`matrix_begin` first and `matrix_end` last: in between the kernel saves them at a switch of threads.
+
+Only for CPUs whose level has_matrix_unit.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from llvmlite import ir
+from numba.core import types
+
+from woolly_worker.kernels.simd.lowering import Builder, Value, call_ir, constant, pointer, shuffle_ir, verb
+from woolly_worker.kernels.simd.vectors import I32, I64, i8x64, i16x32, i32x16
+
+I8 = ir.IntType(8)
+MATRIX_ROWS = 16
+MATRIX_ROW_BYTES = 64
+MATRIX_BYTES = MATRIX_ROWS * MATRIX_ROW_BYTES
+
+
+@verb
+def matrix_begin(typing_context: Any) -> Any:
+    """All eight registers of full size."""
+    words = [1, 0, *[0x0040_0040_0040_0040] * 2, 0, 0, 0x1010_1010_1010_1010, 0]  # palette 1; 64 bytes; 16 rows; each
+
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        shape = ir.ArrayType(I64, 8)
+        place = b.alloca(shape)
+        b.store(ir.Constant(shape, words), place)
+        call_ir(b, "llvm.x86.ldtilecfg", ir.VoidType(), b.bitcast(place, I8.as_pointer()))
+        return context.get_dummy_value()
+
+    return types.void(), emit
+
+
+def _call(b: Builder, name: str, registers: Sequence[Any], *rest: Value) -> None:
+    call_ir(b, f"llvm.x86.{name}", ir.VoidType(), *[I8(register.literal_value) for register in registers], *rest)
+
+
+def _are_literals(*registers: Any) -> bool:
+    return all(isinstance(register, types.IntegerLiteral) for register in registers)
+
+
+@verb
+def matrix_end(typing_context: Any) -> Any:
+    """The registers are free, and not saved any more."""
+
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        _call(b, "tilerelease", [])
+        return context.get_dummy_value()
+
+    return types.void(), emit
+
+
+@verb
+def matrix_zero(typing_context: Any, register: Any) -> Any:
+    if not _are_literals(register):
+        return None
+
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        _call(b, "tilezero", [register])
+        return context.get_dummy_value()
+
+    return types.void(register), emit
+
+
+def _moved(name: str, doc: str) -> Any:
+    @verb
+    def move(typing_context: Any, register: Any, address: Any, stride: Any) -> Any:
+        if not _are_literals(register):
+            return None
+
+        def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+            _call(b, name, [register], pointer(b, args[1], I8), args[2])
+            return context.get_dummy_value()
+
+        return types.void(register, types.intp, types.intp), emit
+
+    move.__doc__ = doc
+    return move
+
+
+matrix_load = _moved("tileloadd64", "Sixteen rows of 64 bytes from address, address + stride, ...")
+matrix_store = _moved("tilestored64", "Sixteen rows of 64 bytes to address, address + stride, ...")
+
+
+def _dot(name: str, doc: str) -> Any:
+    @verb
+    def dot(typing_context: Any, c: Any, a: Any, b: Any) -> Any:
+        if not _are_literals(c, a, b):
+            return None
+
+        def emit(context: Any, builder: Builder, sig: Any, args: Any) -> Value:
+            _call(builder, name, [c, a, b])
+            return context.get_dummy_value()
+
+        return types.void(c, a, b), emit
+
+    dot.__doc__ = doc
+    return dot
+
+
+matrix_dot_u8i8 = _dot(
+    "tdpbusd",
+    """c[m, n] += sum over k < 64 of a[m, k] * b[k / 4, 4 n + k % 4], exact in i32.
+
+    c  16 rows of 16 i32;   a  16 rows of 64 unsigned bytes;   b  16 rows of 16 times four signed bytes
+    """,
+)
+matrix_dot_i8i8 = _dot("tdpbssd", "The same with signed bytes in `a`.")
+
+
+@verb
+def pair_products(typing_context: Any, u: Any, s: Any) -> Any:
+    """16-bit lanes: u[2 i] * s[2 i] + u[2 i + 1] * s[2 i + 1], of unsigned and signed bytes. The caller keeps the sums
+    within 16 bits."""
+
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        bytes_ = [b.bitcast(a, i8x64.llvm) for a in args]
+        return call_ir(b, "llvm.x86.avx512.pmaddubs.w.512", i16x32.llvm, *bytes_)
+
+    return i16x32(u, s), emit
+
+
+@verb
+def interleave_bytes(typing_context: Any, even: Any, odd: Any, at: Any) -> Any:
+    """Bytes of 16-bit lanes side by side: at = 0 takes the lower byte of both, at = 1 the upper ones.
+
+    As a choice of bits, which LLVM would otherwise make a permutation of two vectors: three operations on Intel's CPUs.
+    """
+    if not isinstance(at, types.IntegerLiteral) or at.literal_value not in (0, 1):
+        return None
+
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        eight, lower = constant(i16x32.llvm, 8), constant(i32x16.llvm, 0x00FF00FF)
+        x, y = args[0], args[1]
+        if at.literal_value == 0:
+            y = b.shl(y, eight)
+        else:
+            x = b.lshr(x, eight)
+        x, y = b.bitcast(x, i32x16.llvm), b.bitcast(y, i32x16.llvm)
+        of_x_where_first_is_set = I32(0xCA)
+        return call_ir(b, "llvm.x86.avx512.pternlog.d.512", i32x16.llvm, lower, x, y, of_x_where_first_is_set)
+
+    return i32x16(even, odd, at), emit
+
+
+def _bytes_in_lanes(lanes_of_a_byte: int, doc: str) -> Any:
+    @verb
+    def choose(typing_context: Any, x: Any, at: Any) -> Any:
+        if not isinstance(at, types.IntegerLiteral):
+            return None
+        zero = -128
+        indices = [i for lane in range(32) for i in (at.literal_value + lane // lanes_of_a_byte, zero)]
+
+        def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+            everywhere = shuffle_ir(b, args[0], args[0], list(range(16)) * 4)
+            order = ir.Constant(i8x64.llvm, indices)
+            return b.bitcast(call_ir(b, "llvm.x86.avx512.pshuf.b.512", i8x64.llvm, everywhere, order), i16x32.llvm)
+
+        return i16x32(x, at), emit
+
+    choose.__doc__ = doc
+    return choose
+
+
+two_bytes_in_halves = _bytes_in_lanes(
+    16, "16-bit lanes: byte `at` of sixteen in the first half, the byte behind it in the other, zero-extended."
+)
+four_bytes_in_quarters = _bytes_in_lanes(
+    8, "16-bit lanes: byte `at` of sixteen in the first quarter, the three behind it in the others, zero-extended."
+)
