@@ -51,6 +51,7 @@ from woolly_worker.kernels.simd import (
     store,
     zero_f32x16,
 )
+from woolly_worker.kernels.simd.gathers import gather_columns, gather_first_columns
 from woolly_worker.kernels.simd.matrix_unit import (
     MATRIX_BYTES,
     MATRIX_ROW_BYTES,
@@ -62,7 +63,7 @@ from woolly_worker.kernels.simd.matrix_unit import (
     matrix_store,
     matrix_zero,
 )
-from woolly_worker.kernels.simd.tiles import gather_columns, gather_first_columns, vector_of
+from woolly_worker.kernels.simd.tiles import vector_of
 from woolly_worker.kernels.step import field
 
 TOKENS = 16  # that pass together

@@ -2,6 +2,7 @@
 
 from woolly_worker.kernels.jit import kernel
 from woolly_worker.kernels.simd import load_f32x16, load_i32x16, store, store_i64
+from woolly_worker.kernels.simd.gathers import gather_columns, gather_halves_f32
 from woolly_worker.kernels.simd.tiles import (
     accumulate_each,
     add_each,
@@ -11,8 +12,6 @@ from woolly_worker.kernels.simd.tiles import (
     dot_pairs,
     dot_shorts_each,
     fma_splat_each,
-    gather_columns,
-    gather_halves_f32,
     load_each,
     store_each,
     sub_scaled_each,

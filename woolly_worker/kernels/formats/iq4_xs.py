@@ -56,12 +56,12 @@ from woolly_worker.kernels.simd import (
     zero_i32x8,
     zero_i32x16,
 )
+from woolly_worker.kernels.simd.gathers import gather_columns
 from woolly_worker.kernels.simd.tiles import (
     accumulate_each,
     add_product_each,
     dot_groups,
     dot_pairs,
-    gather_columns,
     sub_scaled_each,
     vector_of,
     zeros_i32_like,

@@ -35,7 +35,8 @@ from woolly_worker.kernels.simd import (
     sum_in_order,
     zero_f32x16,
 )
-from woolly_worker.kernels.simd.tiles import gather_columns, vector_of
+from woolly_worker.kernels.simd.gathers import gather_columns
+from woolly_worker.kernels.simd.tiles import vector_of
 from woolly_worker.kernels.step import field
 
 HALF_VALUES = Q8_VALUES // 2

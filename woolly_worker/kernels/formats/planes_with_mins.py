@@ -35,8 +35,8 @@ from woolly_worker.kernels.simd import (
     to_f32,
     zero_i32x16,
 )
+from woolly_worker.kernels.simd.gathers import gather_halves_f32
 from woolly_worker.kernels.simd.matrix_unit import two_bytes_in_halves
-from woolly_worker.kernels.simd.tiles import gather_halves_f32
 
 # Behind the planes, for sixteen rows:
 _D, _DMIN = FACTORS, FACTORS + 64  # f32; dmin is negated

@@ -50,7 +50,8 @@ from woolly_worker.kernels.simd import (
     zero_extend,
     zero_i32x16,
 )
-from woolly_worker.kernels.simd.tiles import accumulate_each, dot_pairs, gather_columns, vector_of, zeros_i32_like
+from woolly_worker.kernels.simd.gathers import gather_columns
+from woolly_worker.kernels.simd.tiles import accumulate_each, dot_pairs, vector_of, zeros_i32_like
 
 BLOCK, BLOCK_BYTES = 256, 84
 QS, D, DMIN = 16, 80, 82

@@ -55,7 +55,8 @@ from woolly_worker.kernels.simd import (
     zero_extend,
     zero_i32x16,
 )
-from woolly_worker.kernels.simd.tiles import accumulate_each, gather_columns, sub_splat_each, vector_of
+from woolly_worker.kernels.simd.gathers import gather_columns
+from woolly_worker.kernels.simd.tiles import accumulate_each, sub_splat_each, vector_of
 
 BLOCK, BLOCK_BYTES = 256, 110
 QS, SCALES, D = 32, 96, 108

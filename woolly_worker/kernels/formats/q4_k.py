@@ -69,13 +69,13 @@ from woolly_worker.kernels.simd import (
     zero_extend,
     zero_i32x16,
 )
+from woolly_worker.kernels.simd.gathers import gather_columns
 from woolly_worker.kernels.simd.tiles import (
     accumulate_each,
     add_product_each,
     dot_groups,
     dot_pairs,
     dot_vector_each,
-    gather_columns,
     vector_of,
     zeros_i32_like,
 )

@@ -51,7 +51,8 @@ from woolly_worker.kernels.simd import (
     zero_extend,
     zero_i32x16,
 )
-from woolly_worker.kernels.simd.tiles import gather_columns, vector_of
+from woolly_worker.kernels.simd.gathers import gather_columns
+from woolly_worker.kernels.simd.tiles import vector_of
 
 BLOCK, BLOCK_BYTES = 256, 176
 QH, QS = 16, 48

@@ -59,14 +59,13 @@ from woolly_worker.kernels.simd import (
     zero_extend,
     zero_i32x16,
 )
+from woolly_worker.kernels.simd.gathers import gather_columns, gather_halves_f32
 from woolly_worker.kernels.simd.matrix_unit import four_bytes_in_quarters, interleave_bytes, pair_products
 from woolly_worker.kernels.simd.tiles import (
     accumulate_each,
     add_product_each,
     dot_groups,
     dot_pairs,
-    gather_columns,
-    gather_halves_f32,
     sub_scaled_each,
     vector_of,
     zeros_i32_like,

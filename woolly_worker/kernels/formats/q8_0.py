@@ -28,7 +28,8 @@ from woolly_worker.kernels.simd import (
     zero_i32x8,
     zero_i32x16,
 )
-from woolly_worker.kernels.simd.tiles import gather_columns, gather_first_halves_f32, gather_halves_f32, vector_of
+from woolly_worker.kernels.simd.gathers import gather_columns, gather_first_halves_f32, gather_halves_f32
+from woolly_worker.kernels.simd.tiles import vector_of
 
 BLOCK_BYTES = 34
 

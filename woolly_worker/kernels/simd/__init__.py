@@ -1,14 +1,16 @@
 """The vocabulary that kernels are written in: SIMD vectors as Numba types, and verbs over them.
 
-    vectors     the types: Vec (lanes) and Tile (several vectors that live in registers together)
-    memory      load, store, prefetch
-    arithmetic  add, fma, dot_u8i8, hsum and their kin
-    conversion  types and orders of lanes
-    quarters    four quant blocks at once
-    tables      entries of grids, and scratch on the stack
-    lookup      constant lanes, and tables of sixteen bytes
-    tiles       the verbs over tiles
-    lowering    how all of them become LLVM IR
+    vectors      the types: Vec (lanes) and Tile (several vectors that live in registers together)
+    memory       load, store, prefetch
+    arithmetic   add, fma, dot_u8i8, hsum and their kin
+    conversion   types and orders of lanes
+    quarters     four quant blocks at once
+    tables       entries of grids, and scratch on the stack
+    lookup       constant lanes, and tables of sixteen bytes
+    tiles        the verbs over tiles
+    gathers      something from each of sixteen rows
+    matrix_unit  the registers of a matrix unit, where the CPU has one
+    lowering     how all of them become LLVM IR
 
 Every verb does the same IEEE operations in the same order on every CPU.
 """
