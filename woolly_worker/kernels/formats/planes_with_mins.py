@@ -26,6 +26,7 @@ from woolly_worker.kernels.simd import (
     mins_of_quarters,
     mul,
     negate,
+    prefetch,
     shift_left,
     shift_right,
     splat_f32x16,
@@ -73,11 +74,13 @@ def _unpack_scales(block, row_bytes, planes):
 
 
 @inline
-def unpack_planes_with_mins(block, row_bytes, planes, planes_of_row):
+def unpack_planes_with_mins(block, row_bytes, ahead, block_bytes, planes, planes_of_row):
     """planes_of_row(block, low, high, place) unpacks one row; `low` and `high` are the parts of its scales, i8x16."""
     _unpack_scales(block, row_bytes, planes)
     for r in range(16):
         low, high = load_i8x16(planes + _LOW + 16 * r), load_i8x16(planes + _HIGH + 16 * r)
+        for line in range(3):
+            prefetch(ahead + block_bytes * r + 64 * line)
         planes_of_row(block + r * row_bytes, low, high, planes + 256 * r)
     store(planes + _D, gather_halves_f32(block, row_bytes))
     store(planes + _DMIN, negate(gather_halves_f32(block + 2, row_bytes)))

@@ -233,9 +233,7 @@ def _planes_of_row(block, low, high, place):
 
 @inline
 def unpack_planes(block, row_bytes, ahead, planes):
-    for line in range(36):  # see unpack_block
-        prefetch(ahead + 64 * line)
-    unpack_planes_with_mins(block, row_bytes, planes, _planes_of_row)
+    unpack_planes_with_mins(block, row_bytes, ahead, BLOCK_BYTES, planes, _planes_of_row)
 
 
 @inline

@@ -194,9 +194,9 @@ def _store_products(q, scales, place):
 
 @inline
 def unpack_planes(block, row_bytes, ahead, planes):
-    for line in range(53):  # see unpack_block
-        prefetch(ahead + 64 * line)
     for r in range(16):
+        for line in range(4):  # a few at a time, see unpack_block
+            prefetch(ahead + BLOCK_BYTES * r + 64 * line)
         row, place = block + r * row_bytes, planes + 256 * r
         scales = load_i8x16(row + SCALES)
         for half in range(2):
