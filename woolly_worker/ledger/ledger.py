@@ -209,7 +209,8 @@ class Ledger:
         for emission in emissions:
             names += (keys.job(emission.job_id), keys.events(emission.job_id))
             event = "" if emission.event is None else emission.event.model_dump_json(exclude_none=True)
-            args += (emission.job_id, emission.fence, emission.seq, event)
+            n_prompt = "" if emission.n_prompt is None else emission.n_prompt
+            args += (emission.job_id, emission.fence, emission.seq, event, n_prompt)
         return [Reply(reply) for reply in self._store.call("emit", names, args)]
 
     def set_alone(self, job_id: str, fence: int, alone: bool, *, lease_seconds: float) -> Reply:
