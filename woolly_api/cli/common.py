@@ -1,6 +1,12 @@
 """What the commands share: how they speak to a person, and what a failure is."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from woolly_api.client import WoollyClient
 
 CLUSTER_PANEL = "A cluster"
 JOBS_PANEL = "Jobs (through a running API)"
@@ -18,6 +24,21 @@ class Failure(Exception):
 def say(text: str) -> None:
     """One line for a person. Standard output is for results alone."""
     print(f"woolly: {text}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def connected(url: str) -> Iterator["WoollyClient"]:
+    """A client of the API there. What the API cannot do now is told with the time after which it may."""
+    from woolly_api.client import ApiUnavailable, WoollyClient
+    from woolly_worker.contract.errors import CapacityError
+
+    with WoollyClient(url) as client:
+        try:
+            yield client
+        except ApiUnavailable:
+            raise
+        except CapacityError as error:
+            raise Failure(f"{error.message}; try again in {error.retry_after_seconds:.0f} s") from error
 
 
 def printable(text: str) -> str:
