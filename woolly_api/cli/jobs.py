@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from woolly_api.cli.common import JOBS_PANEL, Failure, check_chat_options, messages_of, printable, read_prompt, say
+from woolly_api.cli.common import (
+    JOBS_PANEL,
+    Failure,
+    check_chat_options,
+    connected,
+    messages_of,
+    printable,
+    read_prompt,
+    say,
+)
 from woolly_api.cli.options import (
     DEFAULT_API_URL,
     ApiUrl,
@@ -43,12 +52,6 @@ JobId = Annotated[str, typer.Argument(metavar="ID", help="As `woolly submit` pri
 def register(app: typer.Typer) -> None:
     for command in (submit, watch, jobs, cancel):
         app.command(rich_help_panel=JOBS_PANEL)(command)
-
-
-def _client(url: str) -> "WoollyClient":
-    from woolly_api.client import WoollyClient
-
-    return WoollyClient(url)
 
 
 def submit(
@@ -115,7 +118,7 @@ def submit(
         ignore_eos=ignore_eos or None,
     )
     pairs = dict(_key_and_text(item) for item in metadata or [])
-    with _client(api) as client:
+    with connected(api) as client:
         content: dict[str, Any] = {"messages": messages_of(text, system)} if chat else {"prompt": text}
         request = _request(
             model=_model(client, model),
@@ -143,7 +146,7 @@ def watch(
 
     [dim]woolly watch f4757544a109456fb4d18353bf1844ce[/dim]
     """
-    with _client(api) as client:
+    with connected(api) as client:
         client.get(job_id)  # an unknown job, or no API: told at once
         follow(client, job_id, as_json=as_json)
 
@@ -167,7 +170,7 @@ def jobs(
     from rich.console import Console
     from rich.table import Table
 
-    with _client(api) as client:
+    with connected(api) as client:
         found = client.jobs(state=state, model=model, limit=limit)
     if as_json:
         print(json.dumps([view.model_dump(mode="json") for view in found], indent=2))
@@ -200,7 +203,7 @@ def cancel(job_ids: Annotated[list[str], typer.Argument(metavar="ID...")], api: 
 
     [dim]woolly cancel f4757544a109456fb4d18353bf1844ce[/dim]
     """
-    with _client(api) as client:
+    with connected(api) as client:
         for job_id in job_ids:
             view = client.cancel(job_id)
             pending = view.state in (JobState.QUEUED, JobState.RUNNING)
@@ -224,7 +227,8 @@ def follow(client: "WoollyClient", job_id: str, *, as_json: bool = False, end_li
         if isinstance(event, DoneEvent | FailedEvent):
             if end_line and not as_json and not said.endswith("\n"):
                 print(flush=True)
-            if event.usage.total_tokens:  # a job that failed before it began has nothing to tell
+            # A job that failed before it began has nothing to tell.
+            if event.usage.completion_tokens or isinstance(event, DoneEvent):
                 say(summary(event.usage, event.metrics))
             if isinstance(event, FailedEvent):
                 raise Failure(f"job {job_id} {event.state.value}: {event.error.message}")
