@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
@@ -72,7 +73,7 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
             await async_client.aclose()
             client.close()
 
-    app = FastAPI(
+    app = FastAPIOffline(  # /docs and /redoc with scripts of this server, where FastAPI's own come from the internet
         title="Woolly",
         version=_version(),
         description=DESCRIPTION,
