@@ -172,6 +172,23 @@ def test_a_broken_model_is_one_line_that_names_it(tmp_path: Path, command: str, 
     assert one_line(result).startswith("woolly: broken.gguf: ")
 
 
+def test_a_worker_logs_in_the_format_that_was_asked_for(tmp_path: Path, redis_url: str) -> None:
+    path = write_model(tmp_path / "other.gguf", architecture="mystery")
+    result = woolly("worker", "-m", str(path), "--redis", redis_url, "--log-format", "json")
+    *lines, failure = result.stderr.splitlines()
+    assert "starting" in [json.loads(line)["event"] for line in lines]
+    assert failure.startswith("woolly: ")
+
+
+def test_an_api_logs_in_the_format_that_was_asked_for(redis_url: str) -> None:
+    words = ["-m", "woolly_api.cli", "api", "--port", "0", "--redis", redis_url, "--log-format", "json"]
+    with subprocess.Popen([sys.executable, *words], stderr=subprocess.PIPE, text=True) as api:
+        assert api.stderr is not None
+        line = api.stderr.readline()
+        api.terminate()
+    assert json.loads(line)["level"] == "info"
+
+
 def test_every_corrupt_file_is_one_line(shared_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from woolly_api.cli import main
 
