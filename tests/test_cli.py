@@ -406,7 +406,7 @@ def test_up_tells_what_a_part_said_before_it_failed(tmp_path: Path) -> None:
     ports = ["--port", "0", "--flower-port", "0"]
     result = woolly("up", "-m", str(path), *ports, "--state-dir", str(tmp_path / "state"))
     assert result.returncode == 1
-    assert "mystery" in result.stderr
+    assert result.stderr.count("mystery") == 1
     assert result.stderr.splitlines()[-1].startswith("woolly: worker ended with exit code 2")
     assert "Traceback" not in result.stderr
 
@@ -425,6 +425,38 @@ def test_the_log_of_a_cluster_leaves_out_what_the_server_says_everywhere(capsys:
         "server | 1:M 1 Jan 2026 00:00:00.000 # Write error",
         "worker | overcommit",
     ]
+
+
+def test_the_log_of_a_cluster_leaves_out_what_its_libraries_say_of_themselves(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from woolly_api.cli.cluster_log import ClusterLog
+    from woolly_api.cli.progress import Progress
+
+    said = [
+        ("worker", "2026-11-26T08:23:13Z [info     ] Connected to redis://x/0 [celery.worker.consumer.connection]"),
+        ("worker", "2026-11-26T08:23:13Z [info     ] tiny.b34ae9@vm ready.   [celery.apps.worker]"),
+        ("worker", ""),
+        ("worker", "worker: Warm shutdown (MainProcess)"),
+        ("flower", "[I 261126 08:23:13 mixins:228] Connected to redis://:**@127.0.0.1:39773/0"),
+        ("flower", "[W 261126 08:23:14 inspector:98] Inspect method active_queues failed"),
+        ("flower", "[I 261126 08:23:48 command:26] 15 detected, shutting down"),
+    ]
+    kept = [
+        ("worker", "2026-11-26T08:23:13Z [info     ] ready                          [woolly.worker] model=tiny"),
+        (
+            "worker",
+            "2026-11-26T08:23:13Z [error    ] no connection to redis://x [celery.worker.consumer.connection]",
+        ),
+        ("flower", "[E 261126 08:23:13 web:1] Uncaught exception GET /workers"),
+        ("api", "2026-11-26T08:23:13Z [info     ] Connected to redis://x/0 [woolly.api]"),
+    ]
+    with Progress() as progress:
+        log = ClusterLog(progress)
+        for name, line in [*said, *kept]:
+            log.line(name, line)
+        log.close()
+    assert capsys.readouterr().err.splitlines() == [f"{name:<7}| {line}" for name, line in kept]
 
 
 def test_the_log_of_a_cluster_for_machines_is_an_object_per_line(capsys: pytest.CaptureFixture[str]) -> None:
