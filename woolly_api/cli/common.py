@@ -29,6 +29,9 @@ def say(text: str) -> None:
 @contextmanager
 def connected(url: str) -> Iterator["WoollyClient"]:
     """A client of the API there. What the API cannot do now is told with the time after which it may."""
+    # httpx imports a command line of its own if it can, and with it click, Pygments and rich: more than half of its
+    # time. None is Python's word for a module that is not to be imported.
+    sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
     from woolly_api.client import ApiUnavailable, WoollyClient
     from woolly_worker.contract.errors import CapacityError
 

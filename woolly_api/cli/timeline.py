@@ -41,8 +41,6 @@ def timeline(
 
     [dim]woolly timeline f4757544a109456fb4d18353bf1844ce[/dim]
     """
-    from rich.console import Console
-
     with connected(api) as client:
         view = client.get(job_id, timeline=True)
     told = view.timeline
@@ -50,6 +48,8 @@ def timeline(
     if as_json:
         print(json.dumps(told.model_dump(mode="json"), indent=2))
         return
+    from rich.console import Console
+
     console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
     console.print(f"{view.state.value}, {_milliseconds(told.seconds)} since submit")
     console.print(table_of(told))
