@@ -58,6 +58,25 @@ def human_bytes(n_bytes: float) -> str:
     return f"{n_bytes:.1f} TiB"
 
 
+def age(seconds: float) -> str:
+    """90 -> '2 min'."""
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"
+
+
+def rate(per_second: float | None) -> str:
+    return "" if per_second is None else f"{per_second:,.1f}"
+
+
+def seconds_or_ms(seconds: float | None) -> str:
+    """0.25 -> '250 ms'."""
+    if seconds is None:
+        return ""
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
+
+
 def read_prompt(prompt: str) -> str:
     """The prompt of the command line, or with - that of standard input. Raises Failure if it is none."""
     try:

@@ -14,8 +14,10 @@ from woolly_api.cli.common import (
     connected,
     messages_of,
     printable,
+    rate,
     read_prompt,
     say,
+    seconds_or_ms,
 )
 from woolly_api.cli.options import (
     DEFAULT_API_URL,
@@ -40,11 +42,13 @@ from woolly_api.cli.options import (
 )
 from woolly_worker.contract.errors import InvalidRequest
 from woolly_worker.contract.events import DoneEvent, FailedEvent, TokenEvent
-from woolly_worker.contract.jobs import JobMetrics, JobRequest, JobView, Usage
+from woolly_worker.contract.jobs import JobMetrics, JobRequest, Usage
 from woolly_worker.contract.states import JobState
 
 if TYPE_CHECKING:
     from woolly_api.client import WoollyClient
+
+WIDTH = 160  # of the table where there is no terminal
 
 JobId = Annotated[str, typer.Argument(metavar="ID", help="As `woolly submit` printed it.", show_default=False)]
 
@@ -166,10 +170,6 @@ def jobs(
 
     [dim]woolly jobs --state running[/dim]
     """
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
     with connected(api) as client:
         found = client.jobs(state=state, model=model, limit=limit)
     if as_json:
@@ -178,24 +178,12 @@ def jobs(
     if not found:
         say("no jobs")
         return
-    table = Table(box=box.SIMPLE_HEAD)
-    for heading in ("id", "state", "model", "age", "tokens", "tokens/s", "first token", "attempts"):
-        table.add_column(heading, no_wrap=heading == "id")
-    now = time.time()
-    for view in found:
-        metrics = view.result.metrics if view.result else JobMetrics()
-        tokens = view.result.usage.completion_tokens if view.result else view.last_seq
-        table.add_row(
-            view.id,
-            _state(view),
-            printable(view.model),
-            _age(now - view.created_at),
-            str(tokens),
-            _rate(metrics.decode_tokens_per_second),
-            _seconds(metrics.time_to_first_token_seconds),
-            str(view.attempts),
-        )
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    from rich.console import Console
+
+    from woolly_api.cli.job_table import table_of
+
+    console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
+    console.print(table_of(found, now=time.time(), width=console.width))
 
 
 def cancel(job_ids: Annotated[list[str], typer.Argument(metavar="ID...")], api: ApiUrl = DEFAULT_API_URL) -> None:
@@ -238,10 +226,11 @@ def follow(client: "WoollyClient", job_id: str, *, as_json: bool = False, end_li
 
 def summary(usage: Usage, metrics: JobMetrics) -> str:
     """How a job went, in a line. Only what was measured is told."""
+    first, speed = metrics.time_to_first_token_seconds, metrics.decode_tokens_per_second
     parts = [
         f"{usage.prompt_tokens} + {usage.completion_tokens} tokens",
-        f"first after {_seconds(metrics.time_to_first_token_seconds)}" if metrics.time_to_first_token_seconds else "",
-        f"{_rate(metrics.decode_tokens_per_second)} tokens/s" if metrics.decode_tokens_per_second else "",
+        f"first after {seconds_or_ms(first)}" if first else "",
+        f"{rate(speed)} tokens/s" if speed else "",
         f"{usage.cached_tokens} from the prefix cache" if usage.cached_tokens else "",
         f"{metrics.attempts} attempts" if metrics.attempts > 1 else "",
     ]
@@ -275,34 +264,8 @@ def _request(**fields: Any) -> JobRequest:
         raise InvalidRequest(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
 
 
-def _state(view: JobView) -> str:
-    if view.cancel_requested and view.state is JobState.RUNNING:
-        return "running (cancelling)"
-    if view.queue_position is None:
-        return view.state.value
-    start = view.estimated_start_seconds
-    return f"queued ({view.queue_position} before it" + ("" if start is None else f", about {_age(start)}") + ")"
-
-
 def _key_and_text(item: str) -> tuple[str, str]:
     key, separator, text = item.partition("=")
     if not separator or not key:
         raise Failure(f"--metadata: '{printable(item)}' is not of the form KEY=TEXT", 2)
     return key, text
-
-
-def _age(seconds: float) -> str:
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{max(0.0, seconds):.0f} s"
-
-
-def _rate(rate: float | None) -> str:
-    return "" if rate is None else f"{rate:,.1f}"
-
-
-def _seconds(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
