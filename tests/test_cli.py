@@ -306,8 +306,8 @@ def test_what_is_hardly_meant_is_remarked_on(model: Path) -> None:
 def test_a_reader_that_has_enough_ends_the_text_without_a_word(model: Path) -> None:
     words = ["generate", "-m", str(model), "Hi", "--max-tokens", "90", "--ignore-eos"]
     command = shlex.join([sys.executable, "-m", "woolly_api.cli", *words]) + " | head -c 5; exit ${PIPESTATUS[0]}"
-    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
-    assert (result.returncode, but_progress(result.stderr)) == (141, "")
+    result = subprocess.run(["bash", "-c", command], capture_output=True, timeout=60)
+    assert (result.returncode, but_progress(result.stderr.decode())) == (141, "")
     assert len(result.stdout) == 5
 
 
