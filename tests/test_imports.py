@@ -3,8 +3,11 @@
 import json
 import subprocess
 import sys
+import textwrap
 
 import pytest
+
+from woolly_worker.ledger.server import free_port
 
 COMPILERS = {"numba", "llvmlite"}
 ARRAYS = {"numpy", "gguf", "tokenizers"}
@@ -49,6 +52,23 @@ def test_the_engine_loads_no_queue() -> None:
 
 def test_the_command_line_loads_neither_a_compiler_nor_a_web_framework_nor_a_queue() -> None:
     assert loaded_by("woolly_api.cli") <= TERMINAL
+
+
+@pytest.mark.parametrize("command", ["submit x", "watch x", "jobs", "cancel x", "timeline x"])
+def test_a_command_about_jobs_loads_a_client_and_no_more(command: str) -> None:
+    words = ["woolly", *command.split(), "--api", f"http://127.0.0.1:{free_port()}"]
+    code = f"""
+        import contextlib, json, sys
+        from woolly_api.cli import main
+        sys.argv = {words}
+        with contextlib.suppress(SystemExit):
+            main()
+        print(json.dumps(sorted(name.partition(".")[0] for name in sys.modules)))
+    """
+    result = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60)
+    assert "no Woolly API answers" in result.stderr
+    loaded = set(json.loads(result.stdout))
+    assert loaded & (WATCHED | {"click", "pygments"}) == {"httpx", "typer"}
 
 
 def test_file_formats_load_no_compiler() -> None:

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
@@ -22,7 +23,7 @@ from woolly_api.query import no_unknown_parameters
 from woolly_api.routes import health, jobs, models, openai, performance, stream
 from woolly_api.services import Services
 from woolly_api.settings import ApiSettings
-from woolly_api.telemetry import ApiMetrics, RequestLine, log_job
+from woolly_api.telemetry import ApiMetrics, RequestLine, log_job, log_lost
 from woolly_worker.contract.errors import WoollyError
 from woolly_worker.ledger.connection import connect, connect_async
 from woolly_worker.ledger.ledger import Ledger
@@ -50,6 +51,7 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
             bell_seconds=settings.bell_seconds,
             max_crashes=settings.max_crashes,
             on_closed=log_job,
+            on_lost=log_lost,
         )
         doorbell = Doorbell(settings.redis_url, capacity=settings.doorbell_capacity, count=metrics.count_bell)
         services = Services(settings, metrics, ledger, LedgerReader(async_client), doorbell)
@@ -71,7 +73,7 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
             await async_client.aclose()
             client.close()
 
-    app = FastAPI(
+    app = FastAPIOffline(  # /docs and /redoc with scripts of this server, where FastAPI's own come from the internet
         title="Woolly",
         version=_version(),
         description=DESCRIPTION,

@@ -22,7 +22,7 @@ from starlette.exceptions import HTTPException
 from woolly_api.error_info import class_of, info_of
 from woolly_api.telemetry import log, request_id_of
 from woolly_worker.contract import errors as e
-from woolly_worker.contract.jobs import NOT_ENCODABLE, ErrorInfo
+from woolly_worker.contract.jobs import NOT_ENCODABLE, ErrorInfo, SamplingParams
 
 
 class Row(NamedTuple):
@@ -76,19 +76,28 @@ def error_body(info: ErrorInfo, *, request_id: str, path: str) -> dict[str, Any]
     row = TABLE.get(class_of(info.code) or e.WoollyError, SERVER)
     if row is SERVER and info.http_status < 500:
         row = BAD_REQUEST  # what HTTP itself refuses, and codes that a newer worker knows
+    param, suggestion = info.param, row.suggestion
+    if path.startswith("/v1/jobs"):
+        param = _as_jobs_have_it(param)
+        suggestion = suggestion and suggestion.replace("max_tokens", "sampling.max_tokens")
     body: dict[str, Any] = {
         "message": info.message,
         "type": row.ole_type if path.startswith("/api/") else row.openai_type,
         "code": info.code,
-        "param": info.param,
+        "param": param,
         "status": info.http_status,
         "details": info.details,
         "request_id": request_id,
         "timestamp": int(time.time()),
     }
-    if row.suggestion:
-        body["suggestion"] = row.suggestion
+    if suggestion:
+        body["suggestion"] = suggestion
     return {"error": body}
+
+
+def _as_jobs_have_it(param: str | None) -> str | None:
+    """The path of a field of SamplingParams in the body of a job. OpenAI's bodies, and the engine, have them flat."""
+    return f"sampling.{param}" if param in SamplingParams.model_fields else param
 
 
 def error_response(
@@ -172,7 +181,10 @@ def _param(item: dict[str, Any]) -> str:
 def _message(item: dict[str, Any]) -> str:
     kind, given, context = item["type"], item.get("input"), item.get("ctx", {})
     if kind == "extra_forbidden":
-        return "unknown parameter"
+        (name, *deeper) = [part for part in item["loc"] if part != "body"]
+        # OpenAI's bodies know these names, so this is the body of a job.
+        hint = "" if deeper or name not in SamplingParams.model_fields else f"; a job has it as sampling.{name}"
+        return f"unknown parameter{hint}"
     if kind == "json_invalid":
         return f"the body is not JSON: {context.get('error', 'syntax error')}"
     if kind in ("model_attributes_type", "dict_type", "missing") and item["loc"] in ((), ("body",)):

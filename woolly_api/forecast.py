@@ -1,6 +1,7 @@
 """What a caller is told about waiting: the place of a job in the queue, when it may start, and when to come again.
 
-The numbers are the ledger's (see ledger/backlog.py); this adds how many slots are alive, which heartbeats tell.
+And of waiting in vain: a job that no worker could hold. The numbers are the ledger's (see ledger/backlog.py); this adds
+what heartbeats tell: how many slots are alive, and how long a context they have.
 """
 
 import asyncio
@@ -8,10 +9,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from woolly_worker.contract.errors import QueueFull
-from woolly_worker.contract.jobs import JobView
+from woolly_worker.contract.context import check_fits
+from woolly_worker.contract.errors import ContextOverflow, QueueFull
+from woolly_worker.contract.jobs import JobRequest, JobView
 from woolly_worker.contract.states import JobState
-from woolly_worker.ledger.models import WorkerStats
+from woolly_worker.ledger.models import ModelCard, WorkerStats
 from woolly_worker.ledger.reader import LedgerReader
 
 # Workers tell no more often than every two seconds, and polls may be many.
@@ -29,6 +31,13 @@ class Capacity:
 
     slots: int = 0
     tokens_per_second: float = 0.0  # while busy, since they started; for as long as the backlog has no speed
+    contexts: tuple[int | None, ...] = ()  # n_ctx of each; None: it is of a version that does not tell
+
+    @property
+    def largest_context(self) -> int | None:
+        """None when nobody serves the model, or somebody does not tell."""
+        known = [n_ctx for n_ctx in self.contexts if n_ctx is not None]
+        return max(known) if known and len(known) == len(self.contexts) else None
 
 
 class Forecast:
@@ -73,15 +82,31 @@ class Forecast:
             return UNKNOWN_RETRY_SECONDS
         return min(max(seconds, SHORTEST_RETRY_SECONDS), LONGEST_RETRY_SECONDS)
 
-    async def _capacity(self, model: str) -> Capacity:
+    async def check_fits(self, request: JobRequest, card: ModelCard) -> None:
+        """Raises ContextOverflow for what no worker that serves the model now could hold. Unless somebody serves it,
+        everything may fit: who comes decides."""
+        n_prompt = len(request.prompt) if isinstance(request.prompt, tuple) else None
+        largest = (await self._capacity(request.model)).largest_context
+        try:
+            check_fits(
+                min(card.n_ctx, largest or card.n_ctx), n_prompt=n_prompt, max_tokens=request.sampling.max_tokens
+            )
+        except ContextOverflow:
+            # By what was known a moment ago. The card is that of whoever told last, and a larger worker may be new.
+            largest = (await self._capacity(request.model, fresh=True)).largest_context
+            if largest is not None:
+                check_fits(largest, n_prompt=n_prompt, max_tokens=request.sampling.max_tokens)
+
+    async def _capacity(self, model: str, *, fresh: bool = False) -> Capacity:
         async with self._reading:
-            if self._read_at is None or time.monotonic() - self._read_at > CAPACITY_SECONDS:
+            if fresh or self._read_at is None or time.monotonic() - self._read_at > CAPACITY_SECONDS:
                 found: dict[str, Capacity] = {}
                 for beat in await self._reader.workers():
                     if beat.state == "ready":
                         so_far = found.get(beat.model, Capacity())
                         speed = so_far.tokens_per_second + _busy_rate(beat.stats)
-                        found[beat.model] = Capacity(so_far.slots + max(1, beat.stats.slots), speed)
+                        contexts = (*so_far.contexts, beat.n_ctx)
+                        found[beat.model] = Capacity(so_far.slots + max(1, beat.stats.slots), speed, contexts)
                 self._capacities, self._read_at = found, time.monotonic()
         return self._capacities.get(model, Capacity())
 

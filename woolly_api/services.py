@@ -19,7 +19,13 @@ from woolly_api.doorbell import Doorbell
 from woolly_api.forecast import Forecast
 from woolly_api.settings import ApiSettings
 from woolly_api.telemetry import ApiMetrics, log
-from woolly_worker.contract.errors import JobNotFound, LedgerUnavailable, ModelNotFound, QueueFull
+from woolly_worker.contract.errors import (
+    ContextOverflow,
+    JobNotFound,
+    LedgerUnavailable,
+    ModelNotFound,
+    QueueFull,
+)
 from woolly_worker.contract.jobs import JobRequest
 from woolly_worker.contract.states import JobState
 from woolly_worker.ledger.ledger import Ledger
@@ -54,16 +60,22 @@ class Services:
     async def submit(self, request: JobRequest, *, once: Once | None = None, followed: bool = False) -> Submitted:
         """Record first, then the bell. `followed`: the job is for a client who waits, see Ledger.submit.
 
-        ModelNotFound (with the models that could be asked for), QueueFull, IdempotencyKeyReused, LedgerUnavailable,
-        LedgerFull, LedgerVersionMismatch."""
+        ModelNotFound (with the models that could be asked for), ContextOverflow (of what no worker of the model could
+        hold), QueueFull, IdempotencyKeyReused, LedgerUnavailable, LedgerFull, LedgerVersionMismatch."""
         await self.reader.check_version()
-        known = [card.name for card in await self.reader.models()]
+        known = {card.name: card for card in await self.reader.models()}
         if request.model not in known:
             raise ModelNotFound(
                 f"no worker has ever announced the model '{request.model}'",
                 param="model",
-                details={"available_models": known},
+                details={"available_models": list(known)},
             )
+        try:
+            await self.forecast.check_fits(request, known[request.model])
+        except ContextOverflow:
+            # A job that was accepted under this key is answered with, whoever serves its model by now.
+            if once is None or not await self.reader.has_key(request.tenant, once.key):
+                raise
         job_id = uuid.uuid4().hex
         loop, over = asyncio.get_running_loop(), asyncio.Event()
 

@@ -20,7 +20,7 @@ from pathlib import Path
 TETHER = Path(__file__).with_name("tether.py")
 FIRST_BACKOFF_SECONDS = 0.5
 MAX_BACKOFF_SECONDS = 30.0
-STABLE_SECONDS = 60.0  # alive for this long: the next death counts as the first again
+SERVED_SECONDS = 5.0  # ready for so long: it works, and whatever ends it now is no reason to wait before the next start
 KEPT_LINES = 40
 
 
@@ -75,6 +75,7 @@ class _Child:
             start_new_session=True,
         )
         self.started_at = time.monotonic()
+        self.ready_at = self.started_at if program.ready is None else None
         self.restart_at = None
         self.pump = threading.Thread(target=self._pump, args=(self.process,), name=f"log-{program.name}", daemon=True)
         self.pump.start()
@@ -89,6 +90,15 @@ class _Child:
 
     def alive(self) -> bool:
         return self.process.poll() is None
+
+    def look_ready(self) -> bool:
+        """Whether it is, or has been, ready since it was started. Asks until it is."""
+        if self.ready_at is None and self.program.ready is not None and self.program.ready(self.process.pid):
+            self.ready_at = time.monotonic()
+        return self.ready_at is not None
+
+    def has_served(self, now: float) -> bool:
+        return self.ready_at is not None and now - self.ready_at >= SERVED_SECONDS
 
     def last_lines(self) -> list[str]:
         self.pump.join(timeout=1.0)  # what it wrote just before its end is still on its way
@@ -127,15 +137,15 @@ class Supervisor:
 
     def _wait_ready(self, program: Program, group: list[_Child]) -> None:
         """While waiting for one, any of the group may end: that is told at once, whoever it is."""
-        deadline = self._children[program.name].started_at + program.ready_seconds
-        while program.ready is not None and not program.ready(self.pid(program.name)):
+        awaited = self._children[program.name]
+        deadline = awaited.started_at + program.ready_seconds
+        while not awaited.look_ready():
             for child in group:
                 if not child.alive() and child.program.ready is not None:
                     raise ChildFailed(child.program.name, _ending(child.process.returncode), child.last_lines())
             if time.monotonic() > deadline:
-                child = self._children[program.name]
                 message = f"was not ready after {program.ready_seconds:.0f} s"
-                raise ChildFailed(program.name, message, child.last_lines())
+                raise ChildFailed(program.name, message, awaited.last_lines())
             if self._stop.wait(0.05):
                 raise Interrupted
 
@@ -146,13 +156,15 @@ class Supervisor:
             self._stop.wait(0.1)
 
     def check(self) -> None:
-        """One look at every child. A dead one is started again after a pause that doubles with every early death."""
+        """One look at every child. A dead one is started again after a pause that doubles with every early death: one
+        before it was ready, or right afterwards."""
         now = time.monotonic()
         for child in self._children.values():
             if child.alive():
+                child.look_ready()
                 continue
             if child.restart_at is None:
-                if now - child.started_at > STABLE_SECONDS:
+                if child.has_served(now):
                     child.backoff = FIRST_BACKOFF_SECONDS
                 child.restart_at = now + child.backoff
                 ending = _ending(child.process.returncode)

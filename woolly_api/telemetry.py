@@ -112,6 +112,11 @@ def note(scope: MutableMapping[str, Any], **fields: Any) -> None:
     scope["state"].setdefault("log_fields", {}).update(fields)
 
 
+def log_lost(job_id: str, worker_id: str, attempt: int) -> None:
+    """The one line of a lost lease that this process noticed. How that worker ended is in the job's history."""
+    log.warning("worker lost, its job goes back", job_id=job_id, worker_id=worker_id, attempt=attempt)
+
+
 def log_job(job_id: str, state: JobState, result: JobResult) -> None:
     """The one line of a job that ended here, without a worker. The others are in their worker's log, and look alike."""
     log.info("job", **summary_fields(job_id, state, result))

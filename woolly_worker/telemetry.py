@@ -61,6 +61,11 @@ def log_job(job_id: str, state: JobState, result: JobResult) -> None:
     log.info("job", **summary_fields(job_id, state, result))
 
 
+def log_lost(job_id: str, worker_id: str, attempt: int) -> None:
+    """The one line of a lost lease, by whoever noticed. How that worker ended is in the job's history."""
+    log.warning("worker lost, its job goes back", job_id=job_id, worker_id=worker_id, attempt=attempt)
+
+
 def log_bug(what: str, error: BaseException, **fields: Any) -> None:
     """An exception that should not have happened: its type and where it came from. The message stays out."""
     frames = traceback.extract_tb(error.__traceback__)

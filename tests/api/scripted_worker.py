@@ -15,6 +15,7 @@ from woolly_worker.ledger.models import ModelCard, ModelRegistry, WorkerBeat, Wo
 from woolly_worker.ledger.records import Claim, Emission, Finish, Reply
 
 MODEL = "tiny"
+N_CTX = 512
 LEASE_SECONDS = 10.0
 USAGE = Usage(prompt_tokens=7, completion_tokens=0, total_tokens=7, cached_tokens=2)
 
@@ -47,16 +48,17 @@ class ScriptedWorker:
         self._threads: list[threading.Thread] = []
         self.failure: BaseException | None = None
 
-    def announce(self, name: str = MODEL, *, alive: bool = True) -> None:
-        card = ModelCard(name=name, architecture="llama", n_ctx=512, quantization="Q8_0", path="/secret/path")
+    def announce(self, name: str = MODEL, *, alive: bool = True, n_ctx: int = N_CTX) -> None:
+        card = ModelCard(name=name, architecture="llama", n_ctx=n_ctx, quantization="Q8_0", path="/secret/path")
         self.registry.announce(card)
         if alive:
             self.beat(name)
 
-    def beat(self, name: str = MODEL, **stats: object) -> None:
+    def beat(self, name: str = MODEL, *, worker_id: str | None = None, n_ctx: int = N_CTX, **stats: object) -> None:
         self.registry.beat(
             WorkerBeat(
-                worker_id=f"worker-{name}",
+                worker_id=worker_id or f"worker-{name}",
+                n_ctx=n_ctx,
                 model=name,
                 hostname="here",
                 pid=1,

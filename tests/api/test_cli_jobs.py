@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
-from harness import RunningApi, wait_for
+from harness import RunningApi, running_api, wait_for
 from scripted_worker import MODEL, Script, ScriptedWorker
 
 from woolly_api.cli import main
@@ -204,6 +204,14 @@ def test_no_server_is_one_line(cli: Cli, command: list[str]) -> None:
     assert (result.code, result.out) == (1, "")
     (line,) = result.err.splitlines()
     assert url in line
+
+
+def test_a_full_queue_is_told_with_the_time_to_wait(cli: Cli, redis_url: str, worker: ScriptedWorker) -> None:
+    with running_api(redis_url, max_queued_jobs=1) as api:
+        assert cli("submit", "Tell me", api=api.url).code == 0
+        full = cli("submit", "Tell me", api=api.url)
+    said = "woolly: 1 job of model 'tiny' queued, the limit is 1; try again in 10 s\n"
+    assert (full.code, full.out, full.err) == (1, "", said)
 
 
 @pytest.mark.parametrize("command", ["watch", "cancel"])

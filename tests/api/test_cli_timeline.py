@@ -40,6 +40,20 @@ def test_a_row_per_part_with_its_bar_where_it_lies() -> None:
     assert "10.0 ms" in rest
 
 
+def test_a_rest_below_a_millisecond_is_not_told_and_none_is_negative() -> None:
+    parts = (TimelinePart(kind=PartKind.QUEUED, seconds=5, attempt=0, start_seconds=0),)
+
+    def rows(rest: float) -> list[str]:
+        lines = shown(Timeline(seconds=5, unattributed_seconds=rest, parts=parts, attempts=())).splitlines()
+        return [line for line in lines if " ms " in line]
+
+    for rest in (0.0009, 0, -0.0006):
+        (row,) = rows(rest)
+        assert "queued" in row
+    _, row = rows(-0.02)
+    assert row.split() == ["20.0", "ms", "in", "two", "parts"]
+
+
 def test_the_command(
     api: RunningApi, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

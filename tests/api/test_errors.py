@@ -63,6 +63,22 @@ def test_a_validation_message_never_quotes_text() -> None:
     assert error.details["fields"] == ["prompt", "n"]
 
 
+def test_a_job_hears_of_sampling_parameters_where_it_has_them(http: httpx.Client) -> None:
+    body = {"model": "tiny", "prompt": "x", "max_tokens": 5, "sampling": {"max_token": 5}}
+    error = http.post("/v1/jobs", json=body).json()["error"]
+    assert error["details"]["fields"] == ["sampling.max_token", "max_tokens"]
+    assert "max_tokens: unknown parameter; a job has it as sampling.max_tokens" in error["message"]
+    assert "sampling.max_token: unknown parameter;" in error["message"]
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/jobs/abc/events", "/v1/completions"])
+def test_the_hint_names_the_field_of_the_surface(path: str) -> None:
+    info = info_of(e.ContextOverflow("too long", param="max_tokens"))
+    error = error_body(info, request_id="req_1", path=path)["error"]
+    field = "max_tokens" if path == "/v1/completions" else "sampling.max_tokens"
+    assert (error["param"], error["suggestion"]) == (field, f"Shorten the prompt or lower {field}.")
+
+
 def test_routes_that_are_none(http: httpx.Client) -> None:
     missing = http.get("/v2/jobs")
     assert missing.status_code == 404

@@ -75,6 +75,36 @@ def test_a_dead_child_is_started_again_with_growing_pauses(monkeypatch: pytest.M
     assert sum("a started again (pid" in notice for notice in journal.notices) >= 2
 
 
+def test_a_child_that_has_served_comes_back_at_once_however_often_it_dies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FIRST_BACKOFF_SECONDS", 0.05)
+    monkeypatch.setattr(module, "SERVED_SECONDS", 0.0)
+    journal = Journal()
+    supervisor = journal.supervisor()
+
+    def is_up(pid: int) -> bool:
+        return ("a", str(pid)) in journal.lines
+
+    supervisor.start(python("a", "import os, time; print(os.getpid()); time.sleep(60)", ready=is_up))
+    for n_deaths in (1, 2, 3):
+        os.kill(supervisor.pid("a"), signal.SIGKILL)
+        supervisor.run(until=lambda n=n_deaths: len(journal.notices) == 2 * n and is_up(supervisor.pid("a")))  # type: ignore[misc]
+        supervisor.check()  # sees that it is up
+    supervisor.stop()
+    assert journal.notices[::2] == ["a was killed by SIGKILL; starting it again in 0.05 s"] * 3
+
+
+def test_a_child_that_is_not_ready_again_waits_longer_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FIRST_BACKOFF_SECONDS", 0.05)
+    monkeypatch.setattr(module, "SERVED_SECONDS", 0.0)
+    journal = Journal()
+    supervisor = journal.supervisor()
+    supervisor.start(python("a", "print('run')", ready=lambda pid: len(journal.lines) == 1))
+    supervisor.run(until=lambda: len(journal.lines) >= 3 and len(journal.notices) >= 5)
+    supervisor.stop()
+    pauses = [notice.rsplit(" ", 2)[1] for notice in journal.notices if "starting it again in" in notice]
+    assert pauses[:3] == ["0.05", "0.1", "0.2"]
+
+
 def test_a_killed_child_is_named_with_its_signal() -> None:
     journal = Journal()
     supervisor = journal.supervisor()

@@ -9,7 +9,6 @@ broken model file); 130 interrupted; 141 nobody reads the text any more.
 
 import os
 import sys
-from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
@@ -50,6 +49,8 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
+        from importlib.metadata import version
+
         print(f"woolly {version('woolly')}")
         raise typer.Exit
 

@@ -13,6 +13,7 @@ import typer
 from woolly_api.cli.common import CLUSTER_PANEL, Failure, check_text, say
 from woolly_api.cli.options import (
     KVDtype,
+    LogFormat,
     ModelFile,
     ModelName,
     NCtx,
@@ -73,14 +74,7 @@ def up(
             show_default="everysec",
         ),
     ] = None,
-    log_format: Annotated[
-        Literal["console", "json"] | None,
-        typer.Option(
-            "--log-format",
-            help="How all of them log; json: each line of standard error is an object.",
-            show_default=False,
-        ),
-    ] = None,
+    log_format: LogFormat = None,
 ) -> None:
     """Serve a model: a worker, the API, Flower and, without --redis, an embedded server. Stays until Ctrl-C.
 

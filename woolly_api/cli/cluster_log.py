@@ -21,6 +21,12 @@ PERCENT = re.compile(r"\bpercent=(\d+)")
 
 # Said at every start on most machines, over three lines of a terminal.
 USUAL_WARNING = re.compile(r"WARNING .*overcommit")
+# What Celery and Flower say of themselves at every start and end, and what our own lines say better. Flower asks a
+# worker that is starting, or has just ended, and warns that it does not answer.
+CHATTER = {
+    "worker": re.compile(r"\[info +\].*\[celery\.(worker\.consumer\.connection|apps\.worker)\]|^worker: Warm|^$"),
+    "flower": re.compile(r"\[\w .*\] (Connected to |Inspect method \w+ failed|\d+ detected, shutting down)"),
+}
 
 
 class ClusterOutput(Protocol):
@@ -46,7 +52,7 @@ class ClusterLog:
         self._file: IO[str] | None = None if path is None else path.open("a", encoding="utf-8")
 
     def line(self, name: str, line: str) -> None:
-        if _is_usual(name, line):
+        if _is_usual(name, line) or (name in CHATTER and CHATTER[name].search(line)):
             return
         with self._lock:
             if self.starting and self._file is not None and name == "worker" and (stage := LOADING.search(line)):
@@ -64,8 +70,9 @@ class ClusterLog:
 
     def failure(self, text: str, name: str = "", lines: Sequence[str] = ()) -> Exception:
         self._progress.done()
-        for line in lines[-SHOWN_ON_FAILURE:]:
-            print(f"{name:<7}| {line}", file=sys.stderr)
+        if self._file is not None:  # else they were shown as they came
+            for line in lines[-SHOWN_ON_FAILURE:]:
+                print(f"{name:<7}| {line}", file=sys.stderr)
         return Failure(text)
 
     def close(self) -> None:

@@ -1,6 +1,12 @@
 """What the commands share: how they speak to a person, and what a failure is."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from woolly_api.client import WoollyClient
 
 CLUSTER_PANEL = "A cluster"
 JOBS_PANEL = "Jobs (through a running API)"
@@ -20,6 +26,24 @@ def say(text: str) -> None:
     print(f"woolly: {text}", file=sys.stderr, flush=True)
 
 
+@contextmanager
+def connected(url: str) -> Iterator["WoollyClient"]:
+    """A client of the API there. What the API cannot do now is told with the time after which it may."""
+    # httpx imports a command line of its own if it can, and with it click, Pygments and rich: more than half of its
+    # time. None is Python's word for a module that is not to be imported.
+    sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
+    from woolly_api.client import ApiUnavailable, WoollyClient
+    from woolly_worker.contract.errors import CapacityError
+
+    with WoollyClient(url) as client:
+        try:
+            yield client
+        except ApiUnavailable:
+            raise
+        except CapacityError as error:
+            raise Failure(f"{error.message}; try again in {error.retry_after_seconds:.0f} s") from error
+
+
 def printable(text: str) -> str:
     """Text from a file or a server, safe for a terminal: no control characters."""
     return "".join(character if character.isprintable() else "�" for character in text)
@@ -32,6 +56,25 @@ def human_bytes(n_bytes: float) -> str:
             return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
         n_bytes /= 1024
     return f"{n_bytes:.1f} TiB"
+
+
+def age(seconds: float) -> str:
+    """90 -> '2 min'."""
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"
+
+
+def rate(per_second: float | None) -> str:
+    return "" if per_second is None else f"{per_second:,.1f}"
+
+
+def seconds_or_ms(seconds: float | None) -> str:
+    """0.25 -> '250 ms'."""
+    if seconds is None:
+        return ""
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 
 def read_prompt(prompt: str) -> str:

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from woolly_api.cli.common import JOBS_PANEL, Failure, check_chat_options, messages_of, printable, read_prompt, say
+from woolly_api.cli.common import (
+    JOBS_PANEL,
+    Failure,
+    check_chat_options,
+    connected,
+    messages_of,
+    printable,
+    rate,
+    read_prompt,
+    say,
+    seconds_or_ms,
+)
 from woolly_api.cli.options import (
     DEFAULT_API_URL,
     ApiUrl,
@@ -31,11 +42,13 @@ from woolly_api.cli.options import (
 )
 from woolly_worker.contract.errors import InvalidRequest
 from woolly_worker.contract.events import DoneEvent, FailedEvent, TokenEvent
-from woolly_worker.contract.jobs import JobMetrics, JobRequest, JobView, Usage
+from woolly_worker.contract.jobs import JobMetrics, JobRequest, Usage
 from woolly_worker.contract.states import JobState
 
 if TYPE_CHECKING:
     from woolly_api.client import WoollyClient
+
+WIDTH = 160  # of the table where there is no terminal
 
 JobId = Annotated[str, typer.Argument(metavar="ID", help="As `woolly submit` printed it.", show_default=False)]
 
@@ -43,12 +56,6 @@ JobId = Annotated[str, typer.Argument(metavar="ID", help="As `woolly submit` pri
 def register(app: typer.Typer) -> None:
     for command in (submit, watch, jobs, cancel):
         app.command(rich_help_panel=JOBS_PANEL)(command)
-
-
-def _client(url: str) -> "WoollyClient":
-    from woolly_api.client import WoollyClient
-
-    return WoollyClient(url)
 
 
 def submit(
@@ -115,7 +122,7 @@ def submit(
         ignore_eos=ignore_eos or None,
     )
     pairs = dict(_key_and_text(item) for item in metadata or [])
-    with _client(api) as client:
+    with connected(api) as client:
         content: dict[str, Any] = {"messages": messages_of(text, system)} if chat else {"prompt": text}
         request = _request(
             model=_model(client, model),
@@ -143,7 +150,7 @@ def watch(
 
     [dim]woolly watch f4757544a109456fb4d18353bf1844ce[/dim]
     """
-    with _client(api) as client:
+    with connected(api) as client:
         client.get(job_id)  # an unknown job, or no API: told at once
         follow(client, job_id, as_json=as_json)
 
@@ -163,11 +170,7 @@ def jobs(
 
     [dim]woolly jobs --state running[/dim]
     """
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    with _client(api) as client:
+    with connected(api) as client:
         found = client.jobs(state=state, model=model, limit=limit)
     if as_json:
         print(json.dumps([view.model_dump(mode="json") for view in found], indent=2))
@@ -175,24 +178,12 @@ def jobs(
     if not found:
         say("no jobs")
         return
-    table = Table(box=box.SIMPLE_HEAD)
-    for heading in ("id", "state", "model", "age", "tokens", "tokens/s", "first token", "attempts"):
-        table.add_column(heading, no_wrap=heading == "id")
-    now = time.time()
-    for view in found:
-        metrics = view.result.metrics if view.result else JobMetrics()
-        tokens = view.result.usage.completion_tokens if view.result else view.last_seq
-        table.add_row(
-            view.id,
-            _state(view),
-            printable(view.model),
-            _age(now - view.created_at),
-            str(tokens),
-            _rate(metrics.decode_tokens_per_second),
-            _seconds(metrics.time_to_first_token_seconds),
-            str(view.attempts),
-        )
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    from rich.console import Console
+
+    from woolly_api.cli.job_table import table_of
+
+    console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
+    console.print(table_of(found, now=time.time(), width=console.width))
 
 
 def cancel(job_ids: Annotated[list[str], typer.Argument(metavar="ID...")], api: ApiUrl = DEFAULT_API_URL) -> None:
@@ -200,7 +191,7 @@ def cancel(job_ids: Annotated[list[str], typer.Argument(metavar="ID...")], api: 
 
     [dim]woolly cancel f4757544a109456fb4d18353bf1844ce[/dim]
     """
-    with _client(api) as client:
+    with connected(api) as client:
         for job_id in job_ids:
             view = client.cancel(job_id)
             pending = view.state in (JobState.QUEUED, JobState.RUNNING)
@@ -224,7 +215,8 @@ def follow(client: "WoollyClient", job_id: str, *, as_json: bool = False, end_li
         if isinstance(event, DoneEvent | FailedEvent):
             if end_line and not as_json and not said.endswith("\n"):
                 print(flush=True)
-            if event.usage.total_tokens:  # a job that failed before it began has nothing to tell
+            # A job that failed before it began has nothing to tell.
+            if event.usage.completion_tokens or isinstance(event, DoneEvent):
                 say(summary(event.usage, event.metrics))
             if isinstance(event, FailedEvent):
                 raise Failure(f"job {job_id} {event.state.value}: {event.error.message}")
@@ -234,10 +226,11 @@ def follow(client: "WoollyClient", job_id: str, *, as_json: bool = False, end_li
 
 def summary(usage: Usage, metrics: JobMetrics) -> str:
     """How a job went, in a line. Only what was measured is told."""
+    first, speed = metrics.time_to_first_token_seconds, metrics.decode_tokens_per_second
     parts = [
         f"{usage.prompt_tokens} + {usage.completion_tokens} tokens",
-        f"first after {_seconds(metrics.time_to_first_token_seconds)}" if metrics.time_to_first_token_seconds else "",
-        f"{_rate(metrics.decode_tokens_per_second)} tokens/s" if metrics.decode_tokens_per_second else "",
+        f"first after {seconds_or_ms(first)}" if first else "",
+        f"{rate(speed)} tokens/s" if speed else "",
         f"{usage.cached_tokens} from the prefix cache" if usage.cached_tokens else "",
         f"{metrics.attempts} attempts" if metrics.attempts > 1 else "",
     ]
@@ -271,34 +264,8 @@ def _request(**fields: Any) -> JobRequest:
         raise InvalidRequest(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
 
 
-def _state(view: JobView) -> str:
-    if view.cancel_requested and view.state is JobState.RUNNING:
-        return "running (cancelling)"
-    if view.queue_position is None:
-        return view.state.value
-    start = view.estimated_start_seconds
-    return f"queued ({view.queue_position} before it" + ("" if start is None else f", about {_age(start)}") + ")"
-
-
 def _key_and_text(item: str) -> tuple[str, str]:
     key, separator, text = item.partition("=")
     if not separator or not key:
         raise Failure(f"--metadata: '{printable(item)}' is not of the form KEY=TEXT", 2)
     return key, text
-
-
-def _age(seconds: float) -> str:
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{max(0.0, seconds):.0f} s"
-
-
-def _rate(rate: float | None) -> str:
-    return "" if rate is None else f"{rate:,.1f}"
-
-
-def _seconds(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"

@@ -49,6 +49,12 @@ Optimized = Annotated[
         show_default=False,
     ),
 ]
+LogFormat = Annotated[
+    Literal["console", "json"] | None,
+    typer.Option(
+        "--log-format", help="How it logs; json: each line of standard error is an object.", show_default=False
+    ),
+]
 ModelName = Annotated[
     str | None, typer.Option("--name", metavar="NAME", help="The model's name for clients; default: from the file.")
 ]

@@ -3,11 +3,10 @@
 import sys
 import time
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from rich.console import Console
-from rich.status import Status
-from rich.text import Text
+if TYPE_CHECKING:
+    from rich.status import Status
 
 # Without a terminal: nothing about what is over at once, and lines about the same thing no faster than this.
 PLAIN_AFTER_SECONDS = 5.0
@@ -19,6 +18,8 @@ class Progress:
     `quiet`: updates show nothing."""
 
     def __init__(self, *, quiet: bool = False) -> None:
+        from rich.console import Console  # here, because every command loads this file
+
         self._quiet = quiet
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._status: Status | None = None
@@ -31,6 +32,8 @@ class Progress:
         if self._quiet:
             return
         if self._console.is_terminal:
+            from rich.text import Text
+
             if self._status is None:
                 self._status = self._console.status(Text(text))
                 self._status.start()
@@ -46,6 +49,8 @@ class Progress:
 
     def line(self, text: str) -> None:
         if self._status is not None:
+            from rich.text import Text
+
             self._console.print(Text(text))
         else:
             print(text, file=sys.stderr, flush=True)

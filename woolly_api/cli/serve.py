@@ -11,6 +11,7 @@ import woolly_worker
 from woolly_api.cli.common import CLUSTER_PANEL, Failure
 from woolly_api.cli.options import (
     KVDtype,
+    LogFormat,
     ModelFile,
     ModelName,
     NCtx,
@@ -39,6 +40,7 @@ def worker(
     kv_dtype: KVDtype = None,
     optimized: Optimized = None,
     redis: RedisUrl = None,
+    log_format: LogFormat = None,
 ) -> None:
     """Serve a model to the jobs in Redis. Every setting is also an environment variable, WOOLLY_<NAME>.
 
@@ -47,6 +49,8 @@ def worker(
     [dim]woolly worker --model model.gguf --redis redis://10.0.0.1:6379/0 --slots 8[/dim]
     """
     path = model_path(model)
+    if log_format is not None:
+        os.environ["WOOLLY_LOG_FORMAT"] = log_format  # also for the line of the parent
     from woolly_worker.queue.parent import fork_worker
 
     introduce = fork_worker(redis)  # before anything large is loaded: a parent is left, which waits for us
@@ -69,6 +73,7 @@ def api(
     host: Annotated[str | None, typer.Option("--host", metavar="ADDRESS", help="Default: 127.0.0.1.")] = None,
     port: Annotated[int | None, typer.Option("--port", "-p", metavar="PORT", help="Default: 8080.")] = None,
     redis: RedisUrl = None,
+    log_format: LogFormat = None,
     optimized: Annotated[bool | None, typer.Option("--use-optimized-inference/--baseline", hidden=True)] = None,
 ) -> None:
     """Serve HTTP. Every setting is also an environment variable, WOOLLY_API_<NAME>.
@@ -83,7 +88,7 @@ def api(
     from woolly_api.server import serve
     from woolly_api.settings import ApiSettings
 
-    given: dict[str, Any] = {"host": host, "port": port, "redis_url": redis}
+    given: dict[str, Any] = {"host": host, "port": port, "redis_url": redis, "log_format": log_format}
     try:
         settings = ApiSettings(**{key: value for key, value in given.items() if value is not None})
     except ValidationError as error:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from woolly_api.cli.common import JOBS_PANEL, printable
+from woolly_api.cli.common import JOBS_PANEL, connected, printable
 from woolly_api.cli.options import DEFAULT_API_URL, ApiUrl, AsJson
 from woolly_worker.contract.timeline import AttemptEnd, PartKind, Timeline, TimelineAttempt, TimelinePart
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 BAR_COLUMNS = 32
 WIDTH = 120  # of the table where there is no terminal
+SHOWN_REST_SECONDS = 0.001  # Redis tells its times in whole milliseconds
 
 _COLORS = {
     PartKind.ADMISSION: "yellow",
@@ -40,17 +41,15 @@ def timeline(
 
     [dim]woolly timeline f4757544a109456fb4d18353bf1844ce[/dim]
     """
-    from rich.console import Console
-
-    from woolly_api.client import WoollyClient
-
-    with WoollyClient(api) as client:
+    with connected(api) as client:
         view = client.get(job_id, timeline=True)
     told = view.timeline
     assert told is not None, "it was asked for"
     if as_json:
         print(json.dumps(told.model_dump(mode="json"), indent=2))
         return
+    from rich.console import Console
+
     console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
     console.print(f"{view.state.value}, {_milliseconds(told.seconds)} since submit")
     console.print(table_of(told))
@@ -82,7 +81,10 @@ def table_of(told: Timeline) -> "Table":
             Bar(whole, max(0.0, part.start_seconds), min(whole, end), width=BAR_COLUMNS, color=color),
             _details(part),
         )
-    table.add_row("", _milliseconds(told.unattributed_seconds), "", "unattributed", "", "", style="dim")
+    rest = told.unattributed_seconds
+    if abs(rest) >= SHOWN_REST_SECONDS:
+        what = "unattributed" if rest > 0 else "in two parts"  # the clocks of worker and Redis disagree
+        table.add_row("", _milliseconds(abs(rest)), "", what, "", "", style="dim")
     return table
 
 

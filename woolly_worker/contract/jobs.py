@@ -150,11 +150,15 @@ class Usage(Frozen):
     total_tokens: int = 0
     cached_tokens: int = Field(0, description="prompt tokens whose keys and values were already in the KV cache")
 
+    @classmethod
+    def of(cls, n_prompt: int, n_completion: int) -> Self:
+        return cls(prompt_tokens=n_prompt, completion_tokens=n_completion, total_tokens=n_prompt + n_completion)
+
 
 class JobMetrics(Frozen):
     """How a job went. Seconds are wall clock unless they say CPU; a rate is None when nothing was timed."""
 
-    queue_wait_seconds: float | None = Field(None, description="submit -> claim of the attempt that finished")
+    queue_wait_seconds: float | None = Field(None, description="submit -> first claim")
     time_to_first_token_seconds: float | None = Field(None, description="submit -> first token of this job")
     total_seconds: float | None = Field(None, description="submit -> terminal event")
     prefill_seconds: float | None = Field(None, description="admission -> last prompt token computed")

@@ -6,8 +6,10 @@
       |<-------- Redis's clock -->|<--- the worker's ---->|<-- Redis's ->|
 
 A worker measures its part with a clock of its own, and looks at Redis's when it gets the job and when it writes what
-became of it. What the two clocks disagree about belongs to no part and is told as `unattributed_seconds`. A worker that
-died told nothing: its attempt is one part `running`, up to its last sign of life, and one part `lost`.
+became of it. Redis's times are whole milliseconds, so its part may seem to end behind its record: it is moved then,
+and `starting` is shorter. What the two clocks disagree about beyond that belongs to no part and is told as
+`unattributed_seconds`. A worker that died told nothing: its attempt is one part `running`, up to its last sign of life,
+and one part `lost`; as long as nobody has noticed, the second is a stall, `silent`.
 """
 
 from enum import StrEnum
@@ -31,6 +33,7 @@ class PartKind(StrEnum):
 class StallCause(StrEnum):
     PREEMPTED = "preempted"  # gave up its KV blocks to an older job and waits for others
     OTHERS = "others"  # has a slot, but the steps were those of others
+    SILENT = "silent"  # no sign of its worker for longer than usual, and nobody has noticed a loss: it may come back
     REDIS = "redis"  # tokens could not be written, and nothing more is computed than can be written
 
 

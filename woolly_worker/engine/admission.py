@@ -7,7 +7,8 @@ none of this file's business.
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from woolly_worker.contract.errors import ContextOverflow, InvalidRequest, PoolExhausted
+from woolly_worker.contract.context import check_fits
+from woolly_worker.contract.errors import InvalidRequest, PoolExhausted
 from woolly_worker.contract.jobs import SamplingParams
 from woolly_worker.engine.events import EngineRequest
 from woolly_worker.memory.kv_cache import BLOCK_TOKENS, blocks_for
@@ -29,14 +30,8 @@ class Limits:
         n_prompt, wanted = len(request.prompt_ids), request.sampling.max_tokens
         if n_prompt == 0:
             raise InvalidRequest("the prompt has no tokens", param="prompt")
+        check_fits(self.n_ctx, n_prompt=n_prompt, max_tokens=wanted)
         end = n_prompt + (wanted if wanted is not None else 1)
-        if end > self.n_ctx:
-            tokens = f"{n_prompt:,} tokens" if wanted is None else f"{n_prompt:,} tokens and max_tokens is {wanted:,}"
-            raise ContextOverflow(
-                f"the prompt has {tokens}, the context holds {self.n_ctx:,} for both",
-                param="prompt" if n_prompt >= self.n_ctx else "max_tokens",
-                details={"n_prompt": n_prompt, "max_tokens": wanted, "n_ctx": self.n_ctx},
-            )
         n_blocks = blocks_for(end - 1)  # the last token is given out, never computed
         if n_blocks > self.n_blocks:
             raise PoolExhausted(

@@ -21,6 +21,7 @@ LATER_NUMBERS = (
     "lease_for_ms",
     "grace_ms",
     "alone_ms",
+    "prompt_tokens",
     "cost",
     "version",
 )

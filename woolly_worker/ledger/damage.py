@@ -95,12 +95,12 @@ class Damage:
         return kind, record, stream_kind, entries if stream_kind == "stream" else []
 
     def _fail(self, job_id: str, record: dict[str, str | None], tokens: list[TokenEvent], problem: str) -> None:
-        n = len(tokens)
+        n, n_prompt = len(tokens), record["prompt_tokens"]
         event = FailedEvent(
             seq=n + 1,
             state=JobState.FAILED,
             error=ErrorInfo.of(InternalError(f"the record of this job is damaged: {problem}")),
-            usage=Usage(completion_tokens=n, total_tokens=n),
+            usage=Usage.of(int(n_prompt) if n_prompt is not None and is_number(n_prompt) else 0, n),
         )
         result = JobResult(
             text="".join(token.text for token in tokens),

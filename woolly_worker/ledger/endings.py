@@ -66,7 +66,7 @@ class Endings:
     def close(self, job_id: str, fence: int, verdict: str) -> bool:
         """Ends a queued job that nobody owns. False if it has been claimed or closed since `fence` was read. The result
         has the tokens that are there: a job whose stream was lost must end, too."""
-        model, seq, history = self._store.fields(job_id, ["model", "seq", "history"])
+        model, seq, history, n_prompt = self._store.fields(job_id, ["model", "seq", "history", "prompt_tokens"])
         if model is None or seq is None:
             return False
         tokens = self._store.stored_tokens(job_id, int(seq))
@@ -74,7 +74,7 @@ class Endings:
             seq=int(seq) + 1,
             state=CLOSING_STATES[verdict],
             error=ErrorInfo.of(self._closing_error(verdict, history)),
-            usage=Usage(completion_tokens=len(tokens), total_tokens=len(tokens)),
+            usage=Usage.of(int(n_prompt or 0), len(tokens)),
             metrics=self._store.merged_metrics(job_id, JobMetrics()),
         )
         result = JobResult(
@@ -91,12 +91,13 @@ class Endings:
 
     def end_unreadable(self, job_id: str, fence: int, model: str, tokens: list[TokenEvent]) -> None:
         """Fails a job that was just claimed: no other worker of this version could read its request either."""
+        (n_prompt,) = self._store.fields(job_id, ["prompt_tokens"])
         error = InternalError("the recorded request is not one that this version of Woolly can read")
         event = FailedEvent(
             seq=len(tokens) + 1,
             state=JobState.FAILED,
             error=ErrorInfo.of(error),
-            usage=Usage(completion_tokens=len(tokens), total_tokens=len(tokens)),
+            usage=Usage.of(int(n_prompt or 0), len(tokens)),
         )
         ids, text = tuple(token.token_id for token in tokens), "".join(token.text for token in tokens)
         finished = self.finish(Finish(job_id, fence, model, event, ids, text))

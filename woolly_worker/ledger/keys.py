@@ -37,6 +37,7 @@ unserved_ms                                               since when only worker
 seq, end_seq                                              tokens in the stream; seq of the terminal event
 cancel                                                    "1" once somebody asked for it
 bells                                                     bells rung so far
+prompt_tokens                                             of the prompt, once a worker has counted them
 cost                                                      tokens that it may take, by the estimate of backlog.py
 once                                                      its woolly:once key, if it was submitted with one
 grace_ms, alone_ms, abandoned                             see woolly:jobs:followed below

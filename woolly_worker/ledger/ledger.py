@@ -72,16 +72,19 @@ class Ledger:
         bell_seconds: float = DEFAULT_BELL_SECONDS,
         max_crashes: int = DEFAULT_MAX_CRASHES,
         on_closed: Callable[[str, JobState, JobResult], None] = lambda job_id, state, result: None,
+        on_lost: Callable[[str, str, int], None] = lambda job_id, worker_id, attempt: None,
     ) -> None:
         """`bell_seconds`: how long a model may have fewer bells than queued jobs before the reaper rings them again.
 
         `on_closed`: called once for each job that was ended here and not by the worker that ran it: cancelled or
-        expired in the queue, poison, unreadable or damaged. Of all processes one hears of it."""
+        expired in the queue, poison, unreadable or damaged. Of all processes one hears of it. So it is with `on_lost`:
+        called when it was found here that the lease of a job has run out, with who held it, for which attempt."""
         self.client = client
         self._store = Store(client)
         self._deaths = Deaths(client)
         self._bell_ms = max(1, int(bell_seconds * 1000))
         self._max_crashes = max_crashes
+        self._on_lost = on_lost
         retention_ms = max(1, int(retention_seconds * 1000))
         self._damage = Damage(self._store, retention_ms, on_closed)
         self._endings = Endings(
@@ -141,11 +144,12 @@ class Ledger:
         if record["state"] in TERMINAL_STATES:
             return Refusal(job_id, ClaimOutcome.TERMINAL)
         model = record["model"]
-        outcome, fence, seq, attempt, crashes, now_ms = self._store.call(
+        outcome, fence, seq, attempt, crashes, now_ms, *lost = self._store.call(
             "claim",
             [keys.job(job_id), keys.OPEN_JOBS, keys.lanes(model), keys.REAPER_SEEN],
             [job_id, owner, claim_id, int(lease_seconds * 1000), self._max_crashes, recipe],
         )
+        self._tell_lost(job_id, *lost)
         if outcome in CLOSING_STATES:
             self._endings.close(job_id, fence, outcome)
         if outcome != ClaimOutcome.CLAIMED:
@@ -205,7 +209,8 @@ class Ledger:
         for emission in emissions:
             names += (keys.job(emission.job_id), keys.events(emission.job_id))
             event = "" if emission.event is None else emission.event.model_dump_json(exclude_none=True)
-            args += (emission.job_id, emission.fence, emission.seq, event)
+            n_prompt = "" if emission.n_prompt is None else emission.n_prompt
+            args += (emission.job_id, emission.fence, emission.seq, event, n_prompt)
         return [Reply(reply) for reply in self._store.call("emit", names, args)]
 
     def set_alone(self, job_id: str, fence: int, alone: bool, *, lease_seconds: float) -> Reply:
@@ -323,14 +328,19 @@ class Ledger:
                 self.client.zrem(keys.OPEN_JOBS, job_id)
             return False
         model = record["model"]
-        verdict, fence, number = self._store.call(
+        verdict, fence, number, *lost = self._store.call(
             "look",
             [keys.job(job_id), keys.OPEN_JOBS, keys.lanes(model)],
             [job_id, _waiting_look_ms(), self._max_crashes],
         )
+        self._tell_lost(job_id, *lost)
         if verdict == "resume":
             return Bell(job_id, model, number)
         return verdict in CLOSING_STATES and self._endings.close(job_id, fence, verdict)
+
+    def _tell_lost(self, job_id: str, owner: str = "", attempt: int = 0) -> None:
+        if attempt:
+            self._on_lost(job_id, printable(owner), attempt)
 
     def _broken(self, job_id: str, error: Exception, now_ms: int) -> BrokenJob:
         problem = self._damage.end(job_id)

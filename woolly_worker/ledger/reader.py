@@ -69,6 +69,11 @@ class LedgerReader:
             (seconds, micros), fields = await pipe.execute()
         return timeline_of(job_id, fields, int(seconds) * 1000 + int(micros) // 1000)
 
+    async def has_key(self, tenant: str, key: str) -> bool:
+        """Whether a job was submitted under this idempotency key, whose record is still kept."""
+        with translated_errors():
+            return bool(await cast(Any, self.client.exists(keys.once(tenant, key))))
+
     async def result(self, job_id: str) -> JobResult | None:
         """None while the job has not ended."""
         with translated_errors():

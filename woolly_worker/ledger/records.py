@@ -73,6 +73,7 @@ class Emission:
     job_id: str
     fence: int
     event: TokenEvent | StateEvent | None = None
+    n_prompt: int | None = None  # tokens of the prompt, to be kept in the record
 
     @property
     def seq(self) -> int:

@@ -62,7 +62,7 @@ class Submission:
             )
         if status == "full":
             raise QueueFull(
-                f"{found} jobs of model '{model}' are queued, the limit is {self.max_queued}",
+                f"{found} {'job' if found == 1 else 'jobs'} of model '{model}' queued, the limit is {self.max_queued}",
                 details={"queued": found, "limit": self.max_queued},
             )
         if status == "full_tokens":

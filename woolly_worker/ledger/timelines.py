@@ -15,6 +15,7 @@ from woolly_worker.contract.timeline import (
     AttemptEnd,
     MeasuredPart,
     PartKind,
+    StallCause,
     Timeline,
     TimelineAttempt,
     TimelinePart,
@@ -22,7 +23,19 @@ from woolly_worker.contract.timeline import (
 from woolly_worker.ledger.clocks import Clock, Measured, look
 
 # In the order in which timeline_of takes them.
-TIMELINE_FIELDS = ["created_ms", "claimed_ms", "finished_ms", "attempts", "seq", "owner", "timeline"]
+TIMELINE_FIELDS = [
+    "created_ms",
+    "claimed_ms",
+    "finished_ms",
+    "attempts",
+    "seq",
+    "owner",
+    "lease_ms",
+    "lease_for_ms",
+    "timeline",
+]
+# A worker that lives is heard with every step, and steps are bound to a quarter of a lease.
+QUIET_SHARE = 0.5
 
 
 class _Stored(BaseModel):
@@ -64,12 +77,13 @@ def told(measured: Measured | None, client: redis.Redis) -> str:
 def timeline_of(job_id: str, fields: Sequence[str | None], now_ms: int) -> Timeline:
     """`fields` are those of TIMELINE_FIELDS; `now_ms` is Redis's time when they were read. Raises JobNotFound for a
     record that is not there, or no longer, and InternalError if the lines are none of this version's."""
-    created, claimed, finished, attempts, seq, owner, text = fields
+    created, claimed, finished, attempts, seq, owner, lease, lease_for, text = fields
     if created is None:
         raise JobNotFound(f"no job '{job_id}'")
     try:
         began_ms, n_attempts, n_tokens = int(created), int(attempts or 0), int(seq or 0)
         claimed_ms, finished_ms = (None if moment is None else int(moment) for moment in (claimed, finished))
+        lease_ms, lease_for_ms = int(lease or 0), int(lease_for or 0)
         lines = [_line(line) for line in (text or "").split("\n") if line]
     except ValueError:  # pydantic's, too. Not `from` it: what Python says of a number that is none quotes it
         raise InternalError(f"the recorded timeline of job '{job_id}' cannot be read") from None
@@ -84,7 +98,12 @@ def timeline_of(job_id: str, fields: Sequence[str | None], now_ms: int) -> Timel
         # Claimed and not over. Or it ended under a version that told no timelines.
         cut.until(PartKind.QUEUED, claimed_ms)
         cut.n_attempt = n_attempts
-        cut.until(PartKind.RUNNING, end_ms, n_tokens=n_tokens - cut.seq)
+        alive_ms = max(claimed_ms, lease_ms - lease_for_ms) if lease_ms else end_ms
+        if end_ms - alive_ms < QUIET_SHARE * lease_for_ms:
+            alive_ms = end_ms
+        cut.until(PartKind.RUNNING, alive_ms, n_tokens=n_tokens - cut.seq)
+        if alive_ms < end_ms:
+            cut.until(PartKind.STALL, end_ms, cause=StallCause.SILENT)
         claimed_seconds = (claimed_ms - began_ms) / 1000
         spans.append(TimelineAttempt(attempt=cut.n_attempt, worker_id=owner or "", claimed_seconds=claimed_seconds))
     elif finished_ms is None or end_ms > cut.at_ms:
@@ -129,8 +148,13 @@ class _Cut:
         self.n_attempt = attempt.attempt
         n_tokens, self.seq = attempt.seq - self.seq, attempt.seq
         if recorded is not None:
-            self.until(PartKind.STARTING, recorded.began_ms)
+            # Redis cuts its times to whole milliseconds, so what was measured may end behind the end. It lies earlier
+            # then; the time between claim and engine, which nobody measured, is shorter by as much.
+            behind_ms = max(0.0, recorded.ended_ms - attempt.ended_ms)
+            shift_ms = min(behind_ms, max(0.0, recorded.began_ms - attempt.claimed_ms))
+            self.until(PartKind.STARTING, recorded.began_ms - shift_ms)
             self.measured(recorded)
+            self.at_ms -= shift_ms
             self.until(PartKind.WRITING, attempt.ended_ms)
         elif attempt.end is AttemptEnd.LOST:
             alive_ms = min(max(attempt.claimed_ms, attempt.alive_ms), attempt.ended_ms)
@@ -140,10 +164,10 @@ class _Cut:
             self.until(PartKind.RUNNING, attempt.ended_ms, n_tokens=n_tokens)
         self.at_ms = attempt.ended_ms
 
-    def until(self, kind: PartKind, end_ms: float, *, n_tokens: int = 0) -> None:
+    def until(self, kind: PartKind, end_ms: float, *, n_tokens: int = 0, cause: StallCause | None = None) -> None:
         """From where it is to `end_ms`; nothing if that has passed by the worker's clock."""
         seconds = max(0.0, round((end_ms - self.at_ms) / 1000, 6))
-        self._add(MeasuredPart(kind=kind, seconds=seconds, n_tokens=n_tokens or None))
+        self._add(MeasuredPart(kind=kind, cause=cause, seconds=seconds, n_tokens=n_tokens or None))
         self.at_ms = end_ms
 
     def measured(self, recorded: Recorded) -> None:

@@ -9,19 +9,19 @@ from woolly_worker.contract.jobs import JobMetrics, JobResult
 from woolly_worker.contract.states import JobState
 
 # The fields of the job's hash that `merged` wants, in its order.
-TIMING_FIELDS = ("created_ms", "claimed_ms", "first_token_ms", "attempts", "crashes")
+TIMING_FIELDS = ("created_ms", "started_ms", "first_token_ms", "attempts", "crashes")
 
 
 def merged(metrics: JobMetrics, fields: Sequence[str | None], now_ms: int) -> JobMetrics:
     """`metrics` with waits, totals, attempts and crashes by Redis's clock. `fields` are those of TIMING_FIELDS."""
-    created, claimed, first_token, attempts, crashes = (None if f is None else int(f) for f in fields)
+    created, started, first_token, attempts, crashes = (None if f is None else int(f) for f in fields)
     update: dict[str, float | int | None] = {"attempts": attempts or 0, "crashes": crashes or 0}
     if created is not None:
         update["total_seconds"] = (now_ms - created) / 1000
         if first_token is not None:
             update["time_to_first_token_seconds"] = (first_token - created) / 1000
-        if claimed is not None:
-            update["queue_wait_seconds"] = (claimed - created) / 1000
+        if started is not None:
+            update["queue_wait_seconds"] = (started - created) / 1000
     return metrics.model_copy(update=update)
 
 

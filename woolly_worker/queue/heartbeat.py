@@ -116,6 +116,7 @@ class Heartbeat:
             parent_pid=os.getppid(),
             state=self.state,
             threads=self._settings.threads,
+            n_ctx=None if self._card is None else self._card.n_ctx,
             optimizations=self._optimizations,
             recipe=self._recipe,
             started_at=self._started_at,

@@ -80,6 +80,7 @@ class _Tracked:
     texts: list[str]
     renewed_at: float = field(default_factory=time.monotonic)
     cancel_told: bool = False
+    n_prompt: int | None = None  # tokens of the prompt, until the ledger knows them
 
     @property
     def key(self) -> ClaimKey:
@@ -112,6 +113,12 @@ class Publisher:
         if self._give_up.is_set():  # looked at after the entry is made: give_up() sees one of the two
             self._resolve(tracked, Outcome(OutcomeKind.ABANDONED))
         return outcome
+
+    def count_prompt(self, claim: Claim, n_prompt: int) -> None:
+        """Call it before the engine gets the job. The next write tells the ledger, which needs it if we die."""
+        tracked = self._tracked.get((claim.job_id, claim.fence))
+        if tracked is not None:
+            tracked.n_prompt = n_prompt
 
     def untrack(self, claim: Claim) -> None:
         """The engine refused the job."""
@@ -189,7 +196,7 @@ class Publisher:
                     prefill_done=event.n_done,
                     prefill_total=event.n_total,
                 )
-                emissions.append(Emission(event.job_id, event.fence, news))
+                emissions.append(Emission(event.job_id, event.fence, news, tracked.n_prompt))
             elif isinstance(event, ProbationPassed):
                 passed.append(tracked)
             else:
@@ -215,13 +222,13 @@ class Publisher:
             logprob=event.logprob,
             top_logprobs=event.top_logprobs,
         )
-        return Emission(event.job_id, event.fence, token)
+        return Emission(event.job_id, event.fence, token, tracked.n_prompt)
 
     def _silent(self, heard: set[ClaimKey]) -> list[Emission]:
         now = time.monotonic()
         due = now - min(RENEW_SILENT_SECONDS, self._lease_seconds / 3)
         return [
-            Emission(*key)
+            Emission(*key, n_prompt=tracked.n_prompt)
             for key, tracked in list(self._tracked.items())
             if key not in heard and tracked.renewed_at < due
         ]
@@ -238,6 +245,8 @@ class Publisher:
             if tracked is None:
                 continue  # an earlier reply of this batch ended it
             tracked.renewed_at = now
+            if emission.n_prompt is not None:
+                tracked.n_prompt = None
             if reply is Reply.CANCELLED and not tracked.cancel_told:
                 tracked.cancel_told = True
                 self._control.cancel(emission.job_id, emission.fence)

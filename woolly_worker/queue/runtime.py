@@ -25,7 +25,7 @@ from woolly_worker.queue.prompts import Encoder, Template, prompt_ids
 from woolly_worker.queue.publisher import Publisher
 from woolly_worker.queue.solitude import Solitude
 from woolly_worker.settings import WorkerSettings
-from woolly_worker.telemetry import log, log_job
+from woolly_worker.telemetry import log, log_job, log_lost
 
 if TYPE_CHECKING:
     from woolly_worker.bench.beside import Measured
@@ -115,6 +115,7 @@ class Runtime:
             bell_seconds=self.settings.bell_seconds,
             max_crashes=self.settings.max_crashes,
             on_closed=log_job,
+            on_lost=log_lost,
         )
 
     @property

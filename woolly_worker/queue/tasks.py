@@ -171,9 +171,12 @@ def run_benchmark(runtime: Runtime, call_id: str, test_type: str, iterations: in
 
 def _start(runtime: Runtime, claim: Claim) -> "Future[Outcome]":
     """Hands the job to the engine."""
+    n_prompt = 0
     try:
         request = _engine_request(runtime, claim)
+        n_prompt = len(request.prompt_ids)
         waiter = runtime.publisher.track(claim)
+        runtime.publisher.count_prompt(claim, n_prompt)
         try:
             runtime.engine.submit(request)
         except BaseException:
@@ -181,7 +184,7 @@ def _start(runtime: Runtime, claim: Claim) -> "Future[Outcome]":
             raise
     except Exception as error:
         waiter = Future()
-        waiter.set_result(_not_started(runtime, claim, error))
+        waiter.set_result(_not_started(runtime, claim, error, n_prompt))
     return waiter
 
 
@@ -189,7 +192,7 @@ def _run_alone(runtime: Runtime, claim: Claim) -> Outcome:
     """A job on probation: from its prompt on nothing else is worked on, and the ledger knows that before it begins. The
     others go on when it has passed (`Publisher`), or when its end is written."""
     key = (claim.job_id, claim.fence)
-    began = time.monotonic()
+    began, n_prompt = time.monotonic(), 0
     waiter = runtime.publisher.track(claim)  # it renews the lease while others are computed, and hears of a cancel
     log.info("on probation", job_id=claim.job_id, crashes=claim.crashes, tokens=claim.last_seq, until=claim.alone_until)
     try:
@@ -208,7 +211,10 @@ def _run_alone(runtime: Runtime, claim: Claim) -> Outcome:
             runtime.publisher.untrack(claim)
             return Outcome(OutcomeKind.FENCED)
         with _patience(runtime, key):
-            runtime.engine.submit(_engine_request(runtime, claim, waited_seconds=time.monotonic() - began))
+            request = _engine_request(runtime, claim, waited_seconds=time.monotonic() - began)
+            n_prompt = len(request.prompt_ids)
+            runtime.publisher.count_prompt(claim, n_prompt)
+            runtime.engine.submit(request)
         if reply is Reply.CANCELLED or runtime.solitude.is_cancelled(key):
             runtime.engine.cancel(*key)
         return waiter.result()
@@ -216,7 +222,7 @@ def _run_alone(runtime: Runtime, claim: Claim) -> Outcome:
         raise
     except Exception as error:
         runtime.publisher.untrack(claim)
-        return _not_started(runtime, claim, error)
+        return _not_started(runtime, claim, error, n_prompt)
     finally:
         runtime.solitude.leave(key)
 
@@ -247,14 +253,14 @@ def _engine_request(runtime: Runtime, claim: Claim, waited_seconds: float = 0.0)
     )
 
 
-def _not_started(runtime: Runtime, claim: Claim, error: Exception) -> Outcome:
-    """How it goes on with a claimed job that did not reach the engine."""
+def _not_started(runtime: Runtime, claim: Claim, error: Exception, n_prompt: int) -> Outcome:
+    """How it goes on with a claimed job that did not reach the engine. `n_prompt`: 0 if its prompt was not counted."""
     if isinstance(error, EngineStopped):
         return _give_back(runtime, claim)
     if not isinstance(error, WoollyError):
         log_bug("a job could not be started", error, job_id=claim.job_id)
         error = InternalError("the worker could not start this job")
-    return _refuse(runtime, claim, error)
+    return _refuse(runtime, claim, error, n_prompt)
 
 
 def _give_back(runtime: Runtime, claim: Claim) -> Outcome:
@@ -270,14 +276,14 @@ def _give_back(runtime: Runtime, claim: Claim) -> Outcome:
     )
 
 
-def _refuse(runtime: Runtime, claim: Claim, error: WoollyError) -> Outcome:
+def _refuse(runtime: Runtime, claim: Claim, error: WoollyError, n_prompt: int) -> Outcome:
     """Ends a claimed job that never reached the engine."""
     n_tokens = len(claim.token_ids)
     event = FailedEvent(
         seq=n_tokens + 1,
         state=_STATES.get(type(error), JobState.FAILED),
         error=ErrorInfo.of(error),
-        usage=Usage(completion_tokens=n_tokens, total_tokens=n_tokens),
+        usage=Usage.of(n_prompt, n_tokens),
     )
     finish = Finish(claim.job_id, claim.fence, claim.request.model, event, claim.token_ids, claim.text)
     finished = until_answered("finish", lambda: runtime.ledger.finish(finish), runtime.giving_up)

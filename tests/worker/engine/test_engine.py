@@ -90,7 +90,7 @@ def test_without_max_tokens_it_goes_on_until_the_context_is_full() -> None:
 
 def test_a_request_that_can_never_fit_is_refused_with_both_numbers() -> None:
     rig = make_rig(n_ctx=256, n_blocks=4)
-    with pytest.raises(ContextOverflow, match=r"200 tokens and max_tokens is 57, the context holds 256"):
+    with pytest.raises(ContextOverflow, match=r"200 tokens and max_tokens is 57, the context holds 256 for prompt"):
         rig.engine.submit(make_request(LONG, max_tokens=57))
     with pytest.raises(ContextOverflow, match=r"256 tokens, the context holds 256"):
         rig.engine.submit(make_request(LONG + LONG[:56], max_tokens=None))

@@ -3,6 +3,7 @@
 import json
 import time
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -120,6 +121,36 @@ def test_a_job_from_submit_to_done(ledger: Ledger) -> None:
     last = job_event_adapter.validate_json(stream(ledger, job_id)[-1])
     assert isinstance(last, DoneEvent)
     assert last.metrics == metrics
+
+
+def test_the_wait_in_the_queue_ends_with_the_first_claim(ledger: Ledger) -> None:
+    job_id = submit(ledger)
+    released = claim(ledger, job_id)
+    ledger.release(job_id, released.fence, "tiny")
+    again = claim(ledger, job_id)
+    ledger.client.hset(keys.job(job_id), mapping={"created_ms": 1000, "started_ms": 3500, "claimed_ms": 9000})
+    assert ledger.finish(done(again, 0)).result.metrics.queue_wait_seconds == 2.5
+
+
+@pytest.mark.parametrize("end", ["cancelled", "expired", "failed"])
+def test_a_job_that_ends_without_its_worker_keeps_the_tokens_that_were_counted(redis_url: str, end: str) -> None:
+    with closing(connect(redis_url)) as client:
+        ledger = Ledger(client, max_crashes=1)
+        job_id = submit(ledger, deadline_seconds=60)
+        claimed = claim(ledger, job_id)
+        emit(ledger, replace(token(job_id, 1, 1), n_prompt=7), token(job_id, 1, 2))
+        if end == "failed":  # as poison
+            ledger.set_alone(job_id, claimed.fence, True, lease_seconds=LEASE)
+        elif end == "cancelled":
+            ledger.cancel(job_id)
+        else:
+            client.hset(keys.job(job_id), "deadline_ms", 1)
+        expire_lease(ledger, job_id)
+        ledger.reap()
+        view = ledger.view(job_id)
+    assert view.state == end
+    assert view.result is not None
+    assert view.result.usage == Usage(prompt_tokens=7, completion_tokens=2, total_tokens=9)
 
 
 def test_a_finished_job_keeps_its_record_only_for_a_while(ledger: Ledger) -> None:

@@ -17,15 +17,16 @@ from woolly_worker.ledger.models import ModelCard, ModelRegistry
 from woolly_worker.ledger.reaper import Reaper
 from woolly_worker.ledger.records import Bell
 from woolly_worker.ledger.server import EmbeddedServer
-from woolly_worker.telemetry import configure_logging, log_job
+from woolly_worker.telemetry import configure_logging, log_job, log_lost
 
 
-def lost(ledger: Ledger) -> None:
+def lost(ledger: Ledger) -> str:
     """A job whose worker has been silent for long."""
     job_id = ledger.submit(request()).job_id
     ledger.claim(job_id, "dead", lease_seconds=30)
     ledger.client.hset(keys.job(job_id), "lease_ms", 1)
     ledger.client.zadd(keys.OPEN_JOBS, {job_id: 1})
+    return job_id
 
 
 def test_lost_bells_and_lost_workers_are_rung_for(redis_url: str) -> None:
@@ -85,6 +86,25 @@ def test_a_job_that_the_reaper_ends_has_its_line(
         Reaper(ledger, lambda bell: None, "me").turn()
     (line,) = map(json.loads, capfd.readouterr().err.splitlines())
     assert (line["event"], line["job_id"], line["state"]) == ("job", late, "expired")
+
+
+def test_a_lost_worker_is_named_in_one_line(
+    redis_url: str, capfd: pytest.CaptureFixture[str], restored_logging: None
+) -> None:
+    configure_logging("info", "json")
+    with closing(connect(redis_url)) as client:
+        ledger = Ledger(client, on_lost=log_lost)
+        reaper = Reaper(ledger, lambda bell: None, "me", turn_seconds=0.001)
+        # When the reaper notices one loss, and a worker that asks for the job another
+        first = lost(ledger)
+        reaper.turn()
+        second = lost(ledger)
+        ledger.claim(second, "alive", lease_seconds=30)
+        reaper.turn()
+    # Then each has one line
+    lines = [line for line in map(json.loads, capfd.readouterr().err.splitlines()) if "worker lost" in line["event"]]
+    told = [(line["job_id"], line["worker_id"], line["attempt"]) for line in lines]
+    assert told == [(first, "dead", 1), (second, "dead", 1)]
 
 
 def test_a_broken_record_is_named_in_the_log(

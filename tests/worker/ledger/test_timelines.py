@@ -1,6 +1,7 @@
 """A timeline from a record: what Redis wrote, what workers measured, and how the two meet."""
 
 import asyncio
+import json
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -10,13 +11,14 @@ import pytest
 from woolly_worker.contract.errors import InternalError, JobNotFound
 from woolly_worker.contract.events import DoneEvent, TokenEvent
 from woolly_worker.contract.jobs import JobMetrics, JobRequest, Usage
-from woolly_worker.contract.timeline import AttemptEnd, MeasuredPart, PartKind, Timeline
+from woolly_worker.contract.timeline import AttemptEnd, MeasuredPart, PartKind, StallCause, Timeline
 from woolly_worker.ledger import clocks, keys
 from woolly_worker.ledger.clocks import Clock, Measured
 from woolly_worker.ledger.connection import connect_async
 from woolly_worker.ledger.ledger import Ledger
 from woolly_worker.ledger.reader import LedgerReader
 from woolly_worker.ledger.records import Claim, Emission, Finish, Reply
+from woolly_worker.ledger.timelines import timeline_of
 
 LEASE = 30.0
 DECODE = MeasuredPart(kind=PartKind.DECODE, seconds=0.2, n_tokens=2, n_steps=2)
@@ -120,6 +122,40 @@ def test_a_lost_worker_leaves_its_signs_of_life(ledger: Ledger) -> None:
     assert (running.n_tokens, last.n_tokens) == (3, 1)
     assert [attempt.end for attempt in timeline.attempts] == [AttemptEnd.LOST, AttemptEnd.ENDED]
     assert timeline.unattributed_seconds == 0  # all of it by Redis's clock
+    check_sum(timeline)
+
+
+def test_a_worker_that_is_not_heard_stalls_its_job(ledger: Ledger) -> None:
+    # Given a job with three tokens, the last one ten seconds ago, and a lease that has not run out yet
+    claim = claimed(ledger)
+    emit(ledger, claim, 1, 2, 3)
+    assert said(told(ledger)) == [("queued", 0), ("running", 1)]
+    record = keys.job("j")
+    for name in ("created_ms", "claimed_ms", "lease_ms"):
+        ledger.client.hincrby(record, name, -20_000)
+    # Then what is known ends with the last sign of life
+    timeline = told(ledger)
+    assert said(timeline) == [("queued", 0), ("running", 1), ("stall", 1)]
+    running, stall = timeline.parts[1:]
+    assert (running.n_tokens, stall.cause) == (3, StallCause.SILENT)
+    assert running.seconds < 20 <= stall.seconds
+    check_sum(timeline)
+    # And once the loss is noticed, the same time is lost
+    ledger.client.hset(record, "lease_ms", int(ledger.client.hget(record, "lease_ms") or 0) - 20_000)
+    ledger.client.zadd(keys.OPEN_JOBS, {"j": 1})
+    ledger.reap()
+    assert said(told(ledger)) == [("queued", 0), ("running", 1), ("lost", 1), ("queued", 1)]
+
+
+def test_what_was_measured_fits_into_whole_milliseconds() -> None:
+    """Redis recorded the end at 1300.9 ms and wrote 1300; the worker's clock saw it at 1300.7."""
+    attempt = {"attempt": 1, "owner": "w", "claimed_ms": 1010, "alive_ms": 1300, "ended_ms": 1300, "seq": 2}
+    decode = {"kind": "decode", "seconds": 0.2883}
+    recorded = {"began_ms": 1012.4, "ended_ms": 1300.7, "parts": [decode]}
+    line = json.dumps({**attempt, "end": "ended"}) + "\t" + json.dumps(recorded) + "\n"
+    timeline = timeline_of("j", ["1000", "1010", "1300", "1", "2", "", "0", "30000", line], 1300)
+    assert [part.seconds for part in timeline.parts] == pytest.approx([0.01, 0.0017, 0.2883, 0.0])
+    assert timeline.unattributed_seconds == 0
     check_sum(timeline)
 
 

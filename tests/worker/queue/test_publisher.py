@@ -67,6 +67,19 @@ def test_a_job_is_written_step_by_step(ledger: Ledger) -> None:
     assert engine.orders == []
 
 
+def test_the_record_hears_once_how_long_the_prompt_is(ledger: Ledger) -> None:
+    with publishing(ledger) as (publisher, _):
+        claim = claimed(ledger)
+        publisher.track(claim)
+        publisher.count_prompt(claim, 3)
+        publisher.put([PrefillProgress("j", 1, 2, 3)])
+        eventually(lambda: ledger.client.hget(keys.job("j"), "prompt_tokens") == "3")
+        ledger.client.hdel(keys.job("j"), "prompt_tokens")
+        publisher.put([token("j", 1)])
+        eventually(lambda: ledger.view("j").last_seq == 1)
+    assert not ledger.client.hexists(keys.job("j"), "prompt_tokens")
+
+
 def test_a_resumed_job_has_the_whole_text(ledger: Ledger) -> None:
     with publishing(ledger) as (publisher, _):
         outcome = publisher.track(claimed(ledger))

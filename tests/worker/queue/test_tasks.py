@@ -13,6 +13,7 @@ from scripted import MODEL, PROMPT, Scripted, ScriptedEngine, cancelled, done, e
 
 from woolly_worker.contract.errors import ContextOverflow
 from woolly_worker.contract.events import TokenEvent
+from woolly_worker.contract.jobs import Usage
 from woolly_worker.contract.states import JobState
 from woolly_worker.engine.events import EngineStopped
 from woolly_worker.ledger import keys
@@ -89,6 +90,7 @@ def test_what_the_engine_refuses_fails_with_its_code(ledger: Ledger, redis_url: 
     assert result is not None
     assert result.error is not None
     assert result.error.message == "prompt has 100 tokens, n_ctx is 64"
+    assert result.usage == Usage(prompt_tokens=len(PROMPT), total_tokens=len(PROMPT))
     assert (result.error.param, result.error.http_status, result.error.details) == ("prompt", 400, {"n_ctx": 64})
 
 

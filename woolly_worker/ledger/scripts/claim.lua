@@ -3,7 +3,8 @@
 -- KEYS  1 job  2 open index  3 lanes of the model  4 ms of the last turn of any reaper
 -- ARGV  1 id  2 owner (worker id)  3 claim id, unique per attempt to claim  4 lease ms  5 crashes that convict
 --       6 recipe of the owner
--- Returns {outcome, fence, seq, attempts, crashes, now ms}. Outcomes:
+-- Returns {outcome, fence, seq, attempts, crashes, now ms}, and behind them owner and attempt if a worker was lost.
+-- Outcomes:
 --   claimed    the caller owns the job; the same claim id again (its reply was lost) gets the same answer
 --   gone       no such record          terminal  it has ended         busy  a live lease is held, or one that
 --              nobody could renew
@@ -17,13 +18,13 @@ local s = redis.call('HMGET', KEYS[1], 'state', 'lease_ms', 'claim', 'fence', 's
 local state, lease, lane = s[1], tonumber(s[2]), s[8]
 if not state then return { 'gone', 0, 0, 0, 0, 0 } end
 
-local now = now_ms()
+local now, lost, lost_attempt = now_ms(), nil, nil
 local fence, seq, attempts, crashes = tonumber(s[4]), tonumber(s[5]), tonumber(s[9]), tonumber(s[10])
 if TERMINAL[state] then return { 'terminal', fence, seq, attempts, crashes, now } end
 if state == 'running' then
   if s[3] == ARGV[3] then return { 'claimed', fence, seq, attempts, crashes, now } end
   if lease > now or away_since(KEYS[4], now) then return { 'busy', fence, seq, attempts, crashes, now } end
-  crashes = lose_lease(KEYS[1], KEYS[3], lane, now)
+  crashes, lost, lost_attempt = lose_lease(KEYS[1], KEYS[3], lane, now)
 end
 
 local refused = nil
@@ -37,19 +38,19 @@ end
 if refused then
   -- If the caller dies before it has closed the job, the reaper finds it at once.
   redis.call('ZADD', KEYS[2], now, ARGV[1])
-  return { refused, fence, seq, attempts, crashes, now }
+  return { refused, fence, seq, attempts, crashes, now, lost, lost_attempt }
 end
 
 -- Other weights would say something else from here on. Since when nobody was found who has them: Ledger.strand.
 if seq > 0 and s[13] and s[13] ~= ARGV[6] then
   if not number(s[15]) then redis.call('HSET', KEYS[1], 'unserved_ms', now) end
   redis.call('ZADD', KEYS[2], now + 1000, ARGV[1])
-  return { 'other_recipe', fence, seq, attempts, crashes, now }
+  return { 'other_recipe', fence, seq, attempts, crashes, now, lost, lost_attempt }
 end
 
 if tonumber(s[14] or '1') > RECORD_VERSION then
   redis.call('ZADD', KEYS[2], now + 1000, ARGV[1])
-  return { 'newer', fence, seq, attempts, crashes, now }
+  return { 'newer', fence, seq, attempts, crashes, now, lost, lost_attempt }
 end
 
 fence = redis.call('HINCRBY', KEYS[1], 'fence', 1)
@@ -61,4 +62,4 @@ if not s[11] then redis.call('HSET', KEYS[1], 'started_ms', now) end
 move(KEYS[1], KEYS[3], lane, 'queued', 'running')
 redis.call('ZADD', KEYS[2], now + ARGV[4], ARGV[1])
 publish_state(KEYS[1], 'running', attempts)
-return { 'claimed', fence, seq, attempts, crashes, now }
+return { 'claimed', fence, seq, attempts, crashes, now, lost, lost_attempt }

@@ -1,7 +1,7 @@
 -- running -> running: one engine step of a whole batch. Appends tokens, publishes, renews leases, reads cancel flags.
 --
 -- KEYS  1 open index, then two per emission: job, events
--- ARGV  1 lease ms, then four per emission: id, fence, seq, event JSON
+-- ARGV  1 lease ms, then five per emission: id, fence, seq, event JSON, tokens of the prompt or ''
 --       seq 0 only renews the lease; its event, if not '', is published and not stored
 -- Returns one reply per emission:
 --   ok         written, or (same fence) had been written before: a repeated call does no harm
@@ -16,7 +16,8 @@ local lease = now + ARGV[1]
 local replies = {}
 for i = 1, (#KEYS - 1) / 2 do
   local job, events = KEYS[2 * i], KEYS[2 * i + 1]
-  local id, fence, seq, event = ARGV[4 * i - 2], ARGV[4 * i - 1], tonumber(ARGV[4 * i]), ARGV[4 * i + 1]
+  local id, fence, seq, event, n_prompt = ARGV[5 * i - 3], ARGV[5 * i - 2], tonumber(ARGV[5 * i - 1]), ARGV[5 * i],
+    ARGV[5 * i + 1]
   local s = redis.pcall('HMGET', job, 'fence', 'state', 'seq', 'cancel')
   local written = number(s[3])
   if s.err or (s[1] == fence and not written) then
@@ -38,6 +39,7 @@ for i = 1, (#KEYS - 1) / 2 do
     else
       redis.call('HSET', job, 'lease_ms', lease)
     end
+    if n_prompt ~= '' then redis.call('HSET', job, 'prompt_tokens', n_prompt) end
     redis.call('ZADD', KEYS[1], lease, id)
     replies[i] = s[4] == '1' and 'cancelled' or 'ok'
   end

@@ -2,7 +2,7 @@
 --
 -- KEYS  1 job  2 open index  3 lanes of the model
 -- ARGV  1 id  2 ms until the next look whether it still waits  3 crashes that convict
--- Returns {verdict, fence, number of its bell}. Verdicts:
+-- Returns {verdict, fence, number of its bell}, and behind them owner and attempt if a worker was lost. Verdicts:
 --   wait       nothing to do; looked at again in time
 --   resume     its worker was lost: ring it again; it is ahead of others now, somebody may be reading its stream
 --   cancelled, expired, poison    the caller closes it (close.lua) under this fence
@@ -18,23 +18,22 @@ if not state or TERMINAL[state] then
 end
 
 local now = now_ms()
-local crashes, deadline, lost = tonumber(s[7]), tonumber(s[6]), false
+local crashes, deadline, lost, attempt = tonumber(s[7]), tonumber(s[6]), nil, nil
 if state == 'running' then
   local lease = tonumber(s[3])
   if lease > now then
     redis.call('ZADD', KEYS[2], lease, ARGV[1])
     return { 'wait', fence, 0 }
   end
-  crashes = lose_lease(KEYS[1], KEYS[3], lane, now)
-  lost = true
+  crashes, lost, attempt = lose_lease(KEYS[1], KEYS[3], lane, now)
 end
 
-if s[5] == '1' then return { 'cancelled', fence, 0 } end
-if deadline > 0 and deadline <= now then return { 'expired', fence, 0 } end
-if is_poison(crashes, ARGV[3], s[8]) then return { 'poison', fence, 0 } end
+if s[5] == '1' then return { 'cancelled', fence, 0, lost, attempt } end
+if deadline > 0 and deadline <= now then return { 'expired', fence, 0, lost, attempt } end
+if is_poison(crashes, ARGV[3], s[8]) then return { 'poison', fence, 0, lost, attempt } end
 
 redis.call('ZADD', KEYS[2], next_look(now, ARGV[2], s[5], s[6]), ARGV[1])
-if lost then return { 'resume', fence, next_bell(KEYS[1]) } end
+if lost then return { 'resume', fence, next_bell(KEYS[1]), lost, attempt } end
 -- A worker that could not read its record has put it aside (next.lua). Perhaps the next one can.
 if not (redis.call('ZSCORE', KEYS[3] .. '#' .. lane, ARGV[1])
   or redis.call('ZSCORE', KEYS[3] .. '#' .. front_of(lane), ARGV[1])) then

@@ -151,7 +151,8 @@ local function note_attempt(job, ending, now, measured)
   redis.call('HSET', job, 'timeline', lines .. attempt .. '\t' .. measured .. '\n')
 end
 
--- running -> queued after a lease that was not renewed: the worker is believed dead. Returns the crashes so far.
+-- running -> queued after a lease that was not renewed: the worker is believed dead. Returns the crashes so far, and of
+-- what was lost the owner and the attempt.
 local function lose_lease(job, lanes, lane, now)
   local s = redis.call('HMGET', job, 'owner', 'seq', 'attempts', 'history', 'lease_ms', 'alone')
   local history = cjson.decode(s[4] or '[]')
@@ -164,7 +165,7 @@ local function lose_lease(job, lanes, lane, now)
   redis.call('HSET', job, 'history', cjson.encode(history), 'owner', '', 'claim', '', 'lease_ms', 0, 'queued_ms', now)
   move(job, lanes, lane, 'running', 'queued')
   publish_state(job, 'queued', s[3])
-  return crashes
+  return crashes, s[1], tonumber(s[3])
 end
 
 -- Whether a job may not run again: it was lost often enough, and the last time nothing else was being computed. Lost

@@ -1,0 +1,76 @@
+"""A job that no worker could hold is refused at submit, with the two numbers."""
+
+from typing import Any
+
+import httpx
+import pytest
+from scripted_worker import MODEL, N_CTX, ScriptedWorker
+
+from woolly_worker.contract.context import check_fits
+from woolly_worker.contract.errors import ContextOverflow
+
+CHAT = {"messages": [{"role": "user", "content": "Tell me more."}]}
+
+
+def job(max_tokens: int, **content: Any) -> dict[str, Any]:
+    return {"model": MODEL, "sampling": {"max_tokens": max_tokens}, **(content or {"prompt": "Once"})}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/v1/jobs", job(N_CTX), "sampling.max_tokens"),
+        ("/v1/completions", {"model": MODEL, "prompt": "Once", "max_tokens": N_CTX}, "max_tokens"),
+        ("/v1/completions", {"model": MODEL, "prompt": "Once", "max_tokens": N_CTX, "stream": True}, "max_tokens"),
+        ("/v1/chat/completions", {"model": MODEL, **CHAT, "max_completion_tokens": N_CTX}, "max_tokens"),
+    ],
+)
+def test_more_than_any_worker_holds(
+    http: httpx.Client, worker: ScriptedWorker, path: str, body: dict[str, Any], param: str
+) -> None:
+    refused = http.post(path, json=body)
+    assert refused.status_code == 400
+    error = refused.json()["error"]
+    assert (error["code"], error["param"]) == ("context_length_exceeded", param)
+    assert error["message"] == "max_tokens is 512, the context holds 512 for prompt and completion"
+    assert http.get("/v1/jobs").json()["jobs"] == []
+
+
+def test_token_ids_are_counted(http: httpx.Client, worker: ScriptedWorker) -> None:
+    refused = http.post("/v1/jobs", json=job(500, prompt=[1] * 13))
+    said = "the prompt has 13 tokens and max_tokens is 500, the context holds 512 for prompt and completion"
+    assert refused.json()["error"]["message"] == said
+    assert http.post("/v1/jobs", json=job(499, prompt=[1] * 13)).status_code == 202
+
+
+def test_the_largest_worker_decides(http: httpx.Client, worker: ScriptedWorker) -> None:
+    # Given a small one that told last, and a large one
+    worker.beat(worker_id="large", n_ctx=4096)
+    # Then
+    assert http.post("/v1/jobs", json=job(4000)).status_code == 202
+    assert "holds 4,096" in http.post("/v1/jobs", json=job(4096)).json()["error"]["message"]
+
+
+def test_what_nobody_serves_now_waits_for_whoever_comes(http: httpx.Client, worker: ScriptedWorker) -> None:
+    worker.registry.leave(f"worker-{MODEL}")
+    assert http.post("/v1/jobs", json=job(100_000)).status_code == 202
+
+
+def test_a_job_that_was_accepted_once_is_answered_with_again(http: httpx.Client, worker: ScriptedWorker) -> None:
+    # Given one of the time when a larger worker was there
+    worker.beat(n_ctx=4096)
+    keyed = {"Idempotency-Key": "one"}
+    first = http.post("/v1/jobs", json=job(2000), headers=keyed)
+    worker.beat(n_ctx=N_CTX)
+    # Then it is found under its key, and no other is taken
+    again = http.post("/v1/jobs", json=job(2000), headers=keyed)
+    assert (again.status_code, again.json()["id"]) == (202, first.json()["id"])
+    assert http.post("/v1/jobs", json=job(2000), headers={"Idempotency-Key": "two"}).status_code == 400
+
+
+def test_one_token_is_one_token() -> None:
+    with pytest.raises(ContextOverflow, match=r"the prompt has 1 token and max_tokens is 9, the context holds 9 for"):
+        check_fits(9, n_prompt=1, max_tokens=9)
+    with pytest.raises(ContextOverflow, match=r"the prompt has 2 tokens, the context holds 2 for"):
+        check_fits(2, n_prompt=2, max_tokens=None)
+    check_fits(10, n_prompt=1, max_tokens=9)
