@@ -9,12 +9,13 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from woolly_worker.contract.errors import InternalError
-from woolly_worker.contract.events import FailedEvent, TokenEvent
-from woolly_worker.contract.jobs import ErrorInfo, JobResult, Usage
+from woolly_worker.contract.events import TokenEvent
+from woolly_worker.contract.jobs import JobResult
 from woolly_worker.contract.states import TERMINAL_STATES, JobState
 from woolly_worker.ledger import keys, views
 from woolly_worker.ledger.checks import FIELDS, LATER_NUMBERS, NUMBERS, is_number, is_priority, json_problem, problem_of
 from woolly_worker.ledger.connection import translated_errors
+from woolly_worker.ledger.endings import failure
 from woolly_worker.ledger.foreign import foreign
 from woolly_worker.ledger.store import Store
 
@@ -95,19 +96,7 @@ class Damage:
         return kind, record, stream_kind, entries if stream_kind == "stream" else []
 
     def _fail(self, job_id: str, record: dict[str, str | None], tokens: list[TokenEvent], problem: str) -> None:
-        n = len(tokens)
-        event = FailedEvent(
-            seq=n + 1,
-            state=JobState.FAILED,
-            error=ErrorInfo.of(InternalError(f"the record of this job is damaged: {problem}")),
-            usage=Usage(completion_tokens=n, total_tokens=n),
-        )
-        result = JobResult(
-            text="".join(token.text for token in tokens),
-            token_ids=tuple(token.token_id for token in tokens),
-            usage=event.usage,
-            error=event.error,
-        )
+        event, result = failure(tokens, InternalError(f"the record of this job is damaged: {problem}"))
         names = [
             keys.job(job_id),
             keys.events(job_id),
@@ -120,7 +109,7 @@ class Damage:
             job_id,
             record["fence"] or "",
             record["seq"] or "",
-            n,
+            len(tokens),
             event.model_dump_json(exclude_none=True),
             result.model_dump_json(exclude_none=True),
             self._retention_ms,
