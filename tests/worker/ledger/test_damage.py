@@ -104,7 +104,9 @@ numbered = itertools.count()
     changes=st.dictionaries(st.sampled_from(FIELDS), st.none() | nonsense | st.text(max_size=5), max_size=3),
     claimed_first=st.booleans(),
     steps=st.lists(
-        st.sampled_from(["claim", "next", "reap", "emit", "alone", "strand", "cancel", "release", "view"]),
+        st.sampled_from(
+            ["claim", "claim alone", "next", "reap", "emit", "company", "strand", "cancel", "release", "view"]
+        ),
         min_size=1,
         max_size=5,
     ),
@@ -128,6 +130,8 @@ def test_whatever_a_record_says_nothing_breaks_and_the_job_ends(
     for step in steps:
         if step == "claim":
             ledger.claim(job_id, "w2", lease_seconds=LEASE)
+        elif step == "claim alone":
+            ledger.claim(job_id, "w2", lease_seconds=LEASE, alone=True)
         elif step == "reap":
             ledger.client.zadd(keys.OPEN_JOBS, {job_id: 1}, xx=True)
             ledger.reap()
@@ -139,8 +143,8 @@ def test_whatever_a_record_says_nothing_breaks_and_the_job_ends(
                 ledger.end_damaged(job_id)
         elif step == "next":
             ledger.next_job("tiny")
-        elif step == "alone":
-            ledger.set_alone(job_id, fence, True, lease_seconds=LEASE)
+        elif step == "company":
+            ledger.end_probation(job_id, fence, lease_seconds=LEASE)
         elif step == "strand":
             ledger.strand(job_id, ())
         elif step == "release":
@@ -154,7 +158,7 @@ def test_whatever_a_record_says_nothing_breaks_and_the_job_ends(
     # Whoever comes next either takes the job or ends it.
     ledger.client.zadd(keys.OPEN_JOBS, {job_id: 1}, xx=True)
     ledger.reap()
-    answer = ledger.claim(job_id, "w3", lease_seconds=LEASE)
+    answer = ledger.claim(job_id, "w3", lease_seconds=LEASE, alone=True)
     if isinstance(answer, Refusal) and answer.outcome not in (ClaimOutcome.BUSY, ClaimOutcome.NEWER):
         assert ledger.client.hget(keys.job(job_id), "state") in (*TERMINAL_STATES, None)
     assert ledger.view(another).state in (JobState.QUEUED, JobState.RUNNING)

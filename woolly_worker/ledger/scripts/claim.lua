@@ -2,9 +2,11 @@
 --
 -- KEYS  1 job  2 open index  3 lanes of the model  4 ms of the last turn of any reaper
 -- ARGV  1 id  2 owner (worker id)  3 claim id, unique per attempt to claim  4 lease ms  5 crashes that convict
---       6 recipe of the owner
--- Returns {outcome, fence, seq, attempts, crashes, now ms}. Outcomes:
+--       6 recipe of the owner  7 '1' if the owner works on nothing else, or '0'
+-- Returns {outcome, fence, seq, attempts, crashes, now ms}, and for a claimed job that has to be computed alone the number
+-- of tokens until which. Outcomes:
 --   claimed    the caller owns the job; the same claim id again (its reply was lost) gets the same answer
+--   suspect    it was there when workers were lost: only for an owner that works on nothing else
 --   gone       no such record          terminal  it has ended         busy  a live lease is held, or one that
 --              nobody could renew
 --   other_recipe                       it has tokens of another recipe; the reaper offers it again in a second
@@ -21,7 +23,9 @@ local now = now_ms()
 local fence, seq, attempts, crashes = tonumber(s[4]), tonumber(s[5]), tonumber(s[9]), tonumber(s[10])
 if TERMINAL[state] then return { 'terminal', fence, seq, attempts, crashes, now } end
 if state == 'running' then
-  if s[3] == ARGV[3] then return { 'claimed', fence, seq, attempts, crashes, now } end
+  if s[3] == ARGV[3] then
+    return { 'claimed', fence, seq, attempts, crashes, now, alone_until(KEYS[1], seq, ARGV[5]) }
+  end
   if lease > now or away_since(KEYS[4], now) then return { 'busy', fence, seq, attempts, crashes, now } end
   crashes = lose_lease(KEYS[1], KEYS[3], lane, now)
 end
@@ -52,13 +56,17 @@ if tonumber(s[14] or '1') > RECORD_VERSION then
   return { 'newer', fence, seq, attempts, crashes, now }
 end
 
+-- The flag is written with the claim, before anybody looks at what was asked for: from here on a loss is this job's.
+local until_tokens = alone_until(KEYS[1], seq, ARGV[5])
+if until_tokens and ARGV[7] ~= '1' then return { 'suspect', fence, seq, attempts, crashes, now } end
+
 fence = redis.call('HINCRBY', KEYS[1], 'fence', 1)
 attempts = redis.call('HINCRBY', KEYS[1], 'attempts', 1)
 redis.call('HSET', KEYS[1], 'owner', ARGV[2], 'claim', ARGV[3], 'lease_ms', now + ARGV[4], 'claimed_ms', now,
-  'lease_for_ms', ARGV[4], 'alone', 0, 'recipe', ARGV[6])
+  'lease_for_ms', ARGV[4], 'alone', until_tokens and 1 or 0, 'recipe', ARGV[6])
 redis.call('HDEL', KEYS[1], 'unserved_ms')
 if not s[11] then redis.call('HSET', KEYS[1], 'started_ms', now) end
 move(KEYS[1], KEYS[3], lane, 'queued', 'running')
 redis.call('ZADD', KEYS[2], now + ARGV[4], ARGV[1])
 publish_state(KEYS[1], 'running', attempts)
-return { 'claimed', fence, seq, attempts, crashes, now }
+return { 'claimed', fence, seq, attempts, crashes, now, until_tokens }

@@ -173,6 +173,19 @@ local function is_poison(crashes, most, alone)
   return crashes >= tonumber(most) and alone == '1'
 end
 
+-- Suspicion begins one loss before the one that convicts, at the first at least, and lasts until so many tokens past the
+-- place of the last loss; twice as many with each further one, so that what kills a little later every time is convicted
+-- in the end, too. Returns the number of tokens until which the job must be computed alone; nil if it need not be.
+local PROBATION_TOKENS = 32
+local MOST_DOUBLINGS = 20 -- more tokens than any context holds
+local function alone_until(job, seq, most)
+  local losses = cjson.decode(redis.call('HGET', job, 'history') or '[]')
+  local further = #losses - math.max(1, most - 1)
+  if further < 0 then return nil end
+  local last = losses[#losses].seq + PROBATION_TOKENS * 2 ^ math.min(further, MOST_DOUBLINGS)
+  return seq < last and last or nil
+end
+
 -- The number of the bell that the caller is about to ring.
 local function next_bell(job)
   return redis.call('HINCRBY', job, 'bells', 1)
