@@ -60,6 +60,9 @@ WAITING_LOOK_MS = 3_600_000
 MOST_BELLS = 1000  # rung again at a time, for a broker that has lost them all
 STRAND_SECONDS = 30.0  # for a worker to restart and load its model
 NO_EXPIRY = -1  # what PTTL says
+# A claim makes the fence larger by a random step, so that a server which has forgotten a claim does not give its fence
+# to another worker: the one that has it may be alive.
+MOST_FENCE_STEP = 2**32  # 400,000 claims of one job stay exact in Lua
 
 
 class Ledger:
@@ -161,6 +164,7 @@ class Ledger:
                 self._max_crashes,
                 recipe,
                 int(alone),
+                fence_step(),
             ],
         )
         if outcome in CLOSING_STATES:
@@ -364,6 +368,10 @@ class Ledger:
             found = self._store.call("missing_bells", [keys.lanes(model), keys.bells(model)], args)
             bells += [Bell(job_id, model, number) for job_id, number in found]
         return bells
+
+
+def fence_step() -> int:
+    return secrets.randbelow(MOST_FENCE_STEP) + 1
 
 
 def _waiting_look_ms() -> int:

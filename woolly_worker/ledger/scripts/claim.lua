@@ -2,7 +2,7 @@
 --
 -- KEYS  1 job  2 open index  3 lanes of the model  4 ms of the last turn of any reaper
 -- ARGV  1 id  2 owner (worker id)  3 claim id, unique per attempt to claim  4 lease ms  5 crashes that convict
---       6 recipe of the owner  7 '1' if the owner works on nothing else, or '0'
+--       6 recipe of the owner  7 '1' if the owner works on nothing else, or '0'  8 by how much the fence grows
 -- Returns {outcome, fence, seq, attempts, crashes, now ms}, and for a claimed job that has to be computed alone the number
 -- of tokens until which. Outcomes:
 --   claimed    the caller owns the job; the same claim id again (its reply was lost) gets the same answer
@@ -60,7 +60,7 @@ end
 local until_tokens = alone_until(KEYS[1], seq, ARGV[5])
 if until_tokens and ARGV[7] ~= '1' then return { 'suspect', fence, seq, attempts, crashes, now } end
 
-fence = redis.call('HINCRBY', KEYS[1], 'fence', 1)
+fence = redis.call('HINCRBY', KEYS[1], 'fence', ARGV[8])
 attempts = redis.call('HINCRBY', KEYS[1], 'attempts', 1)
 redis.call('HSET', KEYS[1], 'owner', ARGV[2], 'claim', ARGV[3], 'lease_ms', now + ARGV[4], 'claimed_ms', now,
   'lease_for_ms', ARGV[4], 'alone', until_tokens and 1 or 0, 'recipe', ARGV[6])
