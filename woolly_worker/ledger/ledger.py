@@ -365,7 +365,8 @@ class Ledger:
         bells: list[Bell] = []
         for model in self._store.models():
             args: list[str | int] = [keys.job(""), self._bell_ms, MOST_BELLS]
-            found = self._store.call("missing_bells", [keys.lanes(model), keys.bells(model)], args)
+            names = [keys.lanes(model), keys.bells(model), keys.OPEN_JOBS]
+            found = self._store.call("missing_bells", names, args)
             bells += [Bell(job_id, model, number) for job_id, number in found]
         return bells
 

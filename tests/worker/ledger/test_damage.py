@@ -232,6 +232,35 @@ def test_foreign_members_leave_the_open_index_and_touch_no_job(ledger: Ledger) -
     assert ledger.client.xlen(keys.events(job_id)) == 1
 
 
+def test_records_that_vanish_leave_nothing_in_the_gauges(ledger: Ledger) -> None:
+    def gauges() -> tuple[int, int, int]:
+        counts = ledger.lane_counts("tiny")
+        return counts.queued, counts.queued_tokens, counts.running
+
+    def cost(job_id: str) -> int:
+        return int(ledger.client.hget(keys.job(job_id), "cost") or 0)
+
+    ModelRegistry(ledger.client).announce(CARD)
+    long = JobRequest(model="tiny", prompt=PROMPT * 100)
+    first, second, running, aside = ledger.submit(long).job_id, submit(ledger), submit(ledger), submit(ledger)
+    claim(ledger, running)
+    costs = cost(first) + 2 * cost(second)
+    assert gauges() == (3, costs, 1)
+    # given: a record that is gone counts as much as the others, until it is known that nobody is left
+    ledger.client.delete(keys.job(first))
+    assert ledger.next_job("tiny") == second
+    assert gauges() == (2, costs - costs // 3, 1)
+    # when: all others go as well, one of them while it was put aside
+    assert ledger.next_job("tiny", passing=second) == aside
+    ledger.client.delete(*map(keys.job, (second, running, aside)))
+    assert ledger.next_job("tiny") is None
+    ledger.client.zadd(keys.OPEN_JOBS, dict.fromkeys((first, second, running, aside), 1), xx=True)
+    # then: one turn of a reaper finds that nobody is there, and the next one says so
+    for _ in range(2):
+        ledger.reap()
+    assert gauges() == (0, 0, 0)
+
+
 def test_names_of_ours_with_a_foreign_type_are_set_aside_by_a_reaper(ledger: Ledger) -> None:
     ModelRegistry(ledger.client).announce(CARD)
     submit(ledger)

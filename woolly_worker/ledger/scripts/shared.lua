@@ -87,6 +87,14 @@ local function count_tokens(job, lanes, by)
   if cost then add(lanes, 'all:queued_tokens', by * tonumber(cost)) end
 end
 
+-- A job that waited has gone without a record that says what it cost: as much as the others, on average.
+local function count_gone(lanes)
+  local s = redis.call('HMGET', lanes, 'all:queued', 'all:queued_tokens')
+  local queued, tokens = number(s[1]) or 0, number(s[2]) or 0
+  if queued > 0 then add(lanes, 'all:queued_tokens', -math.floor(tokens / queued)) end
+  count(lanes, 'queued', -1)
+end
+
 -- How fast the queue drains: tokens of the jobs that end, over the time between their ends, but only of stretches in
 -- which others waited all the time, because without them demand is measured and not speed. Of the last 64 or so.
 local function measure_drain(lanes, cost, now)
