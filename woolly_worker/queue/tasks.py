@@ -101,6 +101,7 @@ def _serve_alone(runtime: Runtime, job_id: str, hold: Callable[[Claim], Claim]) 
         claim = _try_to_claim(runtime, job_id, alone=True)
         if claim is None:
             _next_job(runtime, job_id)  # which puts it aside
+            return Outcome(OutcomeKind.ABANDONED)
         return _run_alone(runtime, hold(claim)) if isinstance(claim, Claim) else None
 
 

@@ -250,7 +250,10 @@ def test_a_suspect_that_cannot_be_claimed_holds_up_nobody(
     ledger.submit(request(), job_id="innocent")
     monkeypatch.setattr(Ledger, "claim", failing)
     with working(redis_url, engine) as (runtime, _):
-        Task(runtime, "suspect").join(5)
+        for job_id in ("suspect", "innocent"):
+            task = Task(runtime, job_id)
+            task.join(5)
+            assert task.report is not None
     assert ledger.view("suspect").state is JobState.QUEUED
     assert ledger.view("innocent").state is JobState.SUCCEEDED
 
