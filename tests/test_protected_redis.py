@@ -122,15 +122,17 @@ def test_every_transition_keeps_to_the_users_rights(fresh: ProtectedServer) -> N
         app.send_task(**Bell(done, "tiny", 1).send_task_options())
         assert ledger.submit(job, once=Once("0", "d")).replayed
         assert ledger.next_job("tiny") == done
+        fences: dict[str, int] = {}
         for job_id in (done, given_back, lost):
             claim = ledger.claim(job_id, "w", lease_seconds=30)
             assert isinstance(claim, Claim)
             token = Emission(job_id, claim.fence, TokenEvent(seq=1, token_id=1, text="x"))
             assert ledger.emit([token], lease_seconds=30) == [Reply.OK]
-            assert ledger.set_alone(job_id, claim.fence, True, lease_seconds=30) is Reply.OK
+            assert ledger.end_probation(job_id, claim.fence, lease_seconds=30) is Reply.OK
+            fences[job_id] = claim.fence
         event = DoneEvent(seq=2, finish_reason="stop", text="", usage=Usage(), metrics=JobMetrics())
-        assert ledger.finish(Finish(done, 1, "tiny", event, (1,), "x")).reply is Reply.OK
-        assert ledger.release(given_back, 1, "tiny").bell is not None
+        assert ledger.finish(Finish(done, fences[done], "tiny", event, (1,), "x")).reply is Reply.OK
+        assert ledger.release(given_back, fences[given_back], "tiny").bell is not None
         assert ledger.cancel(cancelled) is JobState.CANCELLED
         redis.hset(keys.job(damaged), "attempts", "many")
         assert ledger.end_damaged(damaged) is not None

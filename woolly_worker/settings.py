@@ -61,7 +61,11 @@ class WorkerSettings(BaseSettings):
         False,
         description="compute with the naive loops that the kernels are measured against: one thread, for comparisons",
     )
-    lease_seconds: PositiveFloat = Field(7.0, description="a worker that is silent for so long has lost its jobs")
+    lease_seconds: PositiveFloat = Field(
+        7.0,
+        description="a worker that is silent for so long has lost its jobs. 3 at least: Redis may be away for so long "
+        "before leases stand still",
+    )
     drain_seconds: NonNegativeFloat = Field(20.0, description="running jobs may finish within this at SIGTERM")
     retention_seconds: PositiveFloat = Field(3600.0, description="how long the record of a finished job is kept")
     bell_seconds: PositiveFloat = Field(

@@ -12,10 +12,7 @@ from woolly_worker.ledger.records import Claim
 
 
 def lose(ledger: Ledger, job_id: str, worker_id: str, *, alone: bool = False) -> None:
-    claim = ledger.claim(job_id, worker_id, lease_seconds=60)
-    assert isinstance(claim, Claim)
-    if alone:
-        ledger.set_alone(job_id, claim.fence, True, lease_seconds=60)
+    assert isinstance(ledger.claim(job_id, worker_id, lease_seconds=60, alone=alone), Claim)
     ledger.client.hset(keys.job(job_id), "lease_ms", 1)
     ledger.client.zadd(keys.OPEN_JOBS, {job_id: 1})
     ledger.reap()

@@ -5,6 +5,8 @@ see a gap or a token twice: what comes again is the same, bit for bit, under the
 """
 
 import asyncio
+import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -16,7 +18,14 @@ from chaos.run import PATIENCE_SECONDS, Arena
 from chaos.schedule import JobPlan
 from cluster import wait_for
 
+from woolly_worker.contract.events import FailedEvent, TokenEvent
+from woolly_worker.contract.jobs import ErrorInfo, JobRequest
+from woolly_worker.contract.states import JobState
 from woolly_worker.ledger import keys
+from woolly_worker.ledger.connection import connect
+from woolly_worker.ledger.ledger import Ledger
+from woolly_worker.ledger.records import Claim, Emission, Finish, Reply
+from woolly_worker.ledger.server import EmbeddedServer
 
 LOST_BYTES = 6000  # some tens of tokens, of all streams together
 
@@ -47,3 +56,36 @@ def _tokens(arena: Arena) -> list[int]:
     """Of the jobs that run, the tokens in their streams."""
     open_ids = arena.fleet.client.zrange(keys.OPEN_JOBS, 0, -1)
     return [int(arena.fleet.client.xlen(keys.events(job_id))) for job_id in open_ids]
+
+
+def test_of_two_workers_that_were_given_a_job_only_one_can_write(tmp_path: Path) -> None:
+    def claim(owner: str) -> Claim:
+        claimed = ledger.claim("job", owner, lease_seconds=60)
+        assert isinstance(claimed, Claim)
+        return claimed
+
+    def emit(claimed: Claim) -> Reply:
+        token = TokenEvent(seq=1, token_id=1, text="x")
+        return ledger.emit([Emission("job", claimed.fence, token)], lease_seconds=60)[0]
+
+    # given: a claim that the server forgot, while the worker that made it lives
+    with EmbeddedServer(tmp_path, appendfsync="always") as server, connect(server.url) as client:
+        ledger = Ledger(client)
+        ledger.submit(JobRequest(model="tiny", prompt="x"), job_id="job")
+        (file,) = tmp_path.glob("appendonlydir/*.incr.aof")
+        known_bytes = file.stat().st_size
+        first = claim("first")
+        os.kill(server.pid, signal.SIGKILL)
+        server.stop()  # only its files
+        os.truncate(file, known_bytes)
+        with EmbeddedServer(tmp_path, port=server.port):
+            # when: another worker is given the job
+            second = claim("second")
+            # then: it is the only one
+            assert (first.attempt, second.attempt) == (1, 1)
+            assert emit(first) is Reply.FENCED
+            failed = FailedEvent(seq=1, state=JobState.FAILED, error=ErrorInfo(code="x", message="x"))
+            assert ledger.finish(Finish("job", first.fence, "tiny", failed, (), "")).reply is Reply.FENCED
+            assert ledger.end_probation("job", first.fence, lease_seconds=60) is Reply.FENCED
+            assert ledger.release("job", first.fence, "tiny").reply is Reply.FENCED
+            assert emit(second) is Reply.OK

@@ -35,7 +35,7 @@ SCRIPT_NAMES = (
     "next",
     "missing_bells",
     "place",
-    "alone",
+    "company",
     "orphan",
     "unfollowed",
     "condemn",

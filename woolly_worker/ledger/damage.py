@@ -9,12 +9,13 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from woolly_worker.contract.errors import InternalError
-from woolly_worker.contract.events import FailedEvent, TokenEvent
-from woolly_worker.contract.jobs import ErrorInfo, JobResult, Usage
+from woolly_worker.contract.events import TokenEvent
+from woolly_worker.contract.jobs import JobResult
 from woolly_worker.contract.states import TERMINAL_STATES, JobState
 from woolly_worker.ledger import keys, views
 from woolly_worker.ledger.checks import FIELDS, LATER_NUMBERS, NUMBERS, is_number, is_priority, json_problem, problem_of
 from woolly_worker.ledger.connection import translated_errors
+from woolly_worker.ledger.endings import failure
 from woolly_worker.ledger.foreign import foreign
 from woolly_worker.ledger.store import Store
 
@@ -95,18 +96,11 @@ class Damage:
         return kind, record, stream_kind, entries if stream_kind == "stream" else []
 
     def _fail(self, job_id: str, record: dict[str, str | None], tokens: list[TokenEvent], problem: str) -> None:
-        n, n_prompt = len(tokens), record["prompt_tokens"]
-        event = FailedEvent(
-            seq=n + 1,
-            state=JobState.FAILED,
-            error=ErrorInfo.of(InternalError(f"the record of this job is damaged: {problem}")),
-            usage=Usage.of(int(n_prompt) if n_prompt is not None and is_number(n_prompt) else 0, n),
-        )
-        result = JobResult(
-            text="".join(token.text for token in tokens),
-            token_ids=tuple(token.token_id for token in tokens),
-            usage=event.usage,
-            error=event.error,
+        n_prompt = record["prompt_tokens"]
+        event, result = failure(
+            tokens,
+            InternalError(f"the record of this job is damaged: {problem}"),
+            n_prompt=int(n_prompt) if n_prompt is not None and is_number(n_prompt) else 0,
         )
         names = [
             keys.job(job_id),
@@ -120,7 +114,7 @@ class Damage:
             job_id,
             record["fence"] or "",
             record["seq"] or "",
-            n,
+            len(tokens),
             event.model_dump_json(exclude_none=True),
             result.model_dump_json(exclude_none=True),
             self._retention_ms,

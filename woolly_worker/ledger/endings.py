@@ -1,7 +1,7 @@
 """How jobs end: the terminal event and the result, composed here and written by finish.lua and close.lua."""
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from woolly_worker.contract.errors import (
@@ -30,6 +30,40 @@ CLOSING_STATES: dict[str, Literal[JobState.FAILED, JobState.CANCELLED, JobState.
 }
 
 
+def result_of(event: DoneEvent | FailedEvent, text: str, token_ids: tuple[int, ...]) -> JobResult:
+    """`text` and `token_ids` are those of the whole completion."""
+    return JobResult(
+        text=text,
+        token_ids=token_ids,
+        finish_reason=event.finish_reason if isinstance(event, DoneEvent) else None,
+        usage=event.usage,
+        metrics=event.metrics,
+        error=event.error if isinstance(event, FailedEvent) else None,
+    )
+
+
+def failure(
+    tokens: Sequence[TokenEvent],
+    error: WoollyError,
+    *,
+    state: Literal[JobState.FAILED, JobState.CANCELLED, JobState.EXPIRED] = JobState.FAILED,
+    seq: int | None = None,
+    n_prompt: int = 0,
+    metrics: JobMetrics | None = None,
+) -> tuple[FailedEvent, JobResult]:
+    """The last event and the result of a job that ends with what can be read of its stream. `seq`: of the event, where
+    the record counts more tokens than that. `n_prompt`: tokens, 0 if nobody has counted them."""
+    event = FailedEvent(
+        seq=len(tokens) + 1 if seq is None else seq,
+        state=state,
+        error=ErrorInfo.of(error),
+        usage=Usage.of(n_prompt, len(tokens)),
+        metrics=metrics or JobMetrics(),
+    )
+    text = "".join(token.text for token in tokens)
+    return event, result_of(event, text, tuple(token.token_id for token in tokens))
+
+
 class Endings:
     def __init__(
         self,
@@ -51,14 +85,7 @@ class Endings:
         """By the owner. Adds the ledger's share of the metrics."""
         result_metrics = self._store.merged_metrics(finish.job_id, finish.event.metrics)
         event = timings.with_metrics(finish.event, result_metrics)
-        result = JobResult(
-            text=finish.text,
-            token_ids=finish.token_ids,
-            finish_reason=event.finish_reason if isinstance(event, DoneEvent) else None,
-            usage=event.usage,
-            metrics=event.metrics,
-            error=event.error if isinstance(event, FailedEvent) else None,
-        )
+        result = result_of(event, finish.text, finish.token_ids)
         measured = told(finish.measured, self._store.client)
         reply = self._write("finish", finish.job_id, finish.fence, finish.model, event, result, measured)
         return Finished(reply, result)
@@ -69,20 +96,13 @@ class Endings:
         model, seq, history, n_prompt = self._store.fields(job_id, ["model", "seq", "history", "prompt_tokens"])
         if model is None or seq is None:
             return False
-        tokens = self._store.stored_tokens(job_id, int(seq))
-        event = FailedEvent(
-            seq=int(seq) + 1,
+        event, result = failure(
+            self._store.stored_tokens(job_id, int(seq)),
+            self._closing_error(verdict, history),
             state=CLOSING_STATES[verdict],
-            error=ErrorInfo.of(self._closing_error(verdict, history)),
-            usage=Usage.of(int(n_prompt or 0), len(tokens)),
+            seq=int(seq) + 1,
+            n_prompt=int(n_prompt or 0),
             metrics=self._store.merged_metrics(job_id, JobMetrics()),
-        )
-        result = JobResult(
-            text="".join(token.text for token in tokens),
-            token_ids=tuple(token.token_id for token in tokens),
-            usage=event.usage,
-            metrics=event.metrics,
-            error=event.error,
         )
         if self._write("close", job_id, fence, model, event, result, uuid.uuid4().hex) is not Reply.OK:
             return False
@@ -93,14 +113,8 @@ class Endings:
         """Fails a job that was just claimed: no other worker of this version could read its request either."""
         (n_prompt,) = self._store.fields(job_id, ["prompt_tokens"])
         error = InternalError("the recorded request is not one that this version of Woolly can read")
-        event = FailedEvent(
-            seq=len(tokens) + 1,
-            state=JobState.FAILED,
-            error=ErrorInfo.of(error),
-            usage=Usage.of(int(n_prompt or 0), len(tokens)),
-        )
-        ids, text = tuple(token.token_id for token in tokens), "".join(token.text for token in tokens)
-        finished = self.finish(Finish(job_id, fence, model, event, ids, text))
+        event, result = failure(tokens, error, n_prompt=int(n_prompt or 0))
+        finished = self.finish(Finish(job_id, fence, model, event, result.token_ids, result.text))
         if finished.reply is Reply.OK:
             self._on_closed(job_id, event.state, finished.result)
 

@@ -28,9 +28,10 @@ Fields of a job's hash (times are milliseconds of Redis's own clock):
 id, model, lane, priority, tenant, metadata, request      as submitted; `request` is the only place of the prompt
 version                                                   the RECORD_VERSION of who wrote it (see versions.py)
 state, attempts, crashes, history                         history: JSON, one object per lost lease
-fence, owner, claim, lease_ms                             who may write, and until when it is believed to be alive
-alone                                                     "1" while its owner computes this job and nothing else; a
-                                                          lost lease leaves it, the next claim and a release clear it
+fence, owner, claim, lease_ms                             who may write, and until when it is believed to be alive; the
+                                                          fence grows by a random step with each claim
+alone                                                     "1" while its owner works on this job and nothing else; a
+                                                          lost lease leaves it, a release and the next claim decide anew
 recipe                                                    what its tokens depend on beside the request: the recipe of
                                                           the worker that claimed it last (WorkerBeat)
 unserved_ms                                               since when only workers with other recipes have asked for it

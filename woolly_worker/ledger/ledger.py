@@ -26,7 +26,6 @@ from woolly_worker.ledger.damage import Damage
 from woolly_worker.ledger.deaths import Deaths
 from woolly_worker.ledger.endings import CLOSING_STATES, Endings
 from woolly_worker.ledger.foreign import foreign, printable, set_aside
-from woolly_worker.ledger.probation import alone_until
 from woolly_worker.ledger.records import (
     Bell,
     BrokenJob,
@@ -61,6 +60,9 @@ WAITING_LOOK_MS = 3_600_000
 MOST_BELLS = 1000  # rung again at a time, for a broker that has lost them all
 STRAND_SECONDS = 30.0  # for a worker to restart and load its model
 NO_EXPIRY = -1  # what PTTL says
+# A claim makes the fence larger by a random step, so that a server which has forgotten a claim does not give its fence
+# to another worker: the one that has it may be alive.
+MOST_FENCE_STEP = 2**32  # 400,000 claims of one job stay exact in Lua
 
 
 class Ledger:
@@ -127,37 +129,54 @@ class Ledger:
         return cast(str | None, self._store.call("next", [keys.lanes(model), keys.OPEN_JOBS], args))
 
     def claim(
-        self, job_id: str, owner: str, *, lease_seconds: float, claim_id: str | None = None, recipe: str = ""
+        self,
+        job_id: str,
+        owner: str,
+        *,
+        lease_seconds: float,
+        claim_id: str | None = None,
+        recipe: str = "",
+        alone: bool = False,
     ) -> Claim | Refusal:
         """Takes the job for `owner` (a worker id). Call it again with the same `claim_id` if the reply was lost.
         `recipe`: what the owner's tokens depend on; a job that has tokens of another recipe is not given to it.
+        `alone`: the owner works on nothing else until `end_probation`; a suspect is given to no other.
         A job that turns out to be cancelled, expired, poison, unreadable or damaged is closed here."""
         claim_id = claim_id or uuid.uuid4().hex
-        call = lambda: self._claim(job_id, owner, lease_seconds, claim_id, recipe)  # noqa: E731
+        call = lambda: self._claim(job_id, owner, lease_seconds, claim_id, recipe, alone)  # noqa: E731
         damaged: Claim | Refusal = Refusal(job_id, ClaimOutcome.DAMAGED)
         return self._damage.or_end(job_id, call, damaged)
 
-    def _claim(self, job_id: str, owner: str, lease_seconds: float, claim_id: str, recipe: str) -> Claim | Refusal:
+    def _claim(
+        self, job_id: str, owner: str, lease_seconds: float, claim_id: str, recipe: str, alone: bool
+    ) -> Claim | Refusal:
         record = self._damage.checked(job_id) if is_job_id(job_id) else None
         if record is None:
             return Refusal(job_id, ClaimOutcome.GONE)
         if record["state"] in TERMINAL_STATES:
             return Refusal(job_id, ClaimOutcome.TERMINAL)
         model = record["model"]
-        outcome, fence, seq, attempt, crashes, now_ms, *lost = self._store.call(
+        outcome, fence, seq, attempt, crashes, now_ms, until_tokens, *lost = self._store.call(
             "claim",
             [keys.job(job_id), keys.OPEN_JOBS, keys.lanes(model), keys.REAPER_SEEN],
-            [job_id, owner, claim_id, int(lease_seconds * 1000), self._max_crashes, recipe],
+            [
+                job_id,
+                owner,
+                claim_id,
+                int(lease_seconds * 1000),
+                self._max_crashes,
+                recipe,
+                int(alone),
+                fence_step(),
+            ],
         )
         self._tell_lost(job_id, *lost)
         if outcome in CLOSING_STATES:
             self._endings.close(job_id, fence, outcome)
         if outcome != ClaimOutcome.CLAIMED:
             return Refusal(job_id, ClaimOutcome(outcome))
-        names = ["request", "created_ms", "queued_ms", "claimed_ms", "first_token_ms", "deadline_ms", "history"]
-        request, created_ms, queued_ms, claimed_ms, first_token_ms, deadline_ms, history = self._store.fields(
-            job_id, names
-        )
+        names = ["request", "created_ms", "queued_ms", "claimed_ms", "first_token_ms", "deadline_ms"]
+        request, created_ms, queued_ms, claimed_ms, first_token_ms, deadline_ms = self._store.fields(job_id, names)
         if request is None or created_ms is None or queued_ms is None or claimed_ms is None:
             raise InternalError("the record lacks a field that the claim needs")
         tokens = self._store.tokens(job_id, seq)
@@ -180,7 +199,7 @@ class Ledger:
             claimed_at=int(claimed_ms) / 1000,
             first_token_at=None if first_token_ms is None else int(first_token_ms) / 1000,
             deadline_remaining_seconds=_remaining_seconds(deadline_ms, now_ms),
-            alone_until=alone_until(views.losses_of(history, {}), seq, max_crashes=self._max_crashes),
+            alone_until=int(until_tokens) if until_tokens != "" else None,
         )
 
     def strand(self, job_id: str, recipes: Collection[str]) -> bool:
@@ -213,11 +232,11 @@ class Ledger:
             args += (emission.job_id, emission.fence, emission.seq, event, n_prompt)
         return [Reply(reply) for reply in self._store.call("emit", names, args)]
 
-    def set_alone(self, job_id: str, fence: int, alone: bool, *, lease_seconds: float) -> Reply:
-        """The owner computes this job and nothing else, or no longer. Renews the lease. The owner waits for the answer
-        before it does what it says: OK, CANCELLED or FENCED."""
-        args: list[str | int] = [job_id, fence, int(alone), int(lease_seconds * 1000)]
-        call = lambda: Reply(self._store.call("alone", [keys.job(job_id), keys.OPEN_JOBS], args))  # noqa: E731
+    def end_probation(self, job_id: str, fence: int, *, lease_seconds: float) -> Reply:
+        """The owner of a job that was claimed `alone` goes on with others beside it, as soon as it has the answer: OK,
+        CANCELLED or FENCED. Renews the lease."""
+        args: list[str | int] = [job_id, fence, int(lease_seconds * 1000)]
+        call = lambda: Reply(self._store.call("company", [keys.job(job_id), keys.OPEN_JOBS], args))  # noqa: E731
         return self._damage.or_end(job_id, call, Reply.FENCED)
 
     def finish(self, finish: Finish) -> Finished:
@@ -356,9 +375,14 @@ class Ledger:
         bells: list[Bell] = []
         for model in self._store.models():
             args: list[str | int] = [keys.job(""), self._bell_ms, MOST_BELLS]
-            found = self._store.call("missing_bells", [keys.lanes(model), keys.bells(model)], args)
+            names = [keys.lanes(model), keys.bells(model), keys.OPEN_JOBS]
+            found = self._store.call("missing_bells", names, args)
             bells += [Bell(job_id, model, number) for job_id, number in found]
         return bells
+
+
+def fence_step() -> int:
+    return secrets.randbelow(MOST_FENCE_STEP) + 1
 
 
 def _waiting_look_ms() -> int:

@@ -17,7 +17,8 @@ class ClaimOutcome(StrEnum):
     BUSY = "busy"  # another claim holds a live lease
     CANCELLED = "cancelled"  # these three must not run; the ledger has closed them by the time you see this
     EXPIRED = "expired"
-    POISON = "poison"  # see Ledger.set_alone for how a job comes to that
+    POISON = "poison"
+    SUSPECT = "suspect"  # only for who works on nothing else and says so: it was there when workers were lost
     OTHER_RECIPE = "other_recipe"  # its tokens so far were computed from other weights: left to whoever has them
     NEWER = "newer"  # its request is newer than this program: left to a newer worker
     DAMAGED = "damaged"  # others have changed its record; the ledger has ended it

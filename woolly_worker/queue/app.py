@@ -10,7 +10,7 @@ from celery import Celery
 
 from woolly_worker.ledger import keys
 from woolly_worker.ledger.address import RedisAddress
-from woolly_worker.queue.broker import guard_transport
+from woolly_worker.queue.broker import SteadyAMQP, guard_transport
 from woolly_worker.settings import WorkerSettings
 
 POOL = "woolly_worker.queue.pool:EnginePool"
@@ -19,7 +19,7 @@ POOL = "woolly_worker.queue.pool:EnginePool"
 def create_app(redis_url: str) -> Any:
     """An app that can send bells and look at workers."""
     broker = RedisAddress.parse(redis_url).broker()
-    app = Celery("woolly", broker=broker.url, set_as_current=False)
+    app = Celery("woolly", broker=broker.url, amqp=SteadyAMQP, set_as_current=False)
     app.conf.update(
         broker_use_ssl=broker.use_ssl,
         # With late acks and a prefetch of one per slot, unacked is running: nothing is hoarded, priorities work, and

@@ -23,7 +23,9 @@ import time
 from queue import Empty
 from typing import Any
 
+from celery.app.amqp import AMQP
 from kombu import transport as kombu_transport
+from kombu.connection import Connection
 from kombu.transport import redis as transport
 from kombu.transport import virtual
 from redis import exceptions
@@ -33,6 +35,20 @@ from woolly_worker.queue.inbound import door
 
 # A queue that somebody made something else than a list is set aside by the next turn of a reaper.
 WRONG_TYPE_PAUSE_SECONDS = 0.2
+# Between two attempts to reach Redis, in kombu's words.
+RECONNECT = {"interval_start": 1, "interval_step": 1, "interval_max": 3}
+
+
+class SteadyConnection(Connection):  # type: ignore[misc, unused-ignore]
+    """Celery's own waits longer after each attempt, up to half a minute: so long after an absence of Redis jobs would
+    wait, and the readers of those that were lost in it, beside workers with nothing to do."""
+
+    def ensure_connection(self, *args: Any, **options: Any) -> Any:
+        return super().ensure_connection(*args, **{**RECONNECT, **options})
+
+
+class SteadyAMQP(AMQP):  # type: ignore[misc, unused-ignore]
+    Connection = SteadyConnection
 
 
 class BellQoS(virtual.QoS):  # type: ignore[misc, unused-ignore]

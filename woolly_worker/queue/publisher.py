@@ -274,7 +274,7 @@ class Publisher:
             return  # fenced just now
         reply = until_answered(
             "company",
-            lambda: self._ledger.set_alone(claim.job_id, claim.fence, False, lease_seconds=self._lease_seconds),
+            lambda: self._ledger.end_probation(claim.job_id, claim.fence, lease_seconds=self._lease_seconds),
             self._give_up,
         )
         if reply is Reply.FENCED:

@@ -14,7 +14,7 @@ LONGEST_PAUSE_SECONDS = 1.0
 
 
 class GivenUp(Exception):
-    """Redis did not answer before the worker had to stop. The job's lease decides what happens to it."""
+    """The worker had to stop before it could serve the job. If it held it, the lease decides what happens to it."""
 
 
 def until_answered(what: str, call: Callable[[], T], give_up: threading.Event) -> T:

@@ -1,8 +1,8 @@
-"""Solitude: while a job on probation is worked on, nothing of any other job is, from its prompt to its tokens.
+"""Solitude: while a job on probation is worked on, nothing of any other job is, from its claim to its tokens.
 
-Jobs that nobody suspects are *company*: each is so from its claim until the engine has it, and from there on the engine
-pauses it. One job at a time is alone. Whoever wants to be alone waits until the company has left, and new company waits
-for them, so that neither starves. Who is guilty is not decided here: the ledger does, by what it was told in time.
+Jobs that nobody suspects are *company*: each is so from its claim until the engine has it; from there on the engine
+pauses it. One job at a time is alone. Whoever wants to claim a suspect waits until the company has left, and new
+company waits for them, so that neither starves. Who is guilty is decided by the ledger, from what it was told.
 """
 
 import threading
@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from woolly_worker.contract.errors import DeadlineExceeded, JobCancelled
-
 LOOK_SECONDS = 0.1  # between looks at whether to stop waiting
 
 ClaimKey = tuple[str, int]  # job id, fence
+NOBODY: ClaimKey = ("", 0)  # is alone: the suspect is still to be claimed
 
 
 class Isolating(Protocol):
@@ -32,9 +31,10 @@ class Solitude:
         self._company_seconds = company_seconds
         self._changed = threading.Condition()
         self._company: dict[object, float] = {}  # since when
-        self._seekers: set[ClaimKey] = set()
-        self._cancelled: set[ClaimKey] = set()
-        self._alone: ClaimKey | None = None
+        self._n_seekers = 0
+        self._alone: object | None = None  # the block that is
+        self._key = NOBODY  # of the claim that it is for
+        self._cancelled = False
         self._engine: Isolating | None = None
 
     @contextmanager
@@ -42,7 +42,7 @@ class Solitude:
         """Gives True once nobody is alone or wants to be, and that stays so; or False when `stop()` came first."""
         token = object()
         with self._changed:
-            free = self._wait(lambda: self._alone is None and not self._seekers, stop)
+            free = self._wait(lambda: self._alone is None and not self._n_seekers, stop)
             if free:
                 self._company[token] = time.monotonic()
         try:
@@ -52,56 +52,63 @@ class Solitude:
                 self._company.pop(token, None)
                 self._changed.notify_all()
 
-    def enter(
-        self, key: ClaimKey, engine: Isolating, stop: Callable[[], bool], *, deadline_seconds: float | None = None
-    ) -> bool:
-        """Whether this job is alone now: until `leave`, nothing else is computed or prepared. False if `stop()` came
-        first. Raises JobCancelled or DeadlineExceeded if that happened to it. Call `leave` in any case."""
-        deadline = None if deadline_seconds is None else time.monotonic() + deadline_seconds
+    @contextmanager
+    def alone(self, engine: Isolating, stop: Callable[[], bool]) -> Iterator[bool]:
+        """Gives True once nothing is computed or prepared any more, and that stays so until the block ends, or the job
+        that it has admitted leaves; or False when `stop()` came first."""
+        token = object()
+        try:
+            yield self._enter(token, engine, stop)
+        finally:
+            with self._changed:
+                if self._alone is token:
+                    self._end()
 
-        def over() -> bool:
-            if key in self._cancelled:
-                raise JobCancelled("the job was cancelled")
-            if deadline is not None and time.monotonic() >= deadline:
-                raise DeadlineExceeded(f"the deadline, {deadline_seconds:.3f} s from here, has passed")
-            return stop()
-
+    def admit(self, key: ClaimKey) -> None:
+        """Who is alone: nothing else is computed. In the block, before the engine gets it."""
         with self._changed:
-            self._seekers.add(key)
-            try:
-                if not self._wait(lambda: self._alone is None and not self._has_company(), over):
-                    return False
-                self._alone, self._engine = key, engine
-            finally:
-                self._seekers.discard(key)
-                if self._alone != key:
-                    self._cancelled.discard(key)
-                self._changed.notify_all()
-        isolated = engine.isolate(*key)
-        while not isolated.wait(LOOK_SECONDS):
-            if over():
-                return False
-        return True
+            assert self._engine is not None, "the block is alone"
+            self._key = key
+            self._engine.isolate(*key)
 
     def leave(self, key: ClaimKey) -> None:
-        """The others go on. From any thread, as often as you like."""
+        """The others go on, if it is this one that is alone. From any thread, as often as you like."""
         with self._changed:
-            if self._alone != key or self._engine is None:
-                return
-            self._engine.rejoin(*key)
-            self._alone = self._engine = None
-            self._cancelled.discard(key)
-            self._changed.notify_all()
+            if self._key == key:
+                self._end()
 
     def cancel(self, key: ClaimKey) -> None:
         """The end of this job was asked for, and the engine may not know it yet."""
         with self._changed:
-            if key in self._seekers or key == self._alone:
-                self._cancelled.add(key)
-                self._changed.notify_all()
+            self._cancelled = self._cancelled or self._key == key
 
     def is_cancelled(self, key: ClaimKey) -> bool:
-        return key in self._cancelled
+        with self._changed:
+            return self._cancelled and self._key == key
+
+    def _enter(self, token: object, engine: Isolating, stop: Callable[[], bool]) -> bool:
+        with self._changed:
+            self._n_seekers += 1
+            try:
+                if not self._wait(lambda: self._alone is None and not self._has_company(), stop):
+                    return False
+                self._alone, self._engine = token, engine
+            finally:
+                self._n_seekers -= 1
+                self._changed.notify_all()
+        isolated = engine.isolate(*NOBODY)
+        while not stop():
+            if isolated.wait(LOOK_SECONDS):
+                return True
+        return False
+
+    def _end(self) -> None:
+        """With the lock."""
+        assert self._engine is not None
+        self._engine.rejoin(*self._key)
+        self._alone = self._engine = None
+        self._key, self._cancelled = NOBODY, False
+        self._changed.notify_all()
 
     def _has_company(self) -> bool:
         since = time.monotonic() - self._company_seconds

@@ -5,21 +5,14 @@ The task's result is a small dict for Flower. What a job said and why it failed 
 
 import contextlib
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from woolly_worker.contract.benchmarks import BenchmarkAnswer, BenchmarkType
-from woolly_worker.contract.errors import (
-    DeadlineExceeded,
-    InternalError,
-    JobCancelled,
-    LedgerUnavailable,
-    WoollyError,
-)
+from woolly_worker.contract.errors import InternalError, LedgerUnavailable, WoollyError
 from woolly_worker.contract.events import FailedEvent
 from woolly_worker.contract.jobs import ErrorInfo, JobResult, Usage
 from woolly_worker.contract.states import JobState
@@ -30,12 +23,6 @@ from woolly_worker.queue.publisher import Outcome, OutcomeKind
 from woolly_worker.queue.retry import GivenUp, until_answered
 from woolly_worker.queue.runtime import Runtime
 from woolly_worker.telemetry import log, log_bug, log_job
-
-# How a job ends that is interrupted while it waits for its probation.
-_STATES: dict[type[WoollyError], Literal[JobState.CANCELLED, JobState.EXPIRED]] = {
-    JobCancelled: JobState.CANCELLED,
-    DeadlineExceeded: JobState.EXPIRED,
-}
 
 
 class JobFailed(Exception):
@@ -62,29 +49,60 @@ def run_job(
     acknowledged in any case: a job that is not done is in the ledger, and whoever puts it back rings anew."""
     if runtime.engine_died:  # the reaper of another process rings again
         return {"outcome": OutcomeKind.ABANDONED.value}
+    served = job_id
     try:
         with contextlib.ExitStack() as attempt:
-            with runtime.solitude.company(lambda: runtime.draining) as free:
-                if not free:
-                    return {"outcome": OutcomeKind.ABANDONED.value}
-                claim = _take(runtime, job_id)
-                if isinstance(claim, Refusal):
-                    _tell("bell not answered", claim)
-                    return {"outcome": claim.outcome.value}
-                if claim.job_id != job_id:
-                    job_id = claim.job_id
-                    show(job_id)
+
+            def hold(claim: Claim) -> Claim:
+                nonlocal served
+                served = claim.job_id
+                if served != job_id:
+                    show(served)
                 attempt.enter_context(runtime.holding(task_id, claim))
-                waiter = _start(runtime, claim) if claim.alone_until is None else None
-            outcome = _run_alone(runtime, claim) if waiter is None else waiter.result()
+                return claim
+
+            outcome = _serve(runtime, job_id, hold)
     except GivenUp:
         return {"outcome": OutcomeKind.ABANDONED.value}  # the lease, or the reaper's look at its bell, decides
     except Exception as error:  # Celery would log its message, which may quote a prompt
-        log_bug("an attempt at a job failed", error, job_id=job_id)
+        log_bug("an attempt at a job failed", error, job_id=served)
         return {"outcome": OutcomeKind.ABANDONED.value}
+    if isinstance(outcome, Refusal):
+        _tell("bell not answered", outcome)
+        return {"outcome": outcome.outcome.value}
     if outcome.bell is not None:
         runtime.ring(outcome.bell)
-    return _report(job_id, outcome)
+    return _report(served, outcome)
+
+
+def _serve(runtime: Runtime, job_id: str, hold: Callable[[Claim], Claim]) -> Outcome | Refusal:
+    """How it went on with the job that was next, or why there was none. `hold` is told the claim."""
+    while True:
+        with runtime.solitude.company(lambda: runtime.draining) as free:
+            if not free:
+                raise GivenUp("this worker ends")
+            claim = _take(runtime, job_id)
+            waiter = _start(runtime, hold(claim)) if isinstance(claim, Claim) else None
+        if waiter is not None:
+            return waiter.result()
+        if isinstance(claim, Refusal) and claim.outcome is not ClaimOutcome.SUSPECT:
+            return claim
+        outcome = _serve_alone(runtime, claim.job_id, hold)
+        if outcome is not None:
+            return outcome
+
+
+def _serve_alone(runtime: Runtime, job_id: str, hold: Callable[[Claim], Claim]) -> Outcome | None:
+    """A suspect is claimed when nothing else is worked on, so that whatever it does to this worker, it did. The others
+    go on when it has passed (`Publisher`), or when its end is written. None if it is not to be had any more."""
+    with runtime.solitude.alone(runtime.engine, lambda: runtime.draining) as free:
+        if not free:
+            raise GivenUp("this worker ends")
+        claim = _try_to_claim(runtime, job_id, alone=True)
+        if claim is None:
+            _next_job(runtime, job_id)  # which puts it aside
+            return Outcome(OutcomeKind.ABANDONED)
+        return _run_alone(runtime, hold(claim)) if isinstance(claim, Claim) else None
 
 
 def _take(runtime: Runtime, job_id: str) -> Claim | Refusal:
@@ -95,17 +113,13 @@ def _take(runtime: Runtime, job_id: str) -> Claim | Refusal:
     with runtime.taking:  # bells that come together find the jobs in their order, so that most get their own
         while (chosen := _next_job(runtime, passing)) is not None:
             passing = chosen
-            try:
-                claim = _claim(runtime, chosen)
-                if isinstance(claim, Refusal) and claim.outcome is ClaimOutcome.BUSY:
-                    passing = None  # another worker has it; if it gives it back, it may be the next again
-            except GivenUp:
-                raise
-            except Exception as error:  # the others must not wait behind it
-                log_bug("a job could not be claimed", error, job_id=chosen)
+            claim = _try_to_claim(runtime, chosen)
+            if claim is None:
                 continue
-            if isinstance(claim, Claim):
+            if isinstance(claim, Claim) or claim.outcome is ClaimOutcome.SUSPECT:
                 return claim
+            if claim.outcome is ClaimOutcome.BUSY:
+                passing = None  # another worker has it; if it gives it back, it may be the next again
             if chosen == job_id:
                 own = claim
             else:
@@ -123,13 +137,29 @@ def _next_job(runtime: Runtime, passing: str | None) -> str | None:
     return until_answered("next", lambda: runtime.ledger.next_job(model, passing=passing), runtime.giving_up)
 
 
-def _claim(runtime: Runtime, job_id: str) -> Claim | Refusal:
+def _try_to_claim(runtime: Runtime, job_id: str, *, alone: bool = False) -> Claim | Refusal | None:
+    """None if that cannot be done: the others must not wait behind it."""
+    try:
+        return _claim(runtime, job_id, alone=alone)
+    except GivenUp:
+        raise
+    except Exception as error:
+        log_bug("a job could not be claimed", error, job_id=job_id)
+        return None
+
+
+def _claim(runtime: Runtime, job_id: str, *, alone: bool = False) -> Claim | Refusal:
     claim_id = uuid.uuid4().hex
     lease_seconds = runtime.settings.lease_seconds
     claim = until_answered(
         "claim",
         lambda: runtime.ledger.claim(
-            job_id, runtime.worker_id, lease_seconds=lease_seconds, claim_id=claim_id, recipe=runtime.recipe
+            job_id,
+            runtime.worker_id,
+            lease_seconds=lease_seconds,
+            claim_id=claim_id,
+            recipe=runtime.recipe,
+            alone=alone,
         ),
         runtime.giving_up,
     )
@@ -189,42 +219,26 @@ def _start(runtime: Runtime, claim: Claim) -> "Future[Outcome]":
 
 
 def _run_alone(runtime: Runtime, claim: Claim) -> Outcome:
-    """A job on probation: from its prompt on nothing else is worked on, and the ledger knows that before it begins. The
-    others go on when it has passed (`Publisher`), or when its end is written."""
+    """A job on probation, in solitude."""
     key = (claim.job_id, claim.fence)
-    began, n_prompt = time.monotonic(), 0
-    waiter = runtime.publisher.track(claim)  # it renews the lease while others are computed, and hears of a cancel
+    n_prompt = 0
+    waiter = runtime.publisher.track(claim)
+    runtime.solitude.admit(key)
     log.info("on probation", job_id=claim.job_id, crashes=claim.crashes, tokens=claim.last_seq, until=claim.alone_until)
     try:
-        left = claim.deadline_remaining_seconds
-        stop = lambda: waiter.done() or runtime.draining  # noqa: E731
-        if not runtime.solitude.enter(key, runtime.engine, stop, deadline_seconds=left):
-            if waiter.done():
-                return waiter.result()
-            raise EngineStopped("this worker ends")
-        reply = until_answered(
-            "alone",
-            lambda: runtime.ledger.set_alone(*key, True, lease_seconds=runtime.settings.lease_seconds),
-            runtime.giving_up,
-        )
-        if reply is Reply.FENCED:
-            runtime.publisher.untrack(claim)
-            return Outcome(OutcomeKind.FENCED)
         with _patience(runtime, key):
-            request = _engine_request(runtime, claim, waited_seconds=time.monotonic() - began)
+            request = _engine_request(runtime, claim)
             n_prompt = len(request.prompt_ids)
             runtime.publisher.count_prompt(claim, n_prompt)
             runtime.engine.submit(request)
-        if reply is Reply.CANCELLED or runtime.solitude.is_cancelled(key):
+        if claim.alone_until is None:  # it has passed at another worker since it was looked at
+            runtime.solitude.leave(key)
+        if runtime.solitude.is_cancelled(key):
             runtime.engine.cancel(*key)
         return waiter.result()
-    except GivenUp:
-        raise
     except Exception as error:
         runtime.publisher.untrack(claim)
         return _not_started(runtime, claim, error, n_prompt)
-    finally:
-        runtime.solitude.leave(key)
 
 
 @contextlib.contextmanager
@@ -240,15 +254,14 @@ def _patience(runtime: Runtime, key: tuple[str, int]) -> Iterator[None]:
         timer.cancel()
 
 
-def _engine_request(runtime: Runtime, claim: Claim, waited_seconds: float = 0.0) -> EngineRequest:
-    left = claim.deadline_remaining_seconds
+def _engine_request(runtime: Runtime, claim: Claim) -> EngineRequest:
     return EngineRequest(
         job_id=claim.job_id,
         fence=claim.fence,
         prompt_ids=runtime.prompt_ids(claim),
         sampling=claim.request.sampling,
         resume_ids=claim.token_ids,
-        deadline_seconds=None if left is None else max(0.0, left - waited_seconds),
+        deadline_seconds=claim.deadline_remaining_seconds,
         alone_until=claim.alone_until,
     )
 
@@ -281,7 +294,7 @@ def _refuse(runtime: Runtime, claim: Claim, error: WoollyError, n_prompt: int) -
     n_tokens = len(claim.token_ids)
     event = FailedEvent(
         seq=n_tokens + 1,
-        state=_STATES.get(type(error), JobState.FAILED),
+        state=JobState.FAILED,
         error=ErrorInfo.of(error),
         usage=Usage.of(n_prompt, n_tokens),
     )

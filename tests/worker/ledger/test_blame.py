@@ -13,19 +13,19 @@ from woolly_worker.ledger.connection import connect_async
 from woolly_worker.ledger.deaths import Deaths
 from woolly_worker.ledger.endings import Endings
 from woolly_worker.ledger.ledger import Ledger
-from woolly_worker.ledger.probation import MOST_DOUBLINGS, PROBATION_TOKENS
 from woolly_worker.ledger.reader import LedgerReader
 from woolly_worker.ledger.records import Claim, ClaimOutcome, Emission, Refusal, Reply
 
 LEASE = 30.0
+PROBATION_TOKENS, MOST_DOUBLINGS = 32, 20  # as in shared.lua
 
 
 def submit(ledger: Ledger) -> str:
     return ledger.submit(JobRequest(model="tiny", prompt="x")).job_id
 
 
-def claim(ledger: Ledger, job_id: str, owner: str = "w", lease: float = LEASE) -> Claim:
-    claimed = ledger.claim(job_id, owner, lease_seconds=lease)
+def claim(ledger: Ledger, job_id: str, owner: str = "w", lease: float = LEASE, *, alone: bool = False) -> Claim:
+    claimed = ledger.claim(job_id, owner, lease_seconds=lease, alone=alone)
     assert isinstance(claimed, Claim), claimed
     return claimed
 
@@ -43,11 +43,9 @@ def expire_lease(ledger: Ledger, job_id: str) -> None:
 
 def lose(ledger: Ledger, job_id: str, owner: str, *, alone: bool = False, n_tokens: int = 0) -> Claim:
     """A claim whose worker is lost, and the reaper's look at it."""
-    claimed = claim(ledger, job_id, owner)
+    claimed = claim(ledger, job_id, owner, alone=alone)
     for seq in range(claimed.last_seq + 1, claimed.last_seq + n_tokens + 1):
         emit_token(ledger, job_id, claimed.fence, seq)
-    if alone:
-        assert ledger.set_alone(job_id, claimed.fence, True, lease_seconds=LEASE) is Reply.OK
     expire_lease(ledger, job_id)
     ledger.reap()
     return claimed
@@ -82,24 +80,51 @@ def test_the_third_loss_alone_convicts_and_the_history_is_kept(ledger: Ledger) -
 def test_losses_in_company_never_convict(ledger: Ledger) -> None:
     job_id = submit(ledger)
     for i in range(10):
-        lose(ledger, job_id, f"w{i}")
+        claimed = claim(ledger, job_id, f"w{i}", alone=True)
+        ledger.end_probation(job_id, claimed.fence, lease_seconds=LEASE)
+        expire_lease(ledger, job_id)
+        ledger.reap()
     view = ledger.view(job_id)
     assert (view.state, view.crashes, len(view.history)) == (JobState.QUEUED, 10, 10)
+
+
+def test_a_suspect_is_claimed_by_nobody_who_computes_others(ledger: Ledger) -> None:
+    """And what its claim alone does to the worker convicts it, before anything of it was read."""
+    job_id = submit(ledger)
+    lose(ledger, job_id, "w0")
+    lose(ledger, job_id, "w1")
+    for _ in range(5):
+        assert ledger.claim(job_id, "w2", lease_seconds=LEASE) == Refusal(job_id, ClaimOutcome.SUSPECT)
+    view = ledger.view(job_id)
+    assert (view.state, view.attempts, view.crashes) == (JobState.QUEUED, 2, 2)
+    assert ledger.next_job("tiny") == job_id  # it keeps its place
+    lose(ledger, job_id, "w2", alone=True)
+    assert poison_of(ledger.view(job_id))
+
+
+def test_a_claim_that_finds_the_lease_over_leaves_a_suspect_waiting(ledger: Ledger) -> None:
+    job_id = submit(ledger)
+    lose(ledger, job_id, "w0")
+    claim(ledger, job_id, "w1")
+    expire_lease(ledger, job_id)
+    assert ledger.claim(job_id, "w2", lease_seconds=LEASE) == Refusal(job_id, ClaimOutcome.SUSPECT)
+    assert ledger.view(job_id).crashes == 2
+    assert claim(ledger, job_id, "w2", alone=True).crashes == 2
 
 
 def test_alone_before_it_is_suspected_convicts_nobody(ledger: Ledger) -> None:
     job_id = submit(ledger)
     lose(ledger, job_id, "w0", alone=True)
     lose(ledger, job_id, "w1", alone=True)
-    assert ledger.view(job_id).state is JobState.QUEUED
+    view = ledger.view(job_id)
+    assert (view.state, [loss.alone for loss in view.history]) == (JobState.QUEUED, [False, False])
 
 
 def test_a_claim_finds_the_conviction_when_no_reaper_did(ledger: Ledger) -> None:
     job_id = submit(ledger)
     lose(ledger, job_id, "w0")
     lose(ledger, job_id, "w1")
-    fence = claim(ledger, job_id, "w2").fence
-    ledger.set_alone(job_id, fence, True, lease_seconds=LEASE)
+    claim(ledger, job_id, "w2", alone=True)
     expire_lease(ledger, job_id)
     assert ledger.claim(job_id, "w3", lease_seconds=LEASE) == Refusal(job_id, ClaimOutcome.POISON)
     assert poison_of(ledger.view(job_id))
@@ -117,50 +142,68 @@ def test_a_conviction_outlives_a_closer_that_dies(ledger: Ledger, monkeypatch: p
 
 
 def test_the_flag_is_of_one_fence_and_ends_with_its_claim(ledger: Ledger) -> None:
+    def is_alone() -> bool:
+        return bool(ledger.client.hget(keys.job(job_id), "alone") == "1")
+
     job_id = submit(ledger)
-    first = claim(ledger, job_id)
-    for _ in range(2):  # a call whose reply was lost is made again
-        assert ledger.set_alone(job_id, first.fence, True, lease_seconds=LEASE) is Reply.OK
+    lose(ledger, job_id, "w0")
+    lose(ledger, job_id, "w1")
+    first = claim(ledger, job_id, alone=True)
+    assert is_alone()
     assert ledger.release(job_id, first.fence, "tiny").reply is Reply.OK
-    assert ledger.client.hget(keys.job(job_id), "alone") == "0"
-    assert ledger.set_alone(job_id, first.fence, True, lease_seconds=LEASE) is Reply.FENCED
+    assert not is_alone()
+    assert ledger.end_probation(job_id, first.fence, lease_seconds=LEASE) is Reply.FENCED
 
-    second = claim(ledger, job_id)
-    assert ledger.set_alone(job_id, first.fence, True, lease_seconds=LEASE) is Reply.FENCED
+    second = claim(ledger, job_id, alone=True)
+    assert ledger.end_probation(job_id, first.fence, lease_seconds=LEASE) is Reply.FENCED
+    assert is_alone()
+    for _ in range(2):  # a call whose reply was lost is made again
+        assert ledger.end_probation(job_id, second.fence, lease_seconds=LEASE) is Reply.OK
+    assert not is_alone()
     ledger.cancel(job_id)
-    assert ledger.set_alone(job_id, second.fence, True, lease_seconds=LEASE) is Reply.CANCELLED
-    expire_lease(ledger, job_id)
-    ledger.client.hset(keys.job(job_id), "cancel", 0)
-    claim(ledger, job_id)
-    assert ledger.client.hget(keys.job(job_id), "alone") == "0"
+    assert ledger.end_probation(job_id, second.fence, lease_seconds=LEASE) is Reply.CANCELLED
 
 
-def test_saying_that_it_is_alone_renews_the_lease(ledger: Ledger) -> None:
+def test_a_claim_whose_reply_was_lost_says_again_that_it_is_alone(ledger: Ledger) -> None:
+    job_id = submit(ledger)
+    lose(ledger, job_id, "w0")
+    lose(ledger, job_id, "w1")
+    first, again = (ledger.claim(job_id, "w2", lease_seconds=LEASE, claim_id="c", alone=True) for _ in range(2))
+    assert isinstance(first, Claim)
+    assert first == again
+    assert first.alone_until == PROBATION_TOKENS
+
+
+def test_the_end_of_probation_renews_the_lease(ledger: Ledger) -> None:
     job_id = submit(ledger)
     fence = claim(ledger, job_id, lease=0.05).fence
-    ledger.set_alone(job_id, fence, True, lease_seconds=LEASE)
+    ledger.end_probation(job_id, fence, lease_seconds=LEASE)
     lease = int(ledger.client.hget(keys.job(job_id), "lease_ms") or 0)
     assert ledger.client.zscore(keys.OPEN_JOBS, job_id) == lease
     assert lease > int(ledger.client.time()[0]) * 1000 + 20_000
 
 
 def test_probation_ends_behind_the_place_of_the_last_loss_and_later_each_time(ledger: Ledger) -> None:
+    def claim_alone() -> Claim:
+        return claim(ledger, job_id, "w", alone=True)
+
     job_id = submit(ledger)
-    assert claim(ledger, job_id, "w").alone_until is None
+    assert claim_alone().alone_until is None
     expire_lease(ledger, job_id)
-    assert claim(ledger, job_id, "w").alone_until is None  # one loss is bad luck
+    assert claim_alone().alone_until is None  # one loss is bad luck
     expire_lease(ledger, job_id)
-    second = claim(ledger, job_id, "w")
+    second = claim_alone()
     assert second.alone_until == PROBATION_TOKENS
     for seq in range(1, PROBATION_TOKENS + 1):
         emit_token(ledger, job_id, second.fence, seq)
     ledger.release(job_id, second.fence, "tiny")
     assert claim(ledger, job_id, "w").alone_until is None  # passed, and it stays so
     expire_lease(ledger, job_id)
-    assert claim(ledger, job_id, "w").alone_until == PROBATION_TOKENS + 2 * PROBATION_TOKENS
+    third = claim_alone()
+    assert third.alone_until == PROBATION_TOKENS + 2 * PROBATION_TOKENS
+    ledger.release(job_id, third.fence, "tiny")
     ledger.client.hset(keys.job(job_id), "history", _many_losses(100))
-    expire_lease(ledger, job_id)
-    assert claim(ledger, job_id, "w").alone_until == PROBATION_TOKENS * 2**MOST_DOUBLINGS + PROBATION_TOKENS
+    assert claim_alone().alone_until == PROBATION_TOKENS * 2**MOST_DOUBLINGS
 
 
 def _many_losses(n: int) -> str:
@@ -177,6 +220,7 @@ def test_with_one_crash_allowed_suspicion_begins_at_the_first(ledger: Ledger) ->
 
 
 def test_a_certificate_is_in_the_history_whether_it_comes_before_or_after(ledger: Ledger) -> None:
+    ledger = Ledger(ledger.client, max_crashes=4)
     job_id, deaths = submit(ledger), Deaths(ledger.client)
     deaths.certify("before", signal="SIGSEGV", exit_code=None, out_of_memory=False)
     lose(ledger, job_id, "before")

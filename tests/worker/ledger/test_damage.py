@@ -104,7 +104,9 @@ numbered = itertools.count()
     changes=st.dictionaries(st.sampled_from(FIELDS), st.none() | nonsense | st.text(max_size=5), max_size=3),
     claimed_first=st.booleans(),
     steps=st.lists(
-        st.sampled_from(["claim", "next", "reap", "emit", "alone", "strand", "cancel", "release", "view"]),
+        st.sampled_from(
+            ["claim", "claim alone", "next", "reap", "emit", "company", "strand", "cancel", "release", "view"]
+        ),
         min_size=1,
         max_size=5,
     ),
@@ -128,6 +130,8 @@ def test_whatever_a_record_says_nothing_breaks_and_the_job_ends(
     for step in steps:
         if step == "claim":
             ledger.claim(job_id, "w2", lease_seconds=LEASE)
+        elif step == "claim alone":
+            ledger.claim(job_id, "w2", lease_seconds=LEASE, alone=True)
         elif step == "reap":
             ledger.client.zadd(keys.OPEN_JOBS, {job_id: 1}, xx=True)
             ledger.reap()
@@ -139,8 +143,8 @@ def test_whatever_a_record_says_nothing_breaks_and_the_job_ends(
                 ledger.end_damaged(job_id)
         elif step == "next":
             ledger.next_job("tiny")
-        elif step == "alone":
-            ledger.set_alone(job_id, fence, True, lease_seconds=LEASE)
+        elif step == "company":
+            ledger.end_probation(job_id, fence, lease_seconds=LEASE)
         elif step == "strand":
             ledger.strand(job_id, ())
         elif step == "release":
@@ -154,7 +158,7 @@ def test_whatever_a_record_says_nothing_breaks_and_the_job_ends(
     # Whoever comes next either takes the job or ends it.
     ledger.client.zadd(keys.OPEN_JOBS, {job_id: 1}, xx=True)
     ledger.reap()
-    answer = ledger.claim(job_id, "w3", lease_seconds=LEASE)
+    answer = ledger.claim(job_id, "w3", lease_seconds=LEASE, alone=True)
     if isinstance(answer, Refusal) and answer.outcome not in (ClaimOutcome.BUSY, ClaimOutcome.NEWER):
         assert ledger.client.hget(keys.job(job_id), "state") in (*TERMINAL_STATES, None)
     assert ledger.view(another).state in (JobState.QUEUED, JobState.RUNNING)
@@ -226,6 +230,35 @@ def test_foreign_members_leave_the_open_index_and_touch_no_job(ledger: Ledger) -
     assert ledger.reap().broken == ()
     assert ledger.client.zrange(keys.OPEN_JOBS, 0, -1) == [job_id]
     assert ledger.client.xlen(keys.events(job_id)) == 1
+
+
+def test_records_that_vanish_leave_nothing_in_the_gauges(ledger: Ledger) -> None:
+    def gauges() -> tuple[int, int, int]:
+        counts = ledger.lane_counts("tiny")
+        return counts.queued, counts.queued_tokens, counts.running
+
+    def cost(job_id: str) -> int:
+        return int(ledger.client.hget(keys.job(job_id), "cost") or 0)
+
+    ModelRegistry(ledger.client).announce(CARD)
+    long = JobRequest(model="tiny", prompt=PROMPT * 100)
+    first, second, running, aside = ledger.submit(long).job_id, submit(ledger), submit(ledger), submit(ledger)
+    claim(ledger, running)
+    costs = cost(first) + 2 * cost(second)
+    assert gauges() == (3, costs, 1)
+    # given: a record that is gone counts as much as the others, until it is known that nobody is left
+    ledger.client.delete(keys.job(first))
+    assert ledger.next_job("tiny") == second
+    assert gauges() == (2, costs - costs // 3, 1)
+    # when: all others go as well, one of them while it was put aside
+    assert ledger.next_job("tiny", passing=second) == aside
+    ledger.client.delete(*map(keys.job, (second, running, aside)))
+    assert ledger.next_job("tiny") is None
+    ledger.client.zadd(keys.OPEN_JOBS, dict.fromkeys((first, second, running, aside), 1), xx=True)
+    # then: one turn of a reaper finds that nobody is there, and the next one says so
+    for _ in range(2):
+        ledger.reap()
+    assert gauges() == (0, 0, 0)
 
 
 def test_names_of_ours_with_a_foreign_type_are_set_aside_by_a_reaper(ledger: Ledger) -> None:

@@ -21,10 +21,11 @@ from woolly_worker.ledger import keys
 from woolly_worker.ledger.backlog import cost_tokens
 from woolly_worker.ledger.connection import connect
 from woolly_worker.ledger.ledger import Ledger
-from woolly_worker.ledger.records import Claim, Emission, Finish, Refusal, Reply
+from woolly_worker.ledger.records import Claim, ClaimOutcome, Emission, Finish, Refusal, Reply
 from woolly_worker.ledger.server import EmbeddedServer
 
 LEASE = 60.0
+PROBATION_TOKENS = 32  # as in shared.lua
 COST = cost_tokens(JobRequest(model="tiny", prompt="x"))  # the same for all jobs here
 
 
@@ -43,6 +44,7 @@ class Histories(RuleBasedStateMachine):
         self.written: dict[str, list[int]] = {}
         self.crashes: dict[str, int] = {}
         self.alone: set[str] = set()  # computed alone now, or when they were lost
+        self.alone_until: dict[str, int] = {}  # tokens; of the suspects
         self.cancelled: set[str] = set()
         self.late: set[str] = set()
         self.n_claims = 0
@@ -56,6 +58,8 @@ class Histories(RuleBasedStateMachine):
 
     def lost(self, job_id: str) -> None:
         self.crashes[job_id] += 1
+        n = len(self.written[job_id])
+        self.alone_until[job_id] = n + PROBATION_TOKENS * 2 ** (self.crashes[job_id] - 1)
         self.moved(job_id, JobState.QUEUED)
 
     def end_of_the_unowned(self, job_id: str) -> JobState | None:
@@ -87,12 +91,12 @@ class Histories(RuleBasedStateMachine):
     def expired(self, job_id: str) -> bool:
         return int(self.ledger.client.hget(keys.job(job_id), "lease_ms") or 0) == 1
 
-    @rule(target=claims, job_id=jobs)
-    def claim(self, job_id):
+    @rule(target=claims, job_id=jobs, alone=st.booleans())
+    def claim(self, job_id, alone):
         before = self.states[job_id]
         lease_over = before is JobState.RUNNING and self.expired(job_id)
         self.n_claims += 1
-        answer = self.ledger.claim(job_id, f"w{self.n_claims}", lease_seconds=LEASE)
+        answer = self.ledger.claim(job_id, f"w{self.n_claims}", lease_seconds=LEASE, alone=alone)
         if before in TERMINAL_STATES or (before is JobState.RUNNING and not lease_over):
             assert isinstance(answer, Refusal)
             return multiple()
@@ -103,11 +107,17 @@ class Histories(RuleBasedStateMachine):
             assert isinstance(answer, Refusal)
             self.moved(job_id, end)
             return multiple()
+        until = self.alone_until.get(job_id, 0)
+        suspect = len(self.written[job_id]) < until
+        if suspect and not alone:
+            assert answer == Refusal(job_id, ClaimOutcome.SUSPECT)
+            return multiple()
         assert isinstance(answer, Claim)
         assert list(answer.token_ids) == self.written[job_id]
+        assert answer.alone_until == (until if suspect else None)
         self.moved(job_id, JobState.RUNNING)
         self.owners[job_id] = answer.fence
-        self.alone.discard(job_id)
+        (self.alone.add if suspect else self.alone.discard)(job_id)
         return (job_id, answer.fence)
 
     @rule(claim=claims, seq=st.integers(-1, 2), token_id=st.integers(0, 9))
@@ -149,15 +159,15 @@ class Histories(RuleBasedStateMachine):
             self.moved(job_id, JobState.QUEUED)
             self.alone.discard(job_id)
 
-    @rule(claim=claims, alone=st.booleans())
-    def say_whether_it_is_alone(self, claim, alone):
+    @rule(claim=claims)
+    def end_probation(self, claim):
         job_id, fence = claim
-        reply = self.ledger.set_alone(job_id, fence, alone, lease_seconds=LEASE)
+        reply = self.ledger.end_probation(job_id, fence, lease_seconds=LEASE)
         if self.owners[job_id] != fence:
             assert reply is Reply.FENCED
             return
         assert reply is (Reply.CANCELLED if job_id in self.cancelled else Reply.OK)
-        (self.alone.add if alone else self.alone.discard)(job_id)
+        self.alone.discard(job_id)
 
     @rule(job_id=jobs)
     def cancel(self, job_id):
@@ -174,7 +184,7 @@ class Histories(RuleBasedStateMachine):
         """What it takes to make a claim outdated, in one step: chance alone seldom gets there."""
         job_id = claim[0]
         self.lease_runs_out(job_id)
-        return self.claim(job_id)
+        return self.claim(job_id, alone=True)
 
     @rule(job_id=jobs)
     def lease_runs_out(self, job_id):

@@ -1,5 +1,6 @@
 """A worker process for tests: as paced_worker.py, with the parent that `woolly worker` has, and it dies whenever a
-sequence whose prompt has the token MARK reaches position DIES_AT: as DEATH says, by a signal or an exit code."""
+sequence whose prompt has the token MARK reaches position DIES_AT: as DEATH says, by a signal or an exit code. With
+DIES_READING in its environment it dies as soon as it reads such a request."""
 
 import ctypes
 import os
@@ -22,6 +23,20 @@ def die() -> None:
     elif death.isdigit():
         os._exit(int(death))
     os.kill(os.getpid(), signal.Signals[death])
+
+
+def die_reading() -> None:
+    from woolly_worker.contract.jobs import JobRequest
+
+    read = JobRequest.model_validate_json
+
+    def deadly_read(text: str) -> JobRequest:
+        request = read(text)
+        if MARK in (request.prompt or ()):
+            die()
+        return request
+
+    JobRequest.model_validate_json = deadly_read  # type: ignore[method-assign, assignment]
 
 
 def load_deadly(settings: Any, on_events: Callable[..., None]) -> Any:
@@ -49,6 +64,8 @@ def load_deadly(settings: Any, on_events: Callable[..., None]) -> Any:
 
 if __name__ == "__main__":
     introduce = fork_worker(os.environ["WOOLLY_REDIS_URL"])
+    if "DIES_READING" in os.environ:
+        die_reading()
     from woolly_worker.queue.worker import run
     from woolly_worker.settings import WorkerSettings
 

@@ -7,6 +7,7 @@ from celery.app.utils import find_app
 
 from woolly_worker.ledger import keys
 from woolly_worker.ledger.records import Bell, BenchmarkCall
+from woolly_worker.ledger.server import free_port
 from woolly_worker.queue.app import create_app, create_worker_app
 from woolly_worker.settings import WorkerSettings
 
@@ -32,6 +33,25 @@ def test_a_bell_arrives_where_the_ledger_looks_for_it(redis_url: str) -> None:
         (message,) = client.lrange(keys.benchmarks("tiny"), 0, -1)
         assert '"id": "a-call"' in message.decode()
     app.close()
+
+
+def test_a_worker_asks_for_redis_every_few_seconds_however_long_it_was_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Over(Exception):
+        pass
+
+    pauses: list[float] = []
+
+    def told(error: Exception, pause: float) -> None:
+        pauses.append(pause)
+        if len(pauses) == 20:
+            raise Over
+
+    monkeypatch.setattr("kombu.utils.functional.sleep", lambda seconds: None)
+    settings = WorkerSettings(model=Path("x.gguf"), threads=1, redis_url=f"redis://127.0.0.1:{free_port()}/0")
+    connection = create_worker_app(settings).connection_for_read()
+    with pytest.raises(Over):
+        connection.ensure_connection(told)
+    assert max(pauses) <= 3
 
 
 def test_flowers_app_is_made_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

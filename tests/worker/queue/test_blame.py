@@ -80,6 +80,22 @@ def test_the_third_death_convicts_the_culprit_and_nobody_else(workers: Workers) 
     assert process.poll() is None
 
 
+def test_a_request_that_kills_whoever_reads_it_is_alone_the_third_time(workers: Workers) -> None:
+    deadly = {"DEATH": "SIGKILL", "DIES_READING": "yes"}
+    workers.have(1, **deadly)
+    innocent = submit(workers, (30, 31, 32), 0)
+    eventually(lambda: workers.ledger.view(innocent).last_seq >= 3)
+    culprit = submit(workers, (20, 21, MARK, 22), 1)
+    for _ in range(3):
+        (process,) = workers.processes
+        assert process.wait(60) == -signal.SIGKILL
+        workers.start(1, **deadly)
+    view = workers.ended(culprit)
+    assert (view.state, view.crashes) == (JobState.FAILED, 3)
+    assert [loss.alone for loss in view.history] == [False, False, True]
+    workers.result(innocent)
+
+
 def test_a_worker_killed_from_outside_fails_nobody_and_is_replaced_before_its_leases_end(workers: Workers) -> None:
     def all_have(n_attempts: int, n_crashes: int) -> bool:
         views = [workers.ledger.view(job_id) for job_id in job_ids]

@@ -15,12 +15,14 @@ from woolly_worker.contract.states import JobState
 from woolly_worker.engine.events import EngineRequest, ProbationPassed
 from woolly_worker.ledger import keys
 from woolly_worker.ledger.ledger import Ledger
-from woolly_worker.ledger.probation import PROBATION_TOKENS
-from woolly_worker.ledger.records import Bell
+from woolly_worker.ledger.records import Bell, Claim
+from woolly_worker.ledger.store import Store
 from woolly_worker.queue.runtime import Runtime
 from woolly_worker.queue.solitude import Solitude
 from woolly_worker.queue.tasks import JobFailed, run_job
 from woolly_worker.settings import WorkerSettings
+
+PROBATION_TOKENS = 32  # as in ledger/scripts/shared.lua
 
 
 @contextmanager
@@ -72,28 +74,40 @@ def is_alone(ledger: Ledger, job_id: str = "suspect") -> bool:
     return bool(ledger.client.hget(keys.job(job_id), "alone") == "1")
 
 
+def is_sought(runtime: Runtime) -> bool:
+    """Whether a task waits for solitude: then no company is let in."""
+    with runtime.solitude.company(lambda: True) as free:
+        return not free
+
+
 def submitted(engine: ScriptedEngine) -> list[str]:
     return [request.job_id for request in engine.requests]
 
 
-def test_the_ledger_knows_before_the_prompt_is_looked_at_and_before_others_go_on(
+def test_the_ledger_knows_before_anything_is_looked_at_and_before_others_go_on(
     ledger: Ledger, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = ScriptedEngine()
-    known: list[tuple[bool, list[Any]]] = []
+    known: list[tuple[str, bool, list[Any]]] = []
     suspect(ledger)
     with working(redis_url, engine) as (runtime, served):
-        encode = served.tokenizer.encode_chat
 
-        def watched(rendered: str) -> list[int]:
-            known.append((is_alone(ledger), list(engine.orders)))
-            return encode(rendered)
+        def watch(owner: Any, name: str) -> None:
+            call = getattr(owner, name)
 
-        monkeypatch.setattr(served.tokenizer, "encode_chat", watched)
+            def watched(*args: Any) -> Any:
+                known.append((name, is_alone(ledger), engine.orders[1:]))
+                return call(*args)
+
+            monkeypatch.setattr(owner, name, watched)
+
+        watch(Store, "tokens")
+        watch(served.tokenizer, "encode_chat")
         task = Task(runtime, "suspect")
         eventually(lambda: engine.requests)
-        # given: it is alone, from before its prompt was looked at
-        assert known == [(True, [("start",), ("isolate", "suspect", 3)])]
+        # given: it is alone, from before its record and its prompt were looked at
+        nobody = ("isolate", "", 0)
+        assert known == [("tokens", True, [nobody]), ("encode_chat", True, [nobody, ("isolate", "suspect", 3)])]
         assert engine.requests[0].alone_until == PROBATION_TOKENS
         # when: it has passed
         rejoin, order = engine.rejoin, list[bool]()
@@ -130,8 +144,8 @@ def test_other_bells_wait_and_other_suspects_take_turns(ledger: Ledger, redis_ur
         tasks += [Task(runtime, "another"), Task(runtime, "innocent")]
         time.sleep(0.3)
         assert submitted(engine) == ["suspect"]
-        assert ledger.view("innocent").state is JobState.QUEUED  # another worker may take it
-        assert not is_alone(ledger, "another")
+        for job_id in ("another", "innocent"):
+            assert ledger.view(job_id).state is JobState.QUEUED  # another worker may take it
         engine.on_events([ProbationPassed("suspect", 3)])
         eventually(lambda: "another" in submitted(engine))
         assert (is_alone(ledger), is_alone(ledger, "another")) == (False, True)
@@ -161,18 +175,28 @@ def test_a_benchmark_waits_until_nobody_is_alone(ledger: Ledger, redis_url: str)
         task.join(5)
 
 
+def is_expired(ledger: Ledger) -> bool:
+    return ledger.view("suspect").state is JobState.EXPIRED
+
+
+def take(ledger: Ledger) -> None:
+    assert isinstance(ledger.claim("suspect", "another", lease_seconds=60, alone=True), Claim)
+
+
 @pytest.mark.parametrize(
     ("interrupt", "state"),
     [
         (lambda runtime, ledger: ledger.cancel("suspect"), JobState.CANCELLED),
-        (lambda runtime, ledger: runtime.terminate("suspect.1"), JobState.CANCELLED),
-        (lambda runtime, ledger: time.sleep(2), JobState.EXPIRED),
+        (
+            lambda runtime, ledger: eventually(lambda: ledger.view("suspect").state is JobState.EXPIRED),
+            JobState.EXPIRED,
+        ),
         (lambda runtime, ledger: runtime.begin_drain(), JobState.QUEUED),
-        (lambda runtime, ledger: ledger.client.hset(keys.job("suspect"), "fence", 4), JobState.RUNNING),
+        (lambda runtime, ledger: take(ledger), JobState.RUNNING),
     ],
-    ids=["cancelled", "terminated by Celery", "past its deadline", "drained", "taken by another worker"],
+    ids=["cancelled", "past its deadline", "drained", "taken by another worker"],
 )
-def test_a_suspect_that_waits_is_not_forgotten(
+def test_a_suspect_that_waits_is_held_by_nobody(
     ledger: Ledger, redis_url: str, interrupt: Callable[[Runtime, Ledger], object], state: JobState
 ) -> None:
     engine = ScriptedEngine()
@@ -183,20 +207,55 @@ def test_a_suspect_that_waits_is_not_forgotten(
         suspect(ledger, deadline_seconds=2.0 if state is JobState.EXPIRED else None)
         with runtime.solitude.company(lambda: False):
             waiting = Task(runtime, "suspect")
-            eventually(lambda: ledger.view("suspect").attempts == 3)
+            eventually(lambda: is_sought(runtime))
+            assert ledger.view("suspect").state is JobState.QUEUED
             interrupt(runtime, ledger)
-            for seq in range(1, 100):  # the steps of the other one, which renew the lease of the one that waits
-                engine.on_events([token("busy", seq)])
-                waiting.join(0.05)
-                if not waiting.is_alive():
-                    break
+        waiting.join(5)
         assert waiting.report is not None
         view = ledger.view("suspect")
         assert (view.state, view.crashes) == (state, 2)
-        engine.on_events([done("busy", seq + 1)])
+        engine.on_events([done("busy", 1)])
         busy.join(5)
     assert submitted(engine) == ["busy"]
     assert ledger.view("busy").state is JobState.SUCCEEDED
+
+
+def test_a_suspect_that_passed_elsewhere_in_the_meantime_is_in_company(ledger: Ledger, redis_url: str) -> None:
+    engine = ScriptedEngine()
+    suspect(ledger)
+    with working(redis_url, engine) as (runtime, _):
+        with runtime.solitude.company(lambda: False):
+            task = Task(runtime, "suspect")
+            eventually(lambda: is_sought(runtime))
+            ledger.client.hset(keys.job("suspect"), "history", "[]")
+        eventually(lambda: engine.requests)
+        eventually(lambda: not is_sought(runtime))
+        assert not is_alone(ledger)
+        engine.on_events([done("suspect", 1, fence=3)])
+        task.join(5)
+    assert ledger.view("suspect").state is JobState.SUCCEEDED
+
+
+def test_a_suspect_that_cannot_be_claimed_holds_up_nobody(
+    ledger: Ledger, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, claim = ScriptedEngine(on_submit=lambda r: [done(r.job_id, 1)]), Ledger.claim
+
+    def failing(self: Ledger, job_id: str, *args: Any, **options: Any) -> Any:
+        if options.get("alone"):
+            raise AssertionError("a bug of ours")
+        return claim(self, job_id, *args, **options)
+
+    suspect(ledger)
+    ledger.submit(request(), job_id="innocent")
+    monkeypatch.setattr(Ledger, "claim", failing)
+    with working(redis_url, engine) as (runtime, _):
+        for job_id in ("suspect", "innocent"):
+            task = Task(runtime, job_id)
+            task.join(5)
+            assert task.report is not None
+    assert ledger.view("suspect").state is JobState.QUEUED
+    assert ledger.view("innocent").state is JobState.SUCCEEDED
 
 
 def test_a_cancel_between_solitude_and_the_engine_reaches_the_engine(ledger: Ledger, redis_url: str) -> None:
@@ -240,15 +299,33 @@ def test_company_that_hangs_is_not_waited_for() -> None:
     with solitude.company(lambda: False) as free:
         assert free
         began = time.monotonic()
-        assert solitude.enter(("j", 1), engine, lambda: False)
-        assert time.monotonic() - began > 0.1
-        with solitude.company(lambda: True) as second:
-            assert not second
-    solitude.leave(("another", 1))
-    assert engine.orders == [("isolate", "j", 1)]
-    solitude.leave(("j", 1))
-    solitude.leave(("j", 1))
-    assert engine.orders == [("isolate", "j", 1), ("rejoin", "j", 1)]
+        with solitude.alone(engine, lambda: False) as alone:
+            assert alone
+            assert time.monotonic() - began > 0.1
+            with solitude.company(lambda: True) as second:
+                assert not second
+            solitude.admit(("j", 1))
+            solitude.leave(("another", 1))
+            assert engine.orders == [("isolate", "", 0), ("isolate", "j", 1)]
+            for _ in range(2):
+                solitude.leave(("j", 1))
+    assert engine.orders == [("isolate", "", 0), ("isolate", "j", 1), ("rejoin", "j", 1)]
+
+
+def test_the_end_of_a_block_ends_no_other_solitude() -> None:
+    solitude, engine = Solitude(company_seconds=60), ScriptedEngine()
+    with solitude.alone(engine, lambda: False):
+        solitude.admit(("j", 1))
+        solitude.leave(("j", 1))
+        second = solitude.alone(engine, lambda: False)
+        assert second.__enter__()
+        with solitude.alone(engine, lambda: True) as third:
+            assert not third
+    with solitude.company(lambda: True) as free:
+        assert not free
+    second.__exit__(None, None, None)
+    with solitude.company(lambda: True) as free:
+        assert free
 
 
 def test_an_engine_that_does_not_get_to_it_is_not_waited_for_in_a_drain() -> None:
@@ -258,7 +335,8 @@ def test_an_engine_that_does_not_get_to_it_is_not_waited_for_in_a_drain() -> Non
 
     solitude, draining = Solitude(company_seconds=60), threading.Event()
     threading.Timer(0.2, draining.set).start()
-    assert not solitude.enter(("j", 1), Busy(), draining.is_set)
+    with solitude.alone(Busy(), draining.is_set) as alone:
+        assert not alone
 
 
 def test_a_request_without_probation_says_so(ledger: Ledger, redis_url: str) -> None:

@@ -28,7 +28,7 @@ local kind = redis.call('TYPE', KEYS[1]).ok
 if kind ~= 'hash' then
   redis.call('ZREM', KEYS[3], ARGV[1])
   local waited = leave_all()
-  if waited then count(waited, 'queued', -1) end
+  if waited then count_gone(waited) end
   if kind == 'none' then return 'fenced' end
   redis.call('RENAME', KEYS[1], ARGV[8] .. KEYS[1])
   redis.call('PEXPIRE', ARGV[8] .. KEYS[1], ARGV[7])
@@ -62,8 +62,12 @@ if once and redis.pcall('HGET', once, 'job') == ARGV[1] then redis.call('PEXPIRE
 local waited = leave_all()
 if not waited and old == 'queued' then waited = KEYS[5] end -- a worker that could not read it had put it aside (next.lua)
 if waited then
-  count(waited, 'queued', -1)
-  if cost then add(waited, 'all:queued_tokens', -cost) end
+  if cost then
+    count(waited, 'queued', -1)
+    add(waited, 'all:queued_tokens', -cost)
+  else
+    count_gone(waited)
+  end
   redis.call('HDEL', waited, 'drain:since_ms')
 elseif old == 'running' then
   count(KEYS[5], 'running', -1)

@@ -1,13 +1,19 @@
 -- The reaper's look at the bells of a model. Every queued job is due one; whichever of them is answered serves the job
 -- that is next, so it does not matter whose bell was lost, only how many.
 --
--- KEYS  1 lanes of the model  2 its list of bells
+-- KEYS  1 lanes of the model  2 its list of bells  3 open index
 -- ARGV  1 what the key of a job begins with  2 ms for which bells must have been missing: one that was sent or taken just
 --       now is in no list  3 most bells
 -- Returns {{id, number of the bell to ring}, ...}, those who are next first
 
 whatever_the_memory(KEYS[1])
 local round = KEYS[1] .. '#round'
+-- Whoever waits or runs is in the index. When nobody is, what vanished records have left in the gauges is over.
+if redis.call('ZCARD', KEYS[3]) == 0 and redis.call('EXISTS', round) == 0 then
+  for _, gauge in ipairs({ 'all:queued', 'all:queued_tokens', 'all:running' }) do
+    if (redis.call('HGET', KEYS[1], gauge) or '0') ~= '0' then redis.call('HSET', KEYS[1], gauge, 0) end
+  end
+end
 local queued = number(redis.call('HGET', KEYS[1], 'all:queued') or '0')
 if not queued then -- somebody else's word, which nobody can count with: those who wait are in the lanes
   queued = 0

@@ -20,6 +20,6 @@ while true do
     redis.call('ZREM', KEYS[1] .. '#' .. lane, id)
     redis.call('ZADD', KEYS[2], 'XX', 'LT', now_ms() + ARGV[3], id)
     -- One that is no record any more is looked at by nobody: it has waited for the last time.
-    if redis.call('TYPE', ARGV[1] .. id).ok ~= 'hash' then count(KEYS[1], 'queued', -1) end
+    if redis.call('TYPE', ARGV[1] .. id).ok ~= 'hash' then count_gone(KEYS[1]) end
   end
 end

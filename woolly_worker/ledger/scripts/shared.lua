@@ -87,6 +87,14 @@ local function count_tokens(job, lanes, by)
   if cost then add(lanes, 'all:queued_tokens', by * tonumber(cost)) end
 end
 
+-- A job that waited has gone without a record that says what it cost: as much as the others, on average.
+local function count_gone(lanes)
+  local s = redis.call('HMGET', lanes, 'all:queued', 'all:queued_tokens')
+  local queued, tokens = number(s[1]) or 0, number(s[2]) or 0
+  if queued > 0 then add(lanes, 'all:queued_tokens', -math.floor(tokens / queued)) end
+  count(lanes, 'queued', -1)
+end
+
 -- How fast the queue drains: tokens of the jobs that end, over the time between their ends, but only of stretches in
 -- which others waited all the time, because without them demand is measured and not speed. Of the last 64 or so.
 local function measure_drain(lanes, cost, now)
@@ -172,6 +180,19 @@ end
 -- in company it may be a victim, however often that happens.
 local function is_poison(crashes, most, alone)
   return crashes >= tonumber(most) and alone == '1'
+end
+
+-- Suspicion begins one loss before the one that convicts, at the first at least, and lasts until so many tokens past the
+-- place of the last loss; twice as many with each further one, so that what kills a little later every time is convicted
+-- in the end, too. Returns the number of tokens until which the job must be computed alone; nil if it need not be.
+local PROBATION_TOKENS = 32
+local MOST_DOUBLINGS = 20 -- more tokens than any context holds
+local function alone_until(job, seq, most)
+  local losses = cjson.decode(redis.call('HGET', job, 'history') or '[]')
+  local further = #losses - math.max(1, most - 1)
+  if further < 0 then return nil end
+  local last = losses[#losses].seq + PROBATION_TOKENS * 2 ^ math.min(further, MOST_DOUBLINGS)
+  return seq < last and last or nil
 end
 
 -- The number of the bell that the caller is about to ring.
