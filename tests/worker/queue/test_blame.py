@@ -47,7 +47,7 @@ def submit(workers: Workers, prompt: tuple[int, ...], seed: int) -> str:
 def test_the_third_death_convicts_the_culprit_and_nobody_else(workers: Workers) -> None:
     prompts = [tuple(range(20 + i, 30 + i)) for i in range(3)]
     workers.have(1, DEATH=DEATHS[0])
-    undisturbed = [workers.result(submit(workers, prompt, seed)) for seed, prompt in enumerate(prompts)]
+    undisturbed = list(map(workers.result, [submit(workers, prompt, seed) for seed, prompt in enumerate(prompts)]))
     # given: a culprit among others
     innocents = [submit(workers, prompt, seed) for seed, prompt in enumerate(prompts)]
     eventually(lambda: all(workers.ledger.view(job_id).last_seq >= 3 for job_id in innocents))
