@@ -20,9 +20,11 @@ env: $(READY) ## make .venv from requirements.lock
 demo: $(READY) ## everything on loopback and one streamed job; ARGS=--once exits after the job
 	@exec $(BIN)/woolly demo $(ARGS)
 
+# Half of the tests wait and half compute, so two processes take little more than half the time. Options, for example a
+# selection, get one process, which is there sooner.
 .PHONY: test
 test: lint ## lint, then all tests but the slow ones; ARGS="-k name" passes options to pytest
-	$(BIN)/pytest -m "not slow" $(ARGS)
+	$(BIN)/pytest -m "not slow" $(or $(ARGS),-n 2)
 
 .PHONY: test-slow
 test-slow: $(READY) ## the tests that take minutes

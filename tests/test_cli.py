@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType, GGUFWriter
 from gguf.quants import quantize
+from typer.testing import CliRunner
 
 from woolly_api.cli import app
 from woolly_api.cli.common import human_bytes, printable
@@ -36,6 +37,13 @@ def woolly(*args: str, **env: str) -> "subprocess.CompletedProcess[str]":
 def but_progress(text: str) -> str:
     """What standard error says beside how far it has come, which a busy machine is told after some seconds."""
     return re.sub(r"^woolly: [a-z ]+ (\.\.\.|\d+%)\n", "", text, flags=re.MULTILINE)
+
+
+def help_of(command: str) -> str:
+    """Without a process: nothing of the command runs, and there are many commands."""
+    result = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "160", "NO_COLOR": "1"})
+    assert result.exit_code == 0
+    return result.stdout
 
 
 def one_line(result: "subprocess.CompletedProcess[str]") -> str:
@@ -99,18 +107,17 @@ def test_the_commands_are_listed_with_what_they_are_for() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_an_example_that_the_command_understands(command: str) -> None:
-    result = woolly(command, "--help")
-    assert result.returncode == 0
-    examples = re.findall(rf"^ (woolly {command}.*?) *$", result.stdout, re.MULTILINE)
-    assert examples, result.stdout
+    text = help_of(command)
+    examples = re.findall(rf"^ (woolly {command}.*?) *$", text, re.MULTILINE)
+    assert examples, text
     for example in examples:
         for option in re.findall(r" (--?[a-z-]+)", re.sub('"[^"]*"', "", example)):
-            assert re.search(rf" {option}\b", result.stdout.replace(example, "")), option
+            assert re.search(rf" {option}\b", text.replace(example, "")), option
 
 
 @pytest.mark.parametrize("command", ["watch", "cancel"])
 def test_help_shows_an_id_as_ids_are(command: str) -> None:
-    assert re.search(rf"woolly {command} [0-9a-f]{{32}}\b", woolly(command, "--help").stdout)
+    assert re.search(rf"woolly {command} [0-9a-f]{{32}}\b", help_of(command))
 
 
 @pytest.mark.parametrize("command", ["submit", "generate", "demo"])

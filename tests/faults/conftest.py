@@ -25,8 +25,7 @@ def start_workers(server: EmbeddedServer, tmp_path: Path) -> Iterator[StartWorke
     with ExitStack() as ending:
 
         def start(n: int = 1, **env: Any) -> Workers:
-            workers = Workers(server, tmp_path, **env)
-            ending.callback(workers.close)
+            workers = ending.enter_context(Workers(server, tmp_path, **env))
             workers.have(n)
             return workers
 

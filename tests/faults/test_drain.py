@@ -21,7 +21,7 @@ from woolly_worker.contract.jobs import JobRequest, SamplingParams
 from woolly_worker.ledger.server import EmbeddedServer, free_port
 
 N_CLIENTS = 20
-N_TOKENS = 60
+N_TOKENS = 100  # two seconds
 REQUEST = JobRequest(
     model="tiny",
     prompt=PROMPT,
@@ -57,16 +57,15 @@ def check(readers: list[Reader], text: str) -> None:
 
 
 def test_of_one_worker_and_then_the_other(server: EmbeddedServer, start_workers) -> None:
-    workers: Workers = start_workers(2)
+    workers: Workers = start_workers(3)  # the third is there already: a start takes longer than the streams
     text = workers.result(workers.submit(max_tokens=N_TOKENS)).text
     with running_api(server.url) as api:
         readers = [Reader(api.url) for _ in range(N_CLIENTS)]
         for reader in readers:
             reader.start()
         eventually(lambda: sum(len(reader.seqs) >= 5 for reader in readers) >= 8)
-        first, second = workers.processes
+        first, second, _ = workers.processes
         assert workers.end(first) == 0
-        workers.have(2)
         assert any(reader.is_alive() for reader in readers)
         assert workers.end(second) == 0
         check(readers, text)

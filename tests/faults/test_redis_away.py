@@ -59,8 +59,7 @@ def attack(folder: Path, kind: str, seconds: float) -> None:
     absence = Absence(folder / "redis", kind)
     with ExitStack() as ending:
         ending.callback(lambda: absence.server.stop())
-        workers = Workers(absence.server, folder, WOOLLY_LEASE_SECONDS=str(LEASE_SECONDS))
-        ending.callback(workers.close)
+        workers = ending.enter_context(Workers(absence.server, folder, WOOLLY_LEASE_SECONDS=str(LEASE_SECONDS)))
         workers.have(2)
         api = ending.enter_context(running_api(absence.server.url, reaper=True, redis_timeout_seconds=0.5))
         http = ending.enter_context(httpx.Client(base_url=api.url, timeout=20))

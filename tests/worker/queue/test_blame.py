@@ -22,8 +22,10 @@ DEATHS = ["SIGKILL", "7", "SIGSEGV"]
 @pytest.fixture
 def workers(tmp_path: Path) -> Iterator[Workers]:
     """With a lease that no test waits for, and the reaper that an API would have."""
-    with EmbeddedServer(tmp_path / "redis") as server:
-        workers = Workers(server, tmp_path, DEADLY_WORKER, WOOLLY_LEASE_SECONDS="60", WOOLLY_PREFIX_CACHE="0")
+    with (
+        EmbeddedServer(tmp_path / "redis") as server,
+        Workers(server, tmp_path, DEADLY_WORKER, WOOLLY_LEASE_SECONDS="60", WOOLLY_PREFIX_CACHE="0") as workers,
+    ):
         reaper = Reaper(
             workers.ledger, lambda bell: workers.app.send_task(**bell.send_task_options()), "api", turn_seconds=0.1
         )
@@ -32,7 +34,6 @@ def workers(tmp_path: Path) -> Iterator[Workers]:
             yield workers
         finally:
             reaper.stop()
-            workers.close()
 
 
 def submit(workers: Workers, prompt: tuple[int, ...], seed: int) -> str:
@@ -46,7 +47,7 @@ def submit(workers: Workers, prompt: tuple[int, ...], seed: int) -> str:
 def test_the_third_death_convicts_the_culprit_and_nobody_else(workers: Workers) -> None:
     prompts = [tuple(range(20 + i, 30 + i)) for i in range(3)]
     workers.have(1, DEATH=DEATHS[0])
-    undisturbed = [workers.result(submit(workers, prompt, seed)) for seed, prompt in enumerate(prompts)]
+    undisturbed = list(map(workers.result, [submit(workers, prompt, seed) for seed, prompt in enumerate(prompts)]))
     # given: a culprit among others
     innocents = [submit(workers, prompt, seed) for seed, prompt in enumerate(prompts)]
     eventually(lambda: all(workers.ledger.view(job_id).last_seq >= 3 for job_id in innocents))

@@ -14,27 +14,23 @@ REFUSING_SECONDS = 2.5
 
 
 def test_a_worker_outlives_a_server_that_refuses(tmp_path: Path) -> None:
-    with EmbeddedServer(tmp_path / "redis") as server:
-        workers = Workers(server, tmp_path)
-        try:
-            workers.have(1)
-            (worker,) = workers.processes
-            calm = workers.result(workers.submit()).text
-            for refuse, serve in (
-                ("CONFIG SET min-replicas-to-write 1", "CONFIG SET min-replicas-to-write 0"),
-                ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"),
-            ):
-                job_id = workers.submit()
-                workers.streaming(job_id)
-                workers.client.execute_command(*refuse.split())
-                with pytest.raises(LedgerUnavailable):
-                    workers.submit()
-                time.sleep(REFUSING_SECONDS)
-                workers.client.execute_command(*serve.split())
-                assert workers.result(job_id).text == calm
-                assert workers.result(workers.submit()).text == calm
-                assert worker.poll() is None
-            assert workers.end(worker) == 0
-        finally:
-            workers.close()
+    with EmbeddedServer(tmp_path / "redis") as server, Workers(server, tmp_path) as workers:
+        workers.have(1)
+        (worker,) = workers.processes
+        calm = workers.result(workers.submit()).text
+        for refuse, serve in (
+            ("CONFIG SET min-replicas-to-write 1", "CONFIG SET min-replicas-to-write 0"),
+            ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"),
+        ):
+            job_id = workers.submit()
+            workers.streaming(job_id)
+            workers.client.execute_command(*refuse.split())
+            with pytest.raises(LedgerUnavailable):
+                workers.submit()
+            time.sleep(REFUSING_SECONDS)
+            workers.client.execute_command(*serve.split())
+            assert workers.result(job_id).text == calm
+            assert workers.result(workers.submit(max_tokens=5)).text
+            assert worker.poll() is None
+        assert workers.end(worker) == 0
     assert "Unrecoverable" not in workers.log_text()

@@ -102,10 +102,11 @@ def test_a_cancel_takes_one_step(workers: Workers) -> None:
     workers.have(1)
     job_id = workers.submit()
     workers.streaming(job_id)
-    before = time.monotonic()
     assert workers.ledger.cancel(job_id) is JobState.RUNNING
+    n_at_cancel = workers.ledger.view(job_id).last_seq
     view = workers.ended(job_id)
-    assert time.monotonic() - before < 1.0
+    # The step that was on its way, and those that a busy machine gives the engine before its writer's turn.
+    assert view.last_seq <= n_at_cancel + 10
     assert view.state is JobState.CANCELLED
     assert view.result is not None
     assert len(view.result.token_ids) == view.last_seq < N_TOKENS
