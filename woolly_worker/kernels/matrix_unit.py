@@ -83,25 +83,15 @@ class MatrixUnit(NamedTuple):
     """What a format brings along.
 
     unpack_planes(rows, row_bytes, ahead, planes)           one block of sixteen rows; parameters as for `unpack_block`
-    dot_upper()                                             the products of the upper plane: one of the two below
     of_tokens(record) -> anything                           what add_row wants to know of sixteen tokens
     add_row(planes, r, tokens, lower, upper, acc) -> acc    the float steps of row r of its integers; lanes are tokens
+    upper_is_signed                                         whether the upper plane's bytes are
     """
 
     unpack_planes: Any
-    dot_upper: Any
     of_tokens: Any
     add_row: Any
-
-
-@inline
-def dot_upper_unsigned():
-    matrix_dot_u8i8(1, 5, 6)
-
-
-@inline
-def dot_upper_signed():
-    matrix_dot_i8i8(1, 5, 6)
+    upper_is_signed: bool
 
 
 def matrix_scratch_bytes(n_cols: int, n_tokens: int) -> int:
@@ -150,17 +140,21 @@ def _store_products(place):
 
 
 def _times_tokens(unit: MatrixUnit) -> Any:
-    """The two halves of a block times all tokens, between which there is time for something else."""
-    dot_upper, of_tokens, add_row = unit.dot_upper, unit.of_tokens, unit.add_row
+    """The two halves of a block times all tokens, between which there is time for something else.
+
+    Registers: 0 and 1 the lower and the upper products, 4 and 5 the planes, 6 the tokens.
+    """
+    dot_upper = matrix_dot_i8i8 if unit.upper_is_signed else matrix_dot_u8i8
+    of_tokens, add_row = unit.of_tokens, unit.add_row
 
     @inline
     def products_of_64(planes, record):
-        """64 columns of the planes times sixteen tokens, added to registers 0 (lower) and 1 (upper)."""
+        """64 columns of the planes times sixteen tokens, added up in the registers."""
         matrix_load(4, planes + LOWER, Q8K_VALUES)
         matrix_load(5, planes + UPPER, Q8K_VALUES)
         matrix_load(6, record, MATRIX_ROW_BYTES)
         matrix_dot_u8i8(0, 4, 6)
-        dot_upper()
+        dot_upper(1, 5, 6)
 
     @inline
     def float_steps(planes, first, products, tokens, sums):
@@ -213,7 +207,7 @@ def _clear(sums, n_vectors):
 
 
 @inline
-def _add_up(part, sums, totals, n_vectors):
+def _close_part(part, sums, totals, n_vectors):
     """totals = sums, or totals + sums from the second part on; sums = 0."""
     for k in range(n_vectors):
         value = load_f32x16(sums + k * VECTOR_BYTES)
@@ -278,7 +272,7 @@ def matmul_on_matrix_unit(unit: MatrixUnit, block_bytes: int, parts: int, row_do
                         unpack_planes(rows + at, row_bytes, ahead + PANEL_ROWS * at, next_planes)
                     go_on(planes, record, stride, sixteens, products, sums)
                     planes, next_planes = next_planes, planes
-                _add_up(part, sums, totals, n_vectors)
+                _close_part(part, sums, totals, n_vectors)
             _write_out(args, r, n_tokens, totals)
 
     @inline

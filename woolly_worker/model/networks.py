@@ -47,7 +47,7 @@ class Mixture:
 
     def __init__(self, layers: Sequence[LayerWeights], n_tokens: int, n_used: int) -> None:
         first, n_pairs = layers[0], n_tokens * n_used
-        self.n_expert, self.n_used = first.ffn_gate.n_experts, n_used
+        self.n_expert, self.n_used, self.n_tokens = first.ffn_gate.n_experts, n_used, n_tokens
         self.logits = Rows(n_tokens, self.n_expert)
         self.pairs = rows_for(n_pairs, first.ffn_gate.n_cols, *(m for y in layers for m in (y.ffn_gate, y.ffn_up)))
         self.gate = rows_for(n_pairs, first.ffn_gate.n_rows, *(layer.ffn_down for layer in layers))
@@ -73,10 +73,13 @@ class Mixture:
         p.matmul(layer.ffn_router, h, into=self.logits)
         self._route(p, tables)
         self._gather(p, layer, h)
-        p.matmul_apart(layer.ffn_gate, self.pairs, self.gate, tables[0], self._calls(0), barrier=False)
-        p.matmul_apart(layer.ffn_up, self.pairs, self.up, tables[1], self._calls(1))
+        most = self.n_tokens  # a token's experts are distinct
+        p.matmul_apart(
+            layer.ffn_gate, self.pairs, self.gate, tables[0], self._calls(0), most_tokens=most, barrier=False
+        )
+        p.matmul_apart(layer.ffn_up, self.pairs, self.up, tables[1], self._calls(1), most_tokens=most)
         p.swiglu_apart(self.gate, self.up, self._calls(3, first_step=self.n_expert))
-        p.matmul_apart(layer.ffn_down, self.gate, self.out, tables[2], self._calls(2))
+        p.matmul_apart(layer.ffn_down, self.gate, self.out, tables[2], self._calls(2), most_tokens=most)
         self._combine(p, into)
 
     def _calls(self, table: int, first_step: int = 0) -> Calls:

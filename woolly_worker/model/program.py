@@ -130,14 +130,14 @@ class Program:
         self, w: Matrix, x: Rows, into: Rows, *, add: bool = False, logit_rows: bool = False, barrier: bool = True
     ) -> None:
         """into = W x for every token, or into += W x."""
-        fields = self._matmul_fields(w, x, into)
+        fields = self._matmul_fields(w, x, into, x.n_rows)
         fields |= {matmul.ADD_TO_OUT: int(add), matmul.COUNT_FIELD: N_LOGIT_ROWS if logit_rows else N_TOKENS}
         record = self.append(FORMATS[w.type.name].matmul, matmul.MATMUL_FIELDS, fields, barrier)
         self._matmul_records.append(record)
 
-    def _matmul_fields(self, w: Matrix, x: Rows, into: Rows) -> dict[int, int]:
+    def _matmul_fields(self, w: Matrix, x: Rows, into: Rows, most_tokens: int) -> dict[int, int]:
         format_ = FORMATS[w.type.name]
-        self._matmul_scratch_bytes = max(self._matmul_scratch_bytes, format_.scratch_bytes(w.n_cols, x.n_rows))
+        self._matmul_scratch_bytes = max(self._matmul_scratch_bytes, format_.scratch_bytes(w.n_cols, most_tokens))
         source = x.values if format_.activation == Activation.F32 else x.forms[int(format_.activation)]
         return {
             matmul.WEIGHTS: w.address,
@@ -154,12 +154,20 @@ class Program:
         }
 
     def matmul_apart(
-        self, w: Matrix, x: Rows, into: Rows, records: npt.NDArray[np.int64], calls: Calls, *, barrier: bool = True
+        self,
+        w: Matrix,
+        x: Rows,
+        into: Rows,
+        records: npt.NDArray[np.int64],
+        calls: Calls,
+        *,
+        most_tokens: int,
+        barrier: bool = True,
     ) -> None:
-        """One product for each of w's experts, on its own step's rows of x and into. Writes w's matmul records,
-        (n_experts, MATMUL_FIELDS) int64."""
+        """One product for each of w's experts, on its own step's rows of x and into: `most_tokens` of them at the most.
+        Writes w's matmul records, (n_experts, MATMUL_FIELDS) int64."""
         for number, record in enumerate(records):
-            for index, value in self._matmul_fields(w.expert(number), x, into).items():
+            for index, value in self._matmul_fields(w.expert(number), x, into, most_tokens).items():
                 record[index] = value
             self._matmul_records.append(record)
         self.apart(FORMATS[w.type.name].matmul, records, calls, barrier=barrier)

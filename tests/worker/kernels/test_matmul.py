@@ -96,7 +96,7 @@ def test_panels_equal_row_dots(name: str, n_tokens: int) -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_any_number_of_rows_by_any_team(name: str, n_rows: int) -> None:
     for n_cols in columns_to_try(FORMATS[name])[:3]:
-        for n_tokens in (1, 3):
+        for n_tokens in (1, 3, 20):
             product = Product(name, n_rows, n_cols, n_tokens)
             expected = product.one_by_one()
             for least_take, share, n_members in ((16, 1, 1), (16, 4, 2), (32, 6, 3), (1 << 12, 3, 2), (16, 99, 2)):

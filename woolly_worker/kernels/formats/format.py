@@ -25,9 +25,9 @@ class Format:
     parts: int = 0  # partial sums of a row, see matmul.py
     tile_bytes: int = 0  # scratch for the sums of a tile, where they do not stay in registers
 
-    has_planes: bool = False  # whether many tokens pass through the CPU's matrix unit
+    on_matrix_unit: bool = False  # whether many tokens pass through the CPU's
 
     def scratch_bytes(self, n_cols: int, n_tokens: int) -> int:
         """Scratch that one member of the team needs: rows of n_cols weights times so many tokens."""
         panel = self.tile_bytes + sums_bytes(self.parts) + n_cols // self.block * self.panel_block_bytes
-        return max(panel, matrix_scratch_bytes(n_cols, n_tokens)) if self.has_planes else panel
+        return max(panel, matrix_scratch_bytes(n_cols, n_tokens)) if self.on_matrix_unit else panel

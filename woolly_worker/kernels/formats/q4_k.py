@@ -34,7 +34,7 @@ from woolly_worker.kernels.formats.planes_with_mins import (
     unpack_planes_with_mins,
 )
 from woolly_worker.kernels.jit import inline
-from woolly_worker.kernels.matrix_unit import MatrixUnit, dot_upper_unsigned
+from woolly_worker.kernels.matrix_unit import MatrixUnit
 from woolly_worker.kernels.simd import (
     add,
     and_bits,
@@ -264,5 +264,5 @@ FORMAT = quantised(
     dequantize=dequantize,
     prepare_block=prepare_block,
     multiply_prepared=multiply_prepared,
-    matrix_unit=MatrixUnit(unpack_planes, dot_upper_unsigned, of_tokens, add_row),
+    matrix_unit=MatrixUnit(unpack_planes, of_tokens, add_row, upper_is_signed=False),
 )

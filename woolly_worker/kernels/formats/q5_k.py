@@ -27,7 +27,7 @@ from woolly_worker.kernels.formats.planes_with_mins import (
 )
 from woolly_worker.kernels.formats.q4_k import four_blocks, multiply_block
 from woolly_worker.kernels.jit import inline
-from woolly_worker.kernels.matrix_unit import MatrixUnit, dot_upper_unsigned
+from woolly_worker.kernels.matrix_unit import MatrixUnit
 from woolly_worker.kernels.simd import (
     add,
     and_bits,
@@ -166,5 +166,5 @@ FORMAT = quantised(
     multiply_block=multiply_block,
     row_dot=row_dot,
     dequantize=dequantize,
-    matrix_unit=MatrixUnit(unpack_planes, dot_upper_unsigned, of_tokens, add_row),
+    matrix_unit=MatrixUnit(unpack_planes, of_tokens, add_row, upper_is_signed=False),
 )

@@ -24,7 +24,7 @@ from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUMS16, 
 from woolly_worker.kernels.formats.fours import PARTS, dot_in_fours
 from woolly_worker.kernels.formats.operations import quantised
 from woolly_worker.kernels.jit import inline
-from woolly_worker.kernels.matrix_unit import FACTORS, LOWER, UPPER, MatrixUnit, dot_upper_signed
+from woolly_worker.kernels.matrix_unit import FACTORS, LOWER, UPPER, MatrixUnit
 from woolly_worker.kernels.simd import (
     add,
     and_bits,
@@ -265,5 +265,5 @@ FORMAT = quantised(
     multiply_block=multiply_block,
     row_dot=row_dot,
     dequantize=dequantize,
-    matrix_unit=MatrixUnit(unpack_planes, dot_upper_signed, _of_tokens, _add_row),
+    matrix_unit=MatrixUnit(unpack_planes, _of_tokens, _add_row, upper_is_signed=True),
 )
