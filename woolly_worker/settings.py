@@ -55,7 +55,11 @@ class WorkerSettings(BaseSettings):
     mlock: bool = Field(
         False, description="lock the weights in memory, so that the system never takes them away for something else"
     )
-    huge_pages: bool = Field(False, description="ask for pages of 2 MB, for weights, keys, values and activations")
+    huge_pages: bool = Field(
+        False,
+        description="ask for pages of 2 MB, for weights, keys, values and activations; a model file that lies in "
+        "memory in small pages is read again",
+    )
     prefix_cache: bool = Field(True, description="keep the KV blocks of past prompts and reuse equal beginnings")
     baseline: bool = Field(
         False,

@@ -139,7 +139,7 @@ def load_model(
         progress("locking the weights in memory", None)
         if _locked(file, remark):
             memory.append(MLOCK)
-    read_ahead = None if MLOCK in memory else _read_ahead(file, remark)
+    read_ahead = None if MLOCK in memory else _read_ahead(file, remark, large_pieces=HUGE_PAGES in memory)
     progress("reading the vocabulary", None)
     tokenizer = Tokenizer.from_gguf(file)
     chat = ChatTemplate.from_gguf(file, tokenizer)
@@ -212,7 +212,7 @@ def _locked(file: GGUFFile, remark: Callable[[str], None]) -> bool:
     return refusal is None
 
 
-def _read_ahead(file: GGUFFile, remark: Callable[[str], None]) -> ReadAhead | None:
+def _read_ahead(file: GGUFFile, remark: Callable[[str], None], *, large_pieces: bool) -> ReadAhead | None:
     """In the background. The end of a file that is larger than memory would only drive out its beginning."""
     available = psutil.virtual_memory().available
     if file.n_bytes > available:
@@ -221,7 +221,7 @@ def _read_ahead(file: GGUFFile, remark: Callable[[str], None]) -> ReadAhead | No
             "every step will read from the disk"
         )
         return None
-    return ReadAhead(file.data)
+    return ReadAhead(file.data, large_pieces_of=file.path if large_pieces else None)
 
 
 def _remarks(n_ctx: int, n_ctx_train: int, n_threads: int, n_cpus: int) -> list[str]:

@@ -16,6 +16,7 @@ from woolly_worker.demo import DEMO_MODEL
 from woolly_worker.memory import residency
 from woolly_worker.memory.residency import (
     ReadAhead,
+    huge_bytes_of_mapping,
     huge_page_bytes,
     lock,
     locked_bytes,
@@ -66,6 +67,38 @@ def test_a_closed_read_ahead_stops_at_the_next_piece(mapping: Any, monkeypatch: 
     threading.Timer(0.05, closing.set).start()
     read_ahead.close()
     assert pieces == [mmap.PAGESIZE]
+
+
+def test_a_file_in_small_pages_is_read_again_and_stays_what_it_was(tmp_path: Path) -> None:
+    """Whether it comes in large pieces then is the file system's business; that it did is told by the mapping."""
+    path, n_bytes = tmp_path / "file", 8 << 20
+    content = np.random.default_rng(1).integers(0, 256, n_bytes, np.uint8)
+    path.write_bytes(content.tobytes())
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        mapping = np.frombuffer(mmap.mmap(file.fileno(), n_bytes, prot=mmap.PROT_READ), np.uint8)
+    use_huge_pages(mapping.ctypes.data, n_bytes)
+    read_ahead = ReadAhead(mapping, large_pieces_of=path)
+    assert read_ahead.wait(10)
+    assert resident_bytes(mapping.ctypes.data, n_bytes) == n_bytes
+    assert np.array_equal(mapping, content)
+    assert huge_bytes_of_mapping(mapping.ctypes.data) % (2 << 20) == 0
+    read_ahead.close()
+
+
+def test_only_what_is_in_small_pages_is_read_again(
+    mapping: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(residency, "_advise", lambda address, n_bytes, advice: asked.append(advice) or True)
+    monkeypatch.setattr(residency, "huge_bytes_of_mapping", lambda address: N_BYTES)
+    assert ReadAhead(mapping, large_pieces_of=tmp_path / "file").wait(10)
+    assert residency._MADV_DONTNEED not in asked
+    monkeypatch.setattr(residency, "huge_bytes_of_mapping", lambda address: 0)
+    assert ReadAhead(mapping, large_pieces_of=tmp_path / "file").wait(10)
+    assert asked.count(residency._MADV_DONTNEED) == 1
+    assert ReadAhead(mapping, large_pieces_of=tmp_path / "gone").wait(10)
+    assert asked.count(residency._MADV_DONTNEED) == 1
 
 
 def test_a_range_is_locked_by_whole_pages(mapping: Any) -> None:

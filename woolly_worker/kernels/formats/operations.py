@@ -64,8 +64,9 @@ def quantised(
             multiply_few,
         )
 
-    on_matrix_unit = matrix_unit is not None and CPU.has_matrix_unit
-    if on_matrix_unit:
+    if not CPU.has_matrix_unit:
+        matrix_unit = None
+    if matrix_unit is not None:
         matmul = _by_number_of_tokens(matmul, matmul_on_matrix_unit(matrix_unit, block_bytes, parts, row_dot))
 
     return Format(
@@ -79,7 +80,7 @@ def quantised(
         row_dot=dot_for_python(row_dot, name),
         panel_block_bytes=panel_block_bytes,
         parts=parts,
-        on_matrix_unit=on_matrix_unit,
+        on_matrix_unit=matrix_unit is not None,
     )
 
 
