@@ -14,7 +14,7 @@ follow, in the same order for every (row, token). Lanes are tokens here, because
                                                    FACTORS_BYTES of what a format's `add_row` wants to know of them
     crosswise    the activations of sixteen tokens, turned on their side: every record of 320 bytes becomes
                  [80 times four bytes][16 tokens]; what is no token holds another's values
-    sums         [16 rows][16 tokens] f32 for each sixteen tokens: the part that is being added up, and the parts before
+    sums         [16 rows][16 tokens] f32 for each sixteen tokens
 
 A block's planes pass over all tokens while they are in L1. What waits for something stands between what does not: the
 next block is unpacked while the matrix unit works on the first sixteen tokens, and the float steps of sixteen tokens
@@ -97,16 +97,15 @@ class MatrixUnit(NamedTuple):
 def matrix_scratch_bytes(n_cols: int, n_tokens: int) -> int:
     """Room for the scratch of `_places`."""
     sixteens, records = -(-n_tokens // TOKENS), n_cols // Q8K_VALUES
-    return 2 * (_PRODUCTS_BYTES + PLANES_BYTES + sixteens * _SUMS_BYTES) + sixteens * records * CROSSWISE_BYTES
+    return 2 * (_PRODUCTS_BYTES + PLANES_BYTES) + sixteens * (_SUMS_BYTES + records * CROSSWISE_BYTES)
 
 
 @inline
 def _places(scratch, sixteens):
-    """Where two lots of products lie, two of planes, the sums, the totals and the activations crosswise."""
+    """Where two lots of products lie, two of planes, the sums and the activations crosswise."""
     planes = scratch + 2 * _PRODUCTS_BYTES
     sums = planes + 2 * PLANES_BYTES
-    totals = sums + sixteens * _SUMS_BYTES
-    return scratch, planes, sums, totals, totals + sixteens * _SUMS_BYTES
+    return scratch, planes, sums, sums + sixteens * _SUMS_BYTES
 
 
 @inline
@@ -207,17 +206,6 @@ def _clear(sums, n_vectors):
 
 
 @inline
-def _close_part(part, sums, totals, n_vectors):
-    """totals = sums, or totals + sums from the second part on; sums = 0."""
-    for k in range(n_vectors):
-        value = load_f32x16(sums + k * VECTOR_BYTES)
-        if part > 0:
-            value = add(load_f32x16(totals + k * VECTOR_BYTES), value)
-        store(totals + k * VECTOR_BYTES, value)
-        store(sums + k * VECTOR_BYTES, zero_f32x16())
-
-
-@inline
 def _write_token(t, n_tokens, value, place, stride, add_to_out):
     if t < n_tokens:
         value = as_f32x16(value)
@@ -227,27 +215,20 @@ def _write_token(t, n_tokens, value, place, stride, add_to_out):
 
 
 @inline
-def _write_out(args, r, n_tokens, totals):
+def _write_out(args, r, n_tokens, sums):
     """[16 rows][16 tokens] to the tokens' own rows."""
     place, stride, add_to_out = field(args, OUT) + 4 * r, field(args, OUT_STRIDE), field(args, ADD_TO_OUT)
     for t in range(0, n_tokens, 4):
-        four = gather_columns(totals + t // TOKENS * _SUMS_BYTES + 4 * (t % TOKENS), VECTOR_BYTES)
+        four = gather_columns(sums + t // TOKENS * _SUMS_BYTES + 4 * (t % TOKENS), VECTOR_BYTES)
         _write_token(t, n_tokens, vector_of(four, 0), place, stride, add_to_out)
         _write_token(t + 1, n_tokens, vector_of(four, 1), place, stride, add_to_out)
         _write_token(t + 2, n_tokens, vector_of(four, 2), place, stride, add_to_out)
         _write_token(t + 3, n_tokens, vector_of(four, 3), place, stride, add_to_out)
 
 
-@inline
-def _block_after(i, part, parts, n_blocks):
-    """The block that is dealt with after block i of a part; n_blocks after the last one."""
-    if i + parts < n_blocks:
-        return i + parts
-    return part + 1 if part + 1 < min(parts, n_blocks) else n_blocks
-
-
-def matmul_on_matrix_unit(unit: MatrixUnit, block_bytes: int, parts: int, row_dot: Any) -> Any:
-    """The body of a quantised matmul operation with many tokens; of the parameters see `run_matmul`."""
+def matmul_on_matrix_unit(unit: MatrixUnit, block_bytes: int, row_dot: Any) -> Any:
+    """The body of a quantised matmul operation with many tokens, for formats whose rows are one partial sum; of the
+    parameters see `run_matmul`."""
     unpack_planes = unit.unpack_planes
     begin, go_on = _times_tokens(unit)
 
@@ -255,32 +236,28 @@ def matmul_on_matrix_unit(unit: MatrixUnit, block_bytes: int, parts: int, row_do
     def rows_times_tokens(args, first, last, n_tokens, scratch):
         w, row_bytes, n_blocks = field(args, WEIGHTS), field(args, ROW_BYTES), field(args, N_COLS) // Q8K_VALUES
         sixteens = (n_tokens + TOKENS - 1) // TOKENS
-        products, planes, sums, totals, crosswise = _places(scratch, sixteens)
+        products, planes, sums, crosswise = _places(scratch, sixteens)
         next_planes = planes + PLANES_BYTES
-        stride, n_vectors = n_blocks * CROSSWISE_BYTES, sixteens * PANEL_ROWS
-        _clear(sums, n_vectors)
         for r in range(first, last, PANEL_ROWS):
             rows = w + r * row_bytes
             ahead = rows + PANEL_ROWS * row_bytes
+            _clear(sums, sixteens * PANEL_ROWS)
             unpack_planes(rows, row_bytes, ahead, planes)
-            for part in range(parts):
-                for i in range(part, n_blocks, parts):
-                    record = crosswise + i * CROSSWISE_BYTES
-                    begin(planes, record)
-                    at = _block_after(i, part, parts, n_blocks) * block_bytes
-                    if at < n_blocks * block_bytes:
-                        unpack_planes(rows + at, row_bytes, ahead + PANEL_ROWS * at, next_planes)
-                    go_on(planes, record, stride, sixteens, products, sums)
-                    planes, next_planes = next_planes, planes
-                _close_part(part, sums, totals, n_vectors)
-            _write_out(args, r, n_tokens, totals)
+            for i in range(n_blocks):
+                record, at = crosswise + i * CROSSWISE_BYTES, (i + 1) * block_bytes
+                begin(planes, record)
+                if i + 1 < n_blocks:
+                    unpack_planes(rows + at, row_bytes, ahead + PANEL_ROWS * at, next_planes)
+                go_on(planes, record, n_blocks * CROSSWISE_BYTES, sixteens, products, sums)
+                planes, next_planes = next_planes, planes
+            _write_out(args, r, n_tokens, sums)
 
     @inline
     def matmul(args, step, member, counter):
         n_tokens, n_rows = field(step, field(args, COUNT_FIELD)), field(args, N_ROWS)
         scratch = field(args, SCRATCH) + member * field(args, SCRATCH_STRIDE)
         whole = n_rows - n_rows % PANEL_ROWS
-        crosswise = _places(scratch, (n_tokens + TOKENS - 1) // TOKENS)[4]
+        crosswise = _places(scratch, (n_tokens + TOKENS - 1) // TOKENS)[3]
         is_turned = False
         matrix_begin()
         while True:

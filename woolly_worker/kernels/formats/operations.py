@@ -67,7 +67,8 @@ def quantised(
     if not CPU.has_matrix_unit:
         matrix_unit = None
     if matrix_unit is not None:
-        matmul = _by_number_of_tokens(matmul, matmul_on_matrix_unit(matrix_unit, block_bytes, parts, row_dot))
+        assert parts == 1, "the matrix unit adds a row up in one sum"
+        matmul = _by_number_of_tokens(matmul, matmul_on_matrix_unit(matrix_unit, block_bytes, row_dot))
 
     return Format(
         name=name,
