@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -28,11 +29,20 @@ def counted_fences(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def restored_logging() -> Iterator[None]:
-    """For tests that configure the loggers of the process."""
+def restored_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """For tests that configure the loggers of the process. Others may have configured them before, for theirs."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
+    configured, configuration, configure = structlog.is_configured(), structlog.get_config(), structlog.configure
+
+    def configure_for_now(**options: Any) -> None:
+        """A logger that keeps what it finds at its first use would keep it for good."""
+        configure(**options | {"cache_logger_on_first_use": False})
+
+    monkeypatch.setattr(structlog, "configure", configure_for_now)
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
     structlog.reset_defaults()
+    if configured:
+        configure(**configuration)
