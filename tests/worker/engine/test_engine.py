@@ -113,8 +113,8 @@ def test_the_largest_request_that_fits_runs() -> None:
         (make_request((5, N_VOCAB)), "prompt"),
         (make_request((5, -1)), "prompt"),
         (make_request(resume=(N_VOCAB,)), "resume_ids"),
-        (make_request(logit_bias={N_VOCAB: 1.0}), "logit_bias"),
-        (make_request(seed=None), "seed"),
+        (make_request(logit_bias={N_VOCAB: 1.0}), "sampling.logit_bias"),
+        (make_request(seed=None), "sampling.seed"),
     ],
 )
 def test_ids_and_numbers_that_mean_nothing_are_refused(request_: Any, param: str) -> None:
