@@ -22,6 +22,12 @@ class Limits:
     n_blocks: int
     n_vocab: int
 
+    @property
+    def longest(self) -> int:
+        """Tokens, prompt and completion together, of the longest request that is served. The last one is given out,
+        never computed, so it needs no place in a block."""
+        return min(self.n_ctx, self.n_blocks * BLOCK_TOKENS + 1)
+
     def max_ids(self, request: EngineRequest) -> int:
         """Tokens, prompt and completion together, at which the request ends. Raises if it can never be served.
 

@@ -101,6 +101,15 @@ def test_a_request_that_can_never_fit_is_refused_with_both_numbers() -> None:
     assert not rig.engine.step()
 
 
+@pytest.mark.parametrize("n_blocks", [1, 4, 7, 8, 9])
+def test_no_request_is_served_that_is_longer_than_the_limits_tell(n_blocks: int) -> None:
+    rig = make_rig(n_ctx=256, n_blocks=n_blocks)
+    longest = rig.engine.limits.longest
+    rig.engine.submit(make_request(LONG[:1], max_tokens=longest - 1))
+    with pytest.raises((ContextOverflow, PoolExhausted)):
+        rig.engine.submit(make_request(LONG[:1], max_tokens=longest, job_id="longer"))
+
+
 def test_the_largest_request_that_fits_runs() -> None:
     # 128 positions in 4 blocks: 100 prompt tokens, and the last of 29 generated ones is never computed.
     outcome = run_alone(make_request(LONG[:100], max_tokens=29), n_blocks=4, n_ctx=256)
