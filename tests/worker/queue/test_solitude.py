@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from probation import PROBATION_TOKENS
 from scripted import Scripted, ScriptedEngine, done, eventually, request, token
 
 from woolly_worker.contract.benchmarks import BenchmarkType
@@ -21,8 +22,6 @@ from woolly_worker.queue.runtime import Runtime
 from woolly_worker.queue.solitude import Solitude
 from woolly_worker.queue.tasks import JobFailed, run_job
 from woolly_worker.settings import WorkerSettings
-
-PROBATION_TOKENS = 32  # as in ledger/scripts/shared.lua
 
 
 @contextmanager
