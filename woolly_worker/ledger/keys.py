@@ -45,7 +45,7 @@ grace_ms, alone_ms, abandoned                             see woolly:jobs:follow
 created_ms, queued_ms, claimed_ms, started_ms, first_token_ms, deadline_ms, finished_ms
 result                                                    JSON of the JobResult, once terminal
 timeline, lease_for_ms                                    a line per attempt that is over (timelines.py), and how long
-                                                          a sign of life lasts: when was the last one?
+                                                          before lease_ms the owner was heard last
 
 The score in woolly:jobs:open is the time at which the reaper should look next: the end of the lease while running,
 the deadline while queued.
