@@ -357,7 +357,7 @@ class Ledger:
             return Bell(job_id, model, number)
         return verdict in CLOSING_STATES and self._endings.close(job_id, fence, verdict)
 
-    def _tell_lost(self, job_id: str, owner: str = "", attempt: int = 0) -> None:
+    def _tell_lost(self, job_id: str, owner: str, attempt: int) -> None:
         if attempt:
             self._on_lost(job_id, printable(owner), attempt)
 
