@@ -59,6 +59,8 @@ all:<state>                                               gauges for queued and 
 all:queued_tokens                                         the sum of the `cost` of the queued jobs
 turns, places                                             turns given and places taken so far
 short_ms                                                  since when bells have been missing
+idle_ms                                                   since when nobody waits in a lane, while the gauges say that
+                                                          somebody does
 drain:tokens, drain:ms                                    `cost` of jobs that ended while others waited, and in how long
 drain:since_ms                                            the last such end, as long as jobs have waited ever since
 

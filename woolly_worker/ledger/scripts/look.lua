@@ -41,5 +41,10 @@ if state == 'running' then return answer('resume', next_bell(KEYS[1])) end
 if not (redis.call('ZSCORE', KEYS[3] .. '#' .. lane, ARGV[1])
   or redis.call('ZSCORE', KEYS[3] .. '#' .. front_of(lane), ARGV[1])) then
   join(KEYS[3], s[9] == '0' and lane or front_of(lane), ARGV[1])
+  -- If it was away for long, the gauge was put right without it (missing_bells.lua).
+  local waiting = in_lanes(KEYS[3])
+  if (number(redis.call('HGET', KEYS[3], 'all:queued')) or 0) < waiting then
+    redis.call('HSET', KEYS[3], 'all:queued', waiting)
+  end
 end
 return answer('wait')
