@@ -76,15 +76,14 @@ def error_body(info: ErrorInfo, *, request_id: str, path: str) -> dict[str, Any]
     row = TABLE.get(class_of(info.code) or e.WoollyError, SERVER)
     if row is SERVER and info.http_status < 500:
         row = BAD_REQUEST  # what HTTP itself refuses, and codes that a newer worker knows
-    param, suggestion = info.param, row.suggestion
+    suggestion = row.suggestion
     if path.startswith("/v1/jobs"):
-        param = _as_jobs_have_it(param)
         suggestion = suggestion and suggestion.replace("max_tokens", "sampling.max_tokens")
     body: dict[str, Any] = {
         "message": info.message,
         "type": row.ole_type if path.startswith("/api/") else row.openai_type,
         "code": info.code,
-        "param": param,
+        "param": info.param,
         "status": info.http_status,
         "details": info.details,
         "request_id": request_id,
@@ -93,11 +92,6 @@ def error_body(info: ErrorInfo, *, request_id: str, path: str) -> dict[str, Any]
     if suggestion:
         body["suggestion"] = suggestion
     return {"error": body}
-
-
-def _as_jobs_have_it(param: str | None) -> str | None:
-    """The path of a field of SamplingParams in the body of a job. OpenAI's bodies, and the engine, have them flat."""
-    return f"sampling.{param}" if param in SamplingParams.model_fields else param
 
 
 def error_response(
@@ -166,13 +160,16 @@ _NAMED = {"unsupported", "of_field"}
 _UNION_BRANCHES = {"str", "int", "float", "bool", "dict", "list", "tuple", "constrained-int", "constrained-str"}
 
 
+def _path(item: dict[str, Any]) -> list[str]:
+    """`('body', 'sampling', 'top_p')` -> `['sampling', 'top_p']`. Only the first is cut: a field may be called body."""
+    return [str(part) for part in item["loc"][1:]]
+
+
 def _param(item: dict[str, Any]) -> str:
-    """`('body', 'sampling', 'top_p')` -> `sampling.top_p`; the names of a union's branches are not fields."""
+    """`sampling.top_p`; the names of a union's branches are not fields."""
     if item["type"] == "json_invalid":
         return ""  # what stands in `loc` is where the parser stopped
-    parts = [str(part) for part in item["loc"]]
-    if parts and parts[0] in ("body", "query", "path", "header"):
-        parts = parts[1:]
+    parts = _path(item)
     if item["type"] in _NAMED:
         parts.append(str(item["ctx"]["name"]))
     return ".".join(part for part in parts if part not in _UNION_BRANCHES and not {"[", "("} & set(part))
@@ -181,7 +178,7 @@ def _param(item: dict[str, Any]) -> str:
 def _message(item: dict[str, Any]) -> str:
     kind, given, context = item["type"], item.get("input"), item.get("ctx", {})
     if kind == "extra_forbidden":
-        (name, *deeper) = [part for part in item["loc"] if part != "body"]
+        name, *deeper = _path(item)
         # OpenAI's bodies know these names, so this is the body of a job.
         hint = "" if deeper or name not in SamplingParams.model_fields else f"; a job has it as sampling.{name}"
         return f"unknown parameter{hint}"

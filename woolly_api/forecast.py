@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from woolly_worker.contract.context import check_fits
-from woolly_worker.contract.errors import ContextOverflow, QueueFull
+from woolly_worker.contract.errors import ContextOverflow, InternalError, QueueFull
 from woolly_worker.contract.jobs import JobRequest, JobView
 from woolly_worker.contract.states import JobState
-from woolly_worker.ledger.models import ModelCard, WorkerStats
+from woolly_worker.ledger.models import ModelCard, WorkerBeat, WorkerStats
 from woolly_worker.ledger.reader import LedgerReader
 
 # Workers tell no more often than every two seconds, and polls may be many.
@@ -101,7 +101,7 @@ class Forecast:
         async with self._reading:
             if fresh or self._read_at is None or time.monotonic() - self._read_at > CAPACITY_SECONDS:
                 found: dict[str, Capacity] = {}
-                for beat in await self._reader.workers():
+                for beat in await self._beats():
                     if beat.state == "ready":
                         so_far = found.get(beat.model, Capacity())
                         speed = so_far.tokens_per_second + _busy_rate(beat.stats)
@@ -109,6 +109,14 @@ class Forecast:
                         found[beat.model] = Capacity(so_far.slots + max(1, beat.stats.slots), speed, contexts)
                 self._capacities, self._read_at = found, time.monotonic()
         return self._capacities.get(model, Capacity())
+
+    async def _beats(self) -> list[WorkerBeat]:
+        """None where the list of workers is somebody else's word: it says nothing of any capacity, and is no reason to
+        refuse a job. A reaper moves it out of the way, and says so."""
+        try:
+            return await self._reader.workers()
+        except InternalError:
+            return []
 
 
 def _busy_rate(stats: WorkerStats) -> float:

@@ -13,6 +13,7 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 
 from woolly_api.supervisor import Program
@@ -28,6 +29,8 @@ WORKER_READY_SECONDS = 1800.0
 # What ending takes beyond the grace time: last words to Redis, and the threads of the engine or of the server.
 WORKER_STOP_MARGIN_SECONDS = 25.0
 API_STOP_MARGIN_SECONDS = 10.0
+# For an answer to "are you ready?", which the supervisor waits for; who is asked through Redis gets two of them.
+PROBE_SECONDS = 0.5
 
 
 class CannotListen(Exception):
@@ -165,7 +168,7 @@ class WorkerReady:
     has (see `queue/parent.py`). Others may serve from the same Redis."""
 
     def __init__(self, redis_url: str) -> None:
-        self._registry = ModelRegistry(connect(redis_url, timeout_seconds=1.0))
+        self._registry = ModelRegistry(connect(redis_url, timeout_seconds=PROBE_SECONDS))
         self._hostname = socket.gethostname()
 
     def __call__(self, pid: int) -> bool:
@@ -180,7 +183,7 @@ class WorkerReady:
 
 
 def server_answers(url: str) -> bool:
-    with contextlib.closing(connect(url, timeout_seconds=0.5)) as client:
+    with contextlib.closing(connect(url, timeout_seconds=PROBE_SECONDS)) as client:
         try:
             check_server(client)
         except LedgerUnavailable:
@@ -195,8 +198,8 @@ _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 def answers(url: str) -> bool:
     """Whether a GET succeeds."""
     try:
-        with _opener.open(url, timeout=2) as response:
+        with _opener.open(url, timeout=2 * PROBE_SECONDS) as response:
             response.read()
-    except (OSError, ValueError):
+    except (OSError, ValueError, HTTPException):
         return False
     return True

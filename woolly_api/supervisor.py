@@ -20,6 +20,7 @@ from pathlib import Path
 TETHER = Path(__file__).with_name("tether.py")
 FIRST_BACKOFF_SECONDS = 0.5
 MAX_BACKOFF_SECONDS = 30.0
+LOOK_SECONDS = 1.0  # between two questions whether a restarted one is ready: an answer may take its time
 SERVED_SECONDS = 5.0  # ready for so long: it works, and whatever ends it now is no reason to wait before the next start
 KEPT_LINES = 40
 
@@ -31,7 +32,9 @@ class Program:
     name: str
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)  # added to our own environment
-    ready: Callable[[int], bool] | None = None  # given the pid, asked every 50 ms while starting; None: ready at once
+    # Given the pid; None: ready at once. Asked every 50 ms by start(), every second after a restart. Whatever it raises
+    # says "not ready".
+    ready: Callable[[int], bool] | None = None
     ready_seconds: float = 30.0
     stop_rank: int = 0  # the lowest is stopped first, and equals together
     stop_seconds: float = 10.0  # from SIGTERM to SIGKILL
@@ -54,12 +57,13 @@ class Interrupted(Exception):
 class _Child:
     """A running (or dead, waiting for its restart) program."""
 
-    def __init__(self, program: Program, on_line: Callable[[str, str], None]) -> None:
+    def __init__(self, program: Program, on_line: Callable[[str, str], None], on_notice: Callable[[str], None]) -> None:
         self.program = program
         self.lines: deque[str] = deque(maxlen=KEPT_LINES)
         self.backoff = FIRST_BACKOFF_SECONDS
         self.restart_at: float | None = None
         self._on_line = on_line
+        self._on_notice = on_notice
         self.spawn()
 
     def spawn(self) -> None:
@@ -76,7 +80,9 @@ class _Child:
         )
         self.started_at = time.monotonic()
         self.ready_at = self.started_at if program.ready is None else None
+        self.look_at = self.started_at
         self.restart_at = None
+        self._has_told = False
         self.pump = threading.Thread(target=self._pump, args=(self.process,), name=f"log-{program.name}", daemon=True)
         self.pump.start()
 
@@ -93,9 +99,20 @@ class _Child:
 
     def look_ready(self) -> bool:
         """Whether it is, or has been, ready since it was started. Asks until it is."""
-        if self.ready_at is None and self.program.ready is not None and self.program.ready(self.process.pid):
+        if self.ready_at is None and self._answers():
             self.ready_at = time.monotonic()
+        self.look_at = time.monotonic() + LOOK_SECONDS
         return self.ready_at is not None
+
+    def _answers(self) -> bool:
+        assert self.program.ready is not None, "then it was ready at once"
+        try:
+            return self.program.ready(self.process.pid)
+        except Exception as error:  # of whatever protocol it speaks: one child's answer must not end the others
+            if not self._has_told:
+                self._has_told = True
+                self._on_notice(f"{self.program.name}: cannot see whether it is ready ({type(error).__name__})")
+            return False
 
     def has_served(self, now: float) -> bool:
         return self.ready_at is not None and now - self.ready_at >= SERVED_SECONDS
@@ -131,7 +148,7 @@ class Supervisor:
     def start(self, *programs: Program) -> None:
         """Start them at once and wait until all are ready. Raises ChildFailed, or Interrupted after request_stop()."""
         for program in programs:
-            self._children[program.name] = _Child(program, self._on_line)
+            self._children[program.name] = _Child(program, self._on_line, self._on_notice)
         for program in programs:
             self._wait_ready(program, [self._children[other.name] for other in programs])
 
@@ -161,7 +178,8 @@ class Supervisor:
         now = time.monotonic()
         for child in self._children.values():
             if child.alive():
-                child.look_ready()
+                if child.ready_at is None and now >= child.look_at:
+                    child.look_ready()
                 continue
             if child.restart_at is None:
                 if child.has_served(now):

@@ -114,7 +114,7 @@ def note(scope: MutableMapping[str, Any], **fields: Any) -> None:
 
 def log_lost(job_id: str, worker_id: str, attempt: int) -> None:
     """The one line of a lost lease that this process noticed. How that worker ended is in the job's history."""
-    log.warning("worker lost, its job goes back", job_id=job_id, worker_id=worker_id, attempt=attempt)
+    log.warning("worker lost", job_id=job_id, worker_id=worker_id, attempt=attempt)
 
 
 def log_job(job_id: str, state: JobState, result: JobResult) -> None:

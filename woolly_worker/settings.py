@@ -10,6 +10,8 @@ from typing import Annotated, Literal, Self
 from pydantic import ByteSize, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+# Redis is away before leases stand still (AWAY_MS in ledger/scripts/shared.lua). Less is allowed, and told.
+SHORTEST_LEASE_SECONDS = 3.0
 MODEL_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$"
 
 

@@ -3,6 +3,7 @@
 import io
 
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
 from woolly_api.cli.job_table import table_of
@@ -70,3 +71,15 @@ def test_a_long_name_of_a_model_is_cut() -> None:
     assert len(line) <= 80
     assert "org/xxx" in line
     assert "…" in line
+
+
+@pytest.mark.parametrize("name", ["a[/b]", "[red]x[/]", "模型" * 4])
+def test_a_name_is_shown_as_it_is(name: str) -> None:
+    *_, line = shown(100, [view(0, JobState.QUEUED, model=name)])
+    assert f" {name} " in line
+
+
+def test_a_name_in_wide_letters_takes_its_room() -> None:
+    heading, _, *lines = shown(80, [view(i, JobState.QUEUED, model="模型" * 5) for i in range(2)])
+    assert all(cell_len(line) <= 80 for line in (heading, *lines))
+    assert "模型" * 5 in lines[0]

@@ -51,7 +51,7 @@ def test_a_rest_below_a_millisecond_is_not_told_and_none_is_negative() -> None:
         (row,) = rows(rest)
         assert "queued" in row
     _, row = rows(-0.02)
-    assert row.split() == ["20.0", "ms", "in", "two", "parts"]
+    assert row.split() == ["20.0", "ms", "clocks", "disagree"]
 
 
 def test_the_command(

@@ -4,10 +4,11 @@ from typing import Any
 
 import httpx
 import pytest
-from scripted_worker import MODEL, N_CTX, ScriptedWorker
+from scripted_worker import MODEL, N_CTX, Script, ScriptedWorker
 
 from woolly_worker.contract.context import check_fits
 from woolly_worker.contract.errors import ContextOverflow
+from woolly_worker.contract.jobs import ErrorInfo
 
 CHAT = {"messages": [{"role": "user", "content": "Tell me more."}]}
 
@@ -22,7 +23,8 @@ def job(max_tokens: int, **content: Any) -> dict[str, Any]:
         ("/v1/jobs", job(N_CTX), "sampling.max_tokens"),
         ("/v1/completions", {"model": MODEL, "prompt": "Once", "max_tokens": N_CTX}, "max_tokens"),
         ("/v1/completions", {"model": MODEL, "prompt": "Once", "max_tokens": N_CTX, "stream": True}, "max_tokens"),
-        ("/v1/chat/completions", {"model": MODEL, **CHAT, "max_completion_tokens": N_CTX}, "max_tokens"),
+        ("/v1/chat/completions", {"model": MODEL, **CHAT, "max_completion_tokens": N_CTX}, "max_completion_tokens"),
+        ("/v1/chat/completions", {"model": MODEL, **CHAT, "max_tokens": N_CTX}, "max_tokens"),
     ],
 )
 def test_more_than_any_worker_holds(
@@ -74,3 +76,19 @@ def test_one_token_is_one_token() -> None:
     with pytest.raises(ContextOverflow, match=r"the prompt has 2 tokens, the context holds 2 for"):
         check_fits(2, n_prompt=2, max_tokens=None)
     check_fits(10, n_prompt=1, max_tokens=9)
+
+
+def test_a_context_of_one_token_holds_nothing() -> None:
+    with pytest.raises(ContextOverflow, match=r"^a job has two tokens at least, the context holds 1 for prompt and c"):
+        check_fits(1, n_prompt=None, max_tokens=None)
+
+
+def test_an_error_of_the_engine_names_the_field_of_each_surface(http: httpx.Client, worker: ScriptedWorker) -> None:
+    error = ErrorInfo.of(ContextOverflow("the prompt has 600 tokens", param="sampling.max_tokens"))
+    worker.serve(Script(pieces=(), error=error))
+    answer = http.post("/v1/chat/completions", json={"model": MODEL, **CHAT, "max_completion_tokens": 9})
+    assert answer.json()["error"]["param"] == "max_completion_tokens"
+    answer = http.post("/v1/completions", json={"model": MODEL, "prompt": "Once", "max_tokens": 9})
+    assert answer.json()["error"]["param"] == "max_tokens"
+    jobs = http.get("/v1/jobs").json()["jobs"]
+    assert [job["result"]["error"]["param"] for job in jobs] == ["sampling.max_tokens"] * 2

@@ -71,12 +71,25 @@ def test_a_job_hears_of_sampling_parameters_where_it_has_them(http: httpx.Client
     assert "sampling.max_token: unknown parameter;" in error["message"]
 
 
+def test_an_unknown_field_is_named_where_it_stands(http: httpx.Client) -> None:
+    body = {"model": "tiny", "prompt": "x", "max_tokens": 5}
+    assert http.post("/v1/jobs", json=body).json()["error"]["param"] == "max_tokens"
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/completions"])
+@pytest.mark.parametrize("name", ["body", "query"])
+def test_a_field_may_have_the_name_of_a_part_of_the_request(http: httpx.Client, path: str, name: str) -> None:
+    refused = http.post(path, json={"model": "tiny", "prompt": "x", name: 1})
+    assert refused.status_code == 400
+    error = refused.json()["error"]
+    assert (error["param"], error["message"]) == (name, f"{name}: unknown parameter")
+
+
 @pytest.mark.parametrize("path", ["/v1/jobs", "/v1/jobs/abc/events", "/v1/completions"])
 def test_the_hint_names_the_field_of_the_surface(path: str) -> None:
-    info = info_of(e.ContextOverflow("too long", param="max_tokens"))
-    error = error_body(info, request_id="req_1", path=path)["error"]
+    error = error_body(info_of(e.ContextOverflow("too long")), request_id="req_1", path=path)["error"]
     field = "max_tokens" if path == "/v1/completions" else "sampling.max_tokens"
-    assert (error["param"], error["suggestion"]) == (field, f"Shorten the prompt or lower {field}.")
+    assert error["suggestion"] == f"Shorten the prompt or lower {field}."
 
 
 def test_routes_that_are_none(http: httpx.Client) -> None:

@@ -3,7 +3,7 @@
 import httpx
 import pytest
 from harness import RunningApi
-from scripted_worker import MODEL, ScriptedWorker
+from scripted_worker import MODEL, N_CTX, ScriptedWorker
 
 from woolly_worker.ledger import keys
 from woolly_worker.ledger.versions import LEDGER_VERSION
@@ -24,6 +24,13 @@ def test_a_bad_heartbeat_and_a_bad_card_hide_nobody(http: httpx.Client, worker: 
     assert f'woolly_workers{{model="{MODEL}",state="ready"}} 1.0' in text
     assert 'woolly_foreign_entries_total{kind="heartbeat"}' in text
     assert 'woolly_foreign_entries_total{kind="model card"}' in text
+
+
+def test_a_list_of_workers_that_is_none_refuses_no_job(http: httpx.Client, worker: ScriptedWorker) -> None:
+    worker.ledger.client.set(keys.WORKERS, "hello")
+    # More than the card says, so that the workers are asked now, whatever was known a moment ago.
+    answer = http.post("/v1/jobs", json={**JOB, "sampling": {"max_tokens": N_CTX}})
+    assert (answer.status_code, answer.json()["state"]) == (202, "queued")
 
 
 def test_a_damaged_job_is_its_own_problem(http: httpx.Client, worker: ScriptedWorker) -> None:

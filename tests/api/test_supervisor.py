@@ -1,5 +1,6 @@
 """The supervisor, with real processes: small Python programs that note what happens to them."""
 
+import http.client
 import os
 import signal
 import subprocess
@@ -78,6 +79,7 @@ def test_a_dead_child_is_started_again_with_growing_pauses(monkeypatch: pytest.M
 def test_a_child_that_has_served_comes_back_at_once_however_often_it_dies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FIRST_BACKOFF_SECONDS", 0.05)
     monkeypatch.setattr(module, "SERVED_SECONDS", 0.0)
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.0)
     journal = Journal()
     supervisor = journal.supervisor()
 
@@ -91,6 +93,46 @@ def test_a_child_that_has_served_comes_back_at_once_however_often_it_dies(monkey
         supervisor.check()  # sees that it is up
     supervisor.stop()
     assert journal.notices[::2] == ["a was killed by SIGKILL; starting it again in 0.05 s"] * 3
+
+
+def test_whatever_ready_raises_ends_nothing_and_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FIRST_BACKOFF_SECONDS", 0.05)
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.0)
+    journal, asked = Journal(), list[int]()
+
+    def is_ready(pid: int) -> bool:
+        asked.append(pid)
+        if asked.count(pid) < 3:
+            raise http.client.IncompleteRead(b"")
+        return True
+
+    supervisor = journal.supervisor()
+    supervisor.start(python("a", SLEEPER, ready=is_ready))
+    told = "a: cannot see whether it is ready (IncompleteRead)"
+    assert journal.notices == [told]
+    first = supervisor.pid("a")
+    os.kill(first, signal.SIGKILL)
+    supervisor.run(until=lambda: len(set(asked)) == 2 and asked.count(asked[-1]) == 3)
+    supervisor.stop()
+    assert journal.notices.count(told) == 2
+
+
+def test_a_restarted_child_is_not_asked_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOOK_SECONDS", 3600.0)
+    journal, asked = Journal(), list[int]()
+
+    def is_first(pid: int) -> bool:
+        asked.append(pid)
+        return len(asked) == 1
+
+    supervisor = journal.supervisor()
+    supervisor.start(python("a", SLEEPER, ready=is_first))
+    os.kill(supervisor.pid("a"), signal.SIGKILL)
+    supervisor.run(until=lambda: len(asked) == 2)
+    for _ in range(3):
+        supervisor.check()
+    supervisor.stop()
+    assert len(asked) == 2
 
 
 def test_a_child_that_is_not_ready_again_waits_longer_each_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import typer
 from woolly_api.cli.common import CLUSTER_PANEL, Failure, check_text, say
 from woolly_api.cli.options import (
     KVDtype,
-    LogFormat,
+    LogFormatOfAll,
     ModelFile,
     ModelName,
     NCtx,
@@ -74,7 +74,7 @@ def up(
             show_default="everysec",
         ),
     ] = None,
-    log_format: LogFormat = None,
+    log_format: LogFormatOfAll = None,
 ) -> None:
     """Serve a model: a worker, the API, Flower and, without --redis, an embedded server. Stays until Ctrl-C.
 

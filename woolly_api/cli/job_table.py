@@ -19,13 +19,15 @@ FORMS = [(2, 8), (1, 8), (1, 7), (1, 6), (1, 5), (0, 5)]
 
 
 def table_of(views: Sequence[JobView], *, now: float, width: int) -> "Table":
-    """`now` in Unix seconds, `width` in characters."""
+    """`now` in Unix seconds, `width` in cells of a terminal."""
     from rich import box
+    from rich.cells import cell_len
     from rich.table import Table
+    from rich.text import Text
 
     for detail, n_columns in FORMS:
         rows = [_row(view, now, detail)[:n_columns] for view in views]
-        widths = [max(map(len, cells)) for cells in zip(COLUMNS[:n_columns], *rows, strict=True)]
+        widths = [max(map(cell_len, cells)) for cells in zip(COLUMNS[:n_columns], *rows, strict=True)]
         spare = width - sum(widths) - GAP * (n_columns - 1)
         if spare >= 0:
             break
@@ -34,7 +36,7 @@ def table_of(views: Sequence[JobView], *, now: float, width: int) -> "Table":
         room = max(SHORTEST_MODEL, column_width + min(0, spare)) if heading == "model" else column_width
         table.add_column(heading, no_wrap=True, width=room)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))  # what looks like rich's markup is part of a name
     return table
 
 

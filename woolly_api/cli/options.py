@@ -55,6 +55,12 @@ LogFormat = Annotated[
         "--log-format", help="How it logs; json: each line of standard error is an object.", show_default=False
     ),
 ]
+LogFormatOfAll = Annotated[
+    Literal["console", "json"] | None,
+    typer.Option(
+        "--log-format", help="How all of them log; json: each line of standard error is an object.", show_default=False
+    ),
+]
 ModelName = Annotated[
     str | None, typer.Option("--name", metavar="NAME", help="The model's name for clients; default: from the file.")
 ]

@@ -50,7 +50,7 @@ def timeline(
         return
     from rich.console import Console
 
-    console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
+    console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False, markup=False)
     console.print(f"{view.state.value}, {_milliseconds(told.seconds)} since submit")
     console.print(table_of(told))
     for attempt in told.attempts:
@@ -83,7 +83,7 @@ def table_of(told: Timeline) -> "Table":
         )
     rest = told.unattributed_seconds
     if abs(rest) >= SHOWN_REST_SECONDS:
-        what = "unattributed" if rest > 0 else "in two parts"  # the clocks of worker and Redis disagree
+        what = "unattributed" if rest > 0 else "clocks disagree"  # of worker and Redis: some time is in two parts
         table.add_row("", _milliseconds(abs(rest)), "", what, "", "", style="dim")
     return table
 

@@ -80,7 +80,7 @@ async def _job_requested(request: Request, job: JobRequest) -> JobRequest:
     try:
         return JobRequest.model_validate_json(await request.body(), strict=True)
     except ValidationError as error:
-        raise RequestValidationError(error.errors()) from error
+        raise RequestValidationError([{**item, "loc": ("body", *item["loc"])} for item in error.errors()]) from error
 
 
 @router.post("", status_code=202, summary="Submit a job", response_model=JobAnswer, responses=idempotency.RESPONSES)

@@ -95,11 +95,15 @@ async def _respond(
     answer: Answer,
     once: Once | None,
 ) -> Response:
-    submitted = await services.submit(body.to_job(), once=once, followed=True)
+    try:
+        submitted = await services.submit(body.to_job(), once=once, followed=True)
+    except WoollyError as error:
+        error.param = body.own_name(error.param)
+        raise
     job_id, replayed = submitted.job_id, {"replayed": True} if submitted.replayed else {}
     note(request.scope, job_id=job_id, model=body.model, stream=body.stream, **replayed)
     feed = sse.Feed(steady_events(services, job_id, 0))
-    run = _Run(request, services, submitted, feed, answer.for_job(job_id), may_return=once is not None)
+    run = _Run(request, services, body, submitted, feed, answer.for_job(job_id), may_return=once is not None)
     try:
         if not body.stream:
             return await while_connected(request, run.whole())
@@ -123,6 +127,7 @@ class _Run:
         self,
         request: Request,
         services: Services,
+        body: CompletionRequest | ChatCompletionRequest,
         submitted: Submitted,
         feed: sse.Feed[AnyEvent],
         answer: Answer,
@@ -131,6 +136,7 @@ class _Run:
     ) -> None:
         self._request = request
         self._services = services
+        self._body = body
         self._submitted = submitted
         self._may_return = may_return
         self._feed = feed
@@ -211,7 +217,9 @@ class _Run:
             self._ended = True
         if isinstance(event, FailedEvent):
             self._ended = True
-            raise error_from_info(event.error)
+            error = error_from_info(event.error)
+            error.param = self._body.own_name(error.param)
+            raise error
         return event
 
     def _time_left(self) -> float:

@@ -166,6 +166,10 @@ class OpenAIRequest(SamplingParams):
     def include_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
 
+    def own_name(self, param: str | None) -> str | None:
+        """What this body calls a field of its job: those of `sampling` are among its own."""
+        return None if param is None else param.removeprefix("sampling.")
+
     def _job(self, *, max_tokens: int | None, logprobs: int | None, **input_: Any) -> JobRequest:
         chosen = {name: getattr(self, name) for name in SamplingParams.model_fields}
         return JobRequest(
@@ -309,6 +313,10 @@ class ChatCompletionRequest(OpenAIRequest):
                 param="max_completion_tokens",
             )
         return self
+
+    def own_name(self, param: str | None) -> str | None:
+        name = super().own_name(param)
+        return "max_completion_tokens" if name == "max_tokens" and self.max_completion_tokens is not None else name
 
     def to_job(self) -> JobRequest:
         return self._job(

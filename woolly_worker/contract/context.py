@@ -6,7 +6,7 @@ from woolly_worker.contract.errors import ContextOverflow
 
 def check_fits(n_ctx: int, *, n_prompt: int | None, max_tokens: int | None) -> None:
     """Raises ContextOverflow with the numbers that disagree. `n_prompt` None: not counted yet, and one token at least;
-    `max_tokens` None: as many as there is room for, and one at least."""
+    `max_tokens` None: as many as there is room for, and one at least. `param` is the path in a JobRequest."""
     if (n_prompt or 1) + (max_tokens or 1) <= n_ctx:
         return
     said = []
@@ -14,8 +14,12 @@ def check_fits(n_ctx: int, *, n_prompt: int | None, max_tokens: int | None) -> N
         said.append(f"the prompt has {n_prompt:,} {'token' if n_prompt == 1 else 'tokens'}")
     if max_tokens is not None:
         said.append(f"max_tokens is {max_tokens:,}")
+    wanted = " and ".join(said) or "a job has two tokens at least"
+    param = None if n_prompt is None else "prompt"
+    if max_tokens is not None and (n_prompt is None or n_prompt < n_ctx):
+        param = "sampling.max_tokens"
     raise ContextOverflow(
-        f"{' and '.join(said)}, the context holds {n_ctx:,} for prompt and completion",
-        param="max_tokens" if n_prompt is None or n_prompt < n_ctx else "prompt",
+        f"{wanted}, the context holds {n_ctx:,} for prompt and completion",
+        param=param,
         details={"n_prompt": n_prompt, "max_tokens": max_tokens, "n_ctx": n_ctx},
     )

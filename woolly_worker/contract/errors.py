@@ -37,7 +37,8 @@ from typing import Any, ClassVar
 
 
 class WoollyError(Exception):
-    """Base of the tree. `param` names the offending request field, `details` is JSON for machines."""
+    """Base of the tree. `param` names the offending field of the request; of one that is a job already, or about to be,
+    its path in JobRequest. `details` is JSON for machines."""
 
     code: ClassVar[str] = "woolly_error"
     http_status: ClassVar[int] = 500

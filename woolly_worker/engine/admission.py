@@ -22,6 +22,12 @@ class Limits:
     n_blocks: int
     n_vocab: int
 
+    @property
+    def longest(self) -> int:
+        """Tokens, prompt and completion together, of the longest request that is served. The last one is given out,
+        never computed, so it needs no place in a block."""
+        return min(self.n_ctx, self.n_blocks * BLOCK_TOKENS + 1)
+
     def max_ids(self, request: EngineRequest) -> int:
         """Tokens, prompt and completion together, at which the request ends. Raises if it can never be served.
 
@@ -43,15 +49,16 @@ class Limits:
     def check_ids(self, request: EngineRequest) -> None:
         _check_range("prompt", request.prompt_ids, self.n_vocab)
         _check_range("resume_ids", request.resume_ids, self.n_vocab)
-        _check_range("logit_bias", request.sampling.logit_bias, self.n_vocab)
+        _check_range("sampling.logit_bias", request.sampling.logit_bias, self.n_vocab)
 
 
 def check_sampling(sampling: SamplingParams) -> None:
     if sampling.seed is None:
-        raise InvalidRequest("the seed is drawn at submit, here it is missing", param="seed")
+        raise InvalidRequest("the seed is drawn at submit, here it is missing", param="sampling.seed")
 
 
-def _check_range(name: str, ids: Collection[int], n_vocab: int) -> None:
+def _check_range(param: str, ids: Collection[int], n_vocab: int) -> None:
     if ids and not (min(ids) >= 0 and max(ids) < n_vocab):
         bad = next(i for i in ids if not 0 <= i < n_vocab)
-        raise InvalidRequest(f"'{name}' has token id {bad}, the vocabulary has {n_vocab:,}", param=name)
+        name = param.removeprefix("sampling.")  # OpenAI's bodies have it without
+        raise InvalidRequest(f"'{name}' has token id {bad}, the vocabulary has {n_vocab:,}", param=param)

@@ -45,7 +45,7 @@ grace_ms, alone_ms, abandoned                             see woolly:jobs:follow
 created_ms, queued_ms, claimed_ms, started_ms, first_token_ms, deadline_ms, finished_ms
 result                                                    JSON of the JobResult, once terminal
 timeline, lease_for_ms                                    a line per attempt that is over (timelines.py), and how long
-                                                          a sign of life lasts: when was the last one?
+                                                          before lease_ms the owner was heard last
 
 The score in woolly:jobs:open is the time at which the reaper should look next: the end of the lease while running,
 the deadline while queued.
@@ -59,6 +59,8 @@ all:<state>                                               gauges for queued and 
 all:queued_tokens                                         the sum of the `cost` of the queued jobs
 turns, places                                             turns given and places taken so far
 short_ms                                                  since when bells have been missing
+idle_ms                                                   since when nobody waits in a lane, while the gauges say that
+                                                          somebody does
 drain:tokens, drain:ms                                    `cost` of jobs that ended while others waited, and in how long
 drain:since_ms                                            the last such end, as long as jobs have waited ever since
 

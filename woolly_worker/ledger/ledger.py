@@ -357,7 +357,7 @@ class Ledger:
             return Bell(job_id, model, number)
         return verdict in CLOSING_STATES and self._endings.close(job_id, fence, verdict)
 
-    def _tell_lost(self, job_id: str, owner: str = "", attempt: int = 0) -> None:
+    def _tell_lost(self, job_id: str, owner: str, attempt: int) -> None:
         if attempt:
             self._on_lost(job_id, printable(owner), attempt)
 
@@ -374,7 +374,7 @@ class Ledger:
         """Bells for every model that has had fewer of them than queued jobs for `bell_seconds`."""
         bells: list[Bell] = []
         for model in self._store.models():
-            args: list[str | int] = [keys.job(""), self._bell_ms, MOST_BELLS]
+            args: list[str | int] = [keys.job(""), self._bell_ms, MOST_BELLS, 2 * ASIDE_LOOK_MS]
             names = [keys.lanes(model), keys.bells(model), keys.OPEN_JOBS]
             found = self._store.call("missing_bells", names, args)
             bells += [Bell(job_id, model, number) for job_id, number in found]

@@ -98,7 +98,7 @@ class WorkerBeat(_Announced):
     parent_pid: int | None = Field(None, description="for `woolly worker` that of the process which waits for it")
     state: str = Field("ready", description="loading, ready, draining")
     threads: int | None = None
-    n_ctx: int | None = Field(None, description="tokens per sequence, prompt and completion together; once it is ready")
+    n_ctx: int | None = Field(None, description="tokens of the longest job that it can hold; once it is ready")
     optimizations: tuple[str, ...] = Field((), description='what is switched on, such as "prefix_cache", "simd_avx512"')
     recipe: str | None = Field(None, description="what its tokens depend on beside the request: weights and KV type")
     version: str | None = None

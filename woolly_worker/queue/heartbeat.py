@@ -47,6 +47,7 @@ class Heartbeat:
         self._on_newer_ledger = on_newer_ledger
         self._engine: HasStats | None = None
         self._card: ModelCard | None = None
+        self._n_ctx: int | None = None
         self._optimizations: tuple[str, ...] = ()
         self._recipe: str | None = None
         self._check: Callable[[], None] = lambda: None
@@ -64,12 +65,15 @@ class Heartbeat:
         self,
         engine: HasStats,
         card: ModelCard,
+        n_ctx: int,
         optimizations: tuple[str, ...],
         recipe: str,
         check: Callable[[], None],
     ) -> None:
-        """`check` is called at every beat from now on."""
+        """`n_ctx`: of the card, or less where the KV cache holds no sequence as long. `check` is called at every beat
+        from now on."""
         self._engine = engine
+        self._n_ctx = n_ctx
         self._recipe, self._check = recipe, check
         self._card = card
         self._optimizations = optimizations
@@ -116,7 +120,7 @@ class Heartbeat:
             parent_pid=os.getppid(),
             state=self.state,
             threads=self._settings.threads,
-            n_ctx=None if self._card is None else self._card.n_ctx,
+            n_ctx=self._n_ctx,
             optimizations=self._optimizations,
             recipe=self._recipe,
             started_at=self._started_at,

@@ -65,6 +65,10 @@ class LoadedModel:
         return self.transformer.n_ctx
 
     @property
+    def longest(self) -> int:
+        return self.engine.limits.longest
+
+    @property
     def optimizations(self) -> tuple[str, ...]:
         """What is switched on, for people who look at a worker."""
         prefix_cache = ("prefix_cache",) if self.engine.settings.prefix_cache else ()

@@ -72,15 +72,15 @@ class SequenceControl(Protocol):
 
 @dataclass(slots=True)
 class _Tracked:
-    """A claim of a job, until its outcome. Only the writer thread changes it."""
+    """A claim of a job, until its outcome. Only the writer thread changes it, but for a late count of the prompt."""
 
     claim: Claim
     outcome: "Future[Outcome]"
     token_ids: list[int]
     texts: list[str]
+    n_prompt: int | None  # tokens of the prompt, from when they are counted until the ledger knows them
     renewed_at: float = field(default_factory=time.monotonic)
     cancel_told: bool = False
-    n_prompt: int | None = None  # tokens of the prompt, until the ledger knows them
 
     @property
     def key(self) -> ClaimKey:
@@ -105,17 +105,18 @@ class Publisher:
         self._given_control = control
         self._thread.start()
 
-    def track(self, claim: Claim) -> "Future[Outcome]":
-        """Call it before the engine gets the job. The future ends with the job, or with our part in it."""
+    def track(self, claim: Claim, n_prompt: int | None = None) -> "Future[Outcome]":
+        """Call it before the engine gets the job. The future ends with the job, or with our part in it. `n_prompt`:
+        tokens of the prompt, if they are counted already; the next write tells the ledger, which needs it if we die."""
         outcome: Future[Outcome] = Future()
-        tracked = _Tracked(claim, outcome, list(claim.token_ids), [claim.text])
+        tracked = _Tracked(claim, outcome, list(claim.token_ids), [claim.text], n_prompt)
         self._tracked[tracked.key] = tracked
         if self._give_up.is_set():  # looked at after the entry is made: give_up() sees one of the two
             self._resolve(tracked, Outcome(OutcomeKind.ABANDONED))
         return outcome
 
     def count_prompt(self, claim: Claim, n_prompt: int) -> None:
-        """Call it before the engine gets the job. The next write tells the ledger, which needs it if we die."""
+        """Of a claim that was tracked before that was known: once, and before the engine gets the job."""
         tracked = self._tracked.get((claim.job_id, claim.fence))
         if tracked is not None:
             tracked.n_prompt = n_prompt

@@ -60,6 +60,8 @@ class Served(Protocol):
     @property
     def chat(self) -> Template | None: ...
     @property
+    def longest(self) -> int: ...
+    @property
     def optimizations(self) -> tuple[str, ...]: ...
     @property
     def recipe(self) -> str: ...
@@ -142,7 +144,9 @@ class Runtime:
         self.publisher.start(self)
         served.engine.start(self._on_death)
         self._reaper.start()
-        self._heartbeat.ready(served.engine, card, served.optimizations, self.recipe, self._look_at_file)
+        self._heartbeat.ready(
+            served.engine, card, served.longest, served.optimizations, self.recipe, self._look_at_file
+        )
         log.info(
             "ready",
             worker_id=self.worker_id,

@@ -77,6 +77,7 @@ def run_job(
 
 def _serve(runtime: Runtime, job_id: str, hold: Callable[[Claim], Claim]) -> Outcome | Refusal:
     """How it went on with the job that was next, or why there was none. `hold` is told the claim."""
+    unclaimable = set[str]()
     while True:
         with runtime.solitude.company(lambda: runtime.draining) as free:
             if not free:
@@ -85,24 +86,26 @@ def _serve(runtime: Runtime, job_id: str, hold: Callable[[Claim], Claim]) -> Out
             waiter = _start(runtime, hold(claim)) if isinstance(claim, Claim) else None
         if waiter is not None:
             return waiter.result()
-        if isinstance(claim, Refusal) and claim.outcome is not ClaimOutcome.SUSPECT:
+        if isinstance(claim, Refusal) and (claim.outcome is not ClaimOutcome.SUSPECT or claim.job_id in unclaimable):
             return claim
         outcome = _serve_alone(runtime, claim.job_id, hold)
-        if outcome is not None:
+        if isinstance(outcome, Outcome):
             return outcome
+        if outcome is None:
+            unclaimable.add(claim.job_id)
 
 
-def _serve_alone(runtime: Runtime, job_id: str, hold: Callable[[Claim], Claim]) -> Outcome | None:
+def _serve_alone(runtime: Runtime, job_id: str, hold: Callable[[Claim], Claim]) -> Outcome | Refusal | None:
     """A suspect is claimed when nothing else is worked on, so that whatever it does to this worker, it did. The others
-    go on when it has passed (`Publisher`), or when its end is written. None if it is not to be had any more."""
+    go on when it has passed (`Publisher`), or when its end is written. A Refusal if it is not to be had any more; None
+    if it could not be claimed: it is put aside, and its bell is good for another job."""
     with runtime.solitude.alone(runtime.engine, lambda: runtime.draining) as free:
         if not free:
             raise GivenUp("this worker ends")
         claim = _try_to_claim(runtime, job_id, alone=True)
         if claim is None:
             _next_job(runtime, job_id)  # which puts it aside
-            return Outcome(OutcomeKind.ABANDONED)
-        return _run_alone(runtime, hold(claim)) if isinstance(claim, Claim) else None
+        return _run_alone(runtime, hold(claim)) if isinstance(claim, Claim) else claim
 
 
 def _take(runtime: Runtime, job_id: str) -> Claim | Refusal:
@@ -205,8 +208,7 @@ def _start(runtime: Runtime, claim: Claim) -> "Future[Outcome]":
     try:
         request = _engine_request(runtime, claim)
         n_prompt = len(request.prompt_ids)
-        waiter = runtime.publisher.track(claim)
-        runtime.publisher.count_prompt(claim, n_prompt)
+        waiter = runtime.publisher.track(claim, n_prompt)
         try:
             runtime.engine.submit(request)
         except BaseException:
@@ -222,8 +224,8 @@ def _run_alone(runtime: Runtime, claim: Claim) -> Outcome:
     """A job on probation, in solitude."""
     key = (claim.job_id, claim.fence)
     n_prompt = 0
+    runtime.solitude.admit(key)  # from here on a cancel is remembered
     waiter = runtime.publisher.track(claim)
-    runtime.solitude.admit(key)
     log.info("on probation", job_id=claim.job_id, crashes=claim.crashes, tokens=claim.last_seq, until=claim.alone_until)
     try:
         with _patience(runtime, key):
@@ -231,10 +233,10 @@ def _run_alone(runtime: Runtime, claim: Claim) -> Outcome:
             n_prompt = len(request.prompt_ids)
             runtime.publisher.count_prompt(claim, n_prompt)
             runtime.engine.submit(request)
+        if runtime.solitude.is_cancelled(key):  # which ends with the solitude
+            runtime.engine.cancel(*key)
         if claim.alone_until is None:  # it has passed at another worker since it was looked at
             runtime.solitude.leave(key)
-        if runtime.solitude.is_cancelled(key):
-            runtime.engine.cancel(*key)
         return waiter.result()
     except Exception as error:
         runtime.publisher.untrack(claim)

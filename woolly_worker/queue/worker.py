@@ -27,7 +27,7 @@ from woolly_worker.queue.app import create_worker_app
 from woolly_worker.queue.loading import Progress, load_model
 from woolly_worker.queue.pool import EXIT_FAILURE
 from woolly_worker.queue.runtime import Loader, Runtime
-from woolly_worker.settings import WorkerSettings
+from woolly_worker.settings import SHORTEST_LEASE_SECONDS, WorkerSettings
 from woolly_worker.telemetry import configure_logging, log
 
 
@@ -88,6 +88,7 @@ def run(
     log.info("starting", model=settings.served_name, redis_version=version, **persistence.fields())
     if not persistence.keeps_jobs:
         log.warning("redis may lose jobs: its append-only file is off", **persistence.fields())
+    tell_short_lease(settings)
     worker = make_worker(settings, load or _load_and_tell, introduce)
     worker.start()
     if getattr(worker.pool, "stuck", False):
@@ -103,6 +104,15 @@ def run(
     # Celery calls Ctrl-C a failure. Asked to stop and stopped is a success, whoever asked.
     asked = any(flag not in (None, False) for flag in (celery_state.should_stop, celery_state.should_terminate))
     return 0 if asked else int(worker.exitcode or 0)
+
+
+def tell_short_lease(settings: WorkerSettings) -> None:
+    if settings.lease_seconds < SHORTEST_LEASE_SECONDS:
+        log.warning(
+            "the lease is short: while redis is away, jobs may be taken for lost",
+            lease_seconds=settings.lease_seconds,
+            shortest_seconds=SHORTEST_LEASE_SECONDS,
+        )
 
 
 def _load_and_tell(settings: WorkerSettings, on_events: Any) -> Any:

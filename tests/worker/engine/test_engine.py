@@ -101,6 +101,15 @@ def test_a_request_that_can_never_fit_is_refused_with_both_numbers() -> None:
     assert not rig.engine.step()
 
 
+@pytest.mark.parametrize("n_blocks", [1, 4, 7, 8, 9])
+def test_no_request_is_served_that_is_longer_than_the_limits_tell(n_blocks: int) -> None:
+    rig = make_rig(n_ctx=256, n_blocks=n_blocks)
+    longest = rig.engine.limits.longest
+    rig.engine.submit(make_request(LONG[:1], max_tokens=longest - 1))
+    with pytest.raises((ContextOverflow, PoolExhausted)):
+        rig.engine.submit(make_request(LONG[:1], max_tokens=longest, job_id="longer"))
+
+
 def test_the_largest_request_that_fits_runs() -> None:
     # 128 positions in 4 blocks: 100 prompt tokens, and the last of 29 generated ones is never computed.
     outcome = run_alone(make_request(LONG[:100], max_tokens=29), n_blocks=4, n_ctx=256)
@@ -113,8 +122,8 @@ def test_the_largest_request_that_fits_runs() -> None:
         (make_request((5, N_VOCAB)), "prompt"),
         (make_request((5, -1)), "prompt"),
         (make_request(resume=(N_VOCAB,)), "resume_ids"),
-        (make_request(logit_bias={N_VOCAB: 1.0}), "logit_bias"),
-        (make_request(seed=None), "seed"),
+        (make_request(logit_bias={N_VOCAB: 1.0}), "sampling.logit_bias"),
+        (make_request(seed=None), "sampling.seed"),
     ],
 )
 def test_ids_and_numbers_that_mean_nothing_are_refused(request_: Any, param: str) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from probation import MOST_DOUBLINGS, PROBATION_TOKENS
 
 from woolly_worker.contract.events import TokenEvent
 from woolly_worker.contract.jobs import JobRequest, JobView
@@ -17,7 +18,6 @@ from woolly_worker.ledger.reader import LedgerReader
 from woolly_worker.ledger.records import Claim, ClaimOutcome, Emission, Refusal, Reply
 
 LEASE = 30.0
-PROBATION_TOKENS, MOST_DOUBLINGS = 32, 20  # as in shared.lua
 
 
 def submit(ledger: Ledger) -> str:

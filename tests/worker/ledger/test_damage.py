@@ -15,7 +15,7 @@ from woolly_worker.contract.states import TERMINAL_STATES, JobState
 from woolly_worker.ledger import keys
 from woolly_worker.ledger.checks import FIELDS, LATER_NUMBERS
 from woolly_worker.ledger.foreign import foreign
-from woolly_worker.ledger.ledger import Ledger
+from woolly_worker.ledger.ledger import ASIDE_LOOK_MS, Ledger
 from woolly_worker.ledger.models import ModelCard, ModelRegistry, WorkerBeat
 from woolly_worker.ledger.records import Claim, ClaimOutcome, Emission, Refusal, Reply
 
@@ -259,6 +259,50 @@ def test_records_that_vanish_leave_nothing_in_the_gauges(ledger: Ledger) -> None
     for _ in range(2):
         ledger.reap()
     assert gauges() == (0, 0, 0)
+
+
+def test_records_that_vanish_leave_nothing_in_the_queued_gauges_while_others_work(ledger: Ledger) -> None:
+    def gauges() -> tuple[int, int]:
+        counts = ledger.lane_counts("tiny")
+        return counts.queued, counts.queued_tokens
+
+    def wait_long() -> None:
+        """As if everything since the last turn had been two minutes earlier."""
+        ledger.client.hincrby(keys.lanes("tiny"), "idle_ms", -2 * ASIDE_LOOK_MS)
+
+    ModelRegistry(ledger.client).announce(CARD)
+    ledger.submit(JobRequest(model="busy", prompt=PROMPT))
+    gone, aside = submit(ledger), submit(ledger)
+    ledger.client.delete(keys.job(gone))
+    ledger.client.zrem(f"{keys.lanes('tiny')}#5#default", gone)
+    ledger.client.zrem(keys.OPEN_JOBS, gone)
+    wrong = gauges()
+    # given: a job that is put aside counts
+    ledger.reap()
+    assert ledger.next_job("tiny", passing=aside) is None
+    ledger.reap()
+    assert gauges() == wrong
+    # when: nobody has been in a lane for as long as one is put aside at most
+    wait_long()
+    ledger.reap()
+    # then
+    assert gauges() == (0, 0)
+    # and: should one come back later, it counts and gets its bell
+    ledger.client.zadd(keys.OPEN_JOBS, {aside: 1})
+    ledger.reap()
+    assert gauges()[0] == 1
+    ledger.reap()
+    ledger.client.hincrby(keys.lanes("tiny"), "short_ms", -10_000)
+    assert aside in [bell.job_id for bell in ledger.reap().bells]
+
+
+def test_the_time_without_waiting_jobs_begins_anew_with_one_that_is_put_aside(ledger: Ledger) -> None:
+    ModelRegistry(ledger.client).announce(CARD)
+    job_id = submit(ledger)
+    ledger.client.hset(keys.lanes("tiny"), "idle_ms", 1)
+    assert ledger.next_job("tiny", passing=job_id) is None
+    ledger.reap()
+    assert ledger.lane_counts("tiny").queued == 1
 
 
 def test_names_of_ours_with_a_foreign_type_are_set_aside_by_a_reaper(ledger: Ledger) -> None:

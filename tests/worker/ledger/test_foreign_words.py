@@ -21,7 +21,7 @@ LEASE = 30.0
 JOB = JobRequest(model="tiny", prompt="x")
 COUNTS = (
     *(f"all:{name}" for name in (*JobState, "queued_tokens")),
-    *("turns", "places", "short_ms", "drain:tokens", "drain:ms", "drain:since_ms"),
+    *("turns", "places", "short_ms", "idle_ms", "drain:tokens", "drain:ms", "drain:since_ms"),
 )
 
 

@@ -102,7 +102,7 @@ def test_a_lost_worker_is_named_in_one_line(
         ledger.claim(second, "alive", lease_seconds=30)
         reaper.turn()
     # Then each has one line
-    lines = [line for line in map(json.loads, capfd.readouterr().err.splitlines()) if "worker lost" in line["event"]]
+    lines = [line for line in map(json.loads, capfd.readouterr().err.splitlines()) if line["event"] == "worker lost"]
     told = [(line["job_id"], line["worker_id"], line["attempt"]) for line in lines]
     assert told == [(first, "dead", 1), (second, "dead", 1)]
 

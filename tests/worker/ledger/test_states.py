@@ -13,6 +13,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from probation import PROBATION_TOKENS
 
 from woolly_worker.contract.events import DoneEvent, FailedEvent, TokenEvent, job_event_adapter
 from woolly_worker.contract.jobs import ErrorInfo, JobRequest, Usage
@@ -25,7 +26,6 @@ from woolly_worker.ledger.records import Claim, ClaimOutcome, Emission, Finish, 
 from woolly_worker.ledger.server import EmbeddedServer
 
 LEASE = 60.0
-PROBATION_TOKENS = 32  # as in shared.lua
 COST = cost_tokens(JobRequest(model="tiny", prompt="x"))  # the same for all jobs here
 
 

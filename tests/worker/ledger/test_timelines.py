@@ -15,6 +15,7 @@ from woolly_worker.contract.timeline import AttemptEnd, MeasuredPart, PartKind, 
 from woolly_worker.ledger import clocks, keys
 from woolly_worker.ledger.clocks import Clock, Measured
 from woolly_worker.ledger.connection import connect_async
+from woolly_worker.ledger.deaths import Deaths
 from woolly_worker.ledger.ledger import Ledger
 from woolly_worker.ledger.reader import LedgerReader
 from woolly_worker.ledger.records import Claim, Emission, Finish, Reply
@@ -145,6 +146,23 @@ def test_a_worker_that_is_not_heard_stalls_its_job(ledger: Ledger) -> None:
     ledger.client.zadd(keys.OPEN_JOBS, {"j": 1})
     ledger.reap()
     assert said(told(ledger)) == [("queued", 0), ("running", 1), ("lost", 1), ("queued", 1)]
+
+
+def test_a_lease_that_was_ended_for_a_dead_worker_hides_no_sign_of_life(ledger: Ledger) -> None:
+    # Given a worker that said something five seconds after its claim, and died at once
+    claim = claimed(ledger)
+    for name in ("created_ms", "claimed_ms"):
+        ledger.client.hincrby(keys.job("j"), name, -5_000)
+    emit(ledger, claim, 1, 2)
+    assert Deaths(ledger.client).certify("w", signal="SIGKILL", exit_code=None, out_of_memory=None) == ["j"]
+    # Then it was running until then, before its loss is noticed and afterwards
+    running = [part for part in told(ledger).parts if part.kind is PartKind.RUNNING]
+    assert [part.seconds >= 5 for part in running] == [True]
+    ledger.reap()
+    timeline = told(ledger)
+    assert said(timeline) == [("queued", 0), ("running", 1), ("lost", 1), ("queued", 1)]
+    assert timeline.parts[1].seconds >= 5
+    check_sum(timeline)
 
 
 def test_what_was_measured_fits_into_whole_milliseconds() -> None:

@@ -131,6 +131,7 @@ class Scripted:
     chat: Any = None
     optimizations: tuple[str, ...] = ("scripted",)
     recipe: str = "scripted-kv_f16"
+    longest: int = 48
     closed: bool = False
     hold: threading.Event = field(default_factory=threading.Event)
     measuring: threading.Event = field(default_factory=threading.Event)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from probation import PROBATION_TOKENS
 from scripted import Scripted, ScriptedEngine, done, eventually, request, token
 
 from woolly_worker.contract.benchmarks import BenchmarkType
@@ -21,8 +22,6 @@ from woolly_worker.queue.runtime import Runtime
 from woolly_worker.queue.solitude import Solitude
 from woolly_worker.queue.tasks import JobFailed, run_job
 from woolly_worker.settings import WorkerSettings
-
-PROBATION_TOKENS = 32  # as in ledger/scripts/shared.lua
 
 
 @contextmanager
@@ -258,6 +257,27 @@ def test_a_suspect_that_cannot_be_claimed_holds_up_nobody(
     assert ledger.view("innocent").state is JobState.SUCCEEDED
 
 
+def test_the_bell_of_a_suspect_that_cannot_be_claimed_serves_the_next_job(
+    ledger: Ledger, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, claim = ScriptedEngine(on_submit=lambda r: [done(r.job_id, 1)]), Ledger.claim
+
+    def failing(self: Ledger, job_id: str, *args: Any, **options: Any) -> Any:
+        if options.get("alone"):
+            raise AssertionError("a bug of ours")
+        return claim(self, job_id, *args, **options)
+
+    suspect(ledger)
+    ledger.submit(request(), job_id="innocent")
+    monkeypatch.setattr(Ledger, "claim", failing)
+    with working(redis_url, engine) as (runtime, _):
+        task = Task(runtime, "suspect")
+        task.join(5)
+        assert task.report is not None
+        assert task.report["state"] == JobState.SUCCEEDED
+    assert submitted(engine) == ["innocent"]
+
+
 def test_a_cancel_between_solitude_and_the_engine_reaches_the_engine(ledger: Ledger, redis_url: str) -> None:
     engine = ScriptedEngine()
     suspect(ledger)
@@ -269,6 +289,28 @@ def test_a_cancel_between_solitude_and_the_engine_reaches_the_engine(ledger: Led
 
         served.tokenizer.encode_chat = cancelling  # type: ignore[method-assign]
         task = Task(runtime, "suspect")
+        eventually(lambda: engine.requests)
+        eventually(lambda: engine.orders.count(("cancel", "suspect", 3)) == 2)
+        engine.on_events([done("suspect", 1, fence=3)])
+        task.join(5)
+
+
+def test_a_cancel_before_the_engine_has_a_job_that_has_passed_elsewhere_reaches_it(
+    ledger: Ledger, redis_url: str
+) -> None:
+    engine = ScriptedEngine()
+    suspect(ledger)
+    with working(redis_url, engine) as (runtime, served):
+
+        def cancelling(rendered: str) -> list[int]:
+            runtime.cancel("suspect", 3)
+            return [1]
+
+        served.tokenizer.encode_chat = cancelling  # type: ignore[method-assign]
+        with runtime.solitude.company(lambda: False):
+            task = Task(runtime, "suspect")
+            eventually(lambda: is_sought(runtime))
+            ledger.client.hset(keys.job("suspect"), "history", "[]")
         eventually(lambda: engine.requests)
         eventually(lambda: engine.orders.count(("cancel", "suspect", 3)) == 2)
         engine.on_events([done("suspect", 1, fence=3)])

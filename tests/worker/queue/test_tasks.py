@@ -297,6 +297,7 @@ def test_the_worker_announces_itself_and_leaves(ledger: Ledger, redis_url: str) 
         (beat,) = registry.workers()
         assert (beat.worker_id, beat.model, beat.optimizations) == (runtime.worker_id, "tiny", ("scripted",))
         assert beat.stats.kv_blocks_total == 8
+        assert beat.n_ctx == 48  # what its pool holds, less than the context of its card
         assert (beat.stats.rss_bytes or 0) > 1_000_000
         assert [card.name for card in registry.cards()] == ["tiny"]
     assert registry.workers() == []

@@ -16,7 +16,9 @@ while true do
   elseif id ~= ARGV[2] and redis.pcall('HGET', ARGV[1] .. id, 'state') == 'queued' then
     return id
   else
-    -- A record that nobody can claim must not hold up its lane. The reaper's look at it decides (look.lua).
+    -- A record that nobody can claim must not hold up its lane. The reaper's look at it decides (look.lua). Until then
+    -- it waits outside of the lanes (missing_bells.lua).
+    redis.call('HDEL', KEYS[1], 'idle_ms')
     redis.call('ZREM', KEYS[1] .. '#' .. lane, id)
     redis.call('ZADD', KEYS[2], 'XX', 'LT', now_ms() + ARGV[3], id)
     -- One that is no record any more is looked at by nobody: it has waited for the last time.

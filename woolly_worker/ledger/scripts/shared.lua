@@ -95,6 +95,16 @@ local function count_gone(lanes)
   count(lanes, 'queued', -1)
 end
 
+-- How many jobs wait in the lanes, whatever the gauge says. Those that are put aside (next.lua) are not among them.
+local function in_lanes(lanes)
+  local n = 0
+  for _, lane in ipairs(redis.call('ZRANGE', lanes .. '#round', 0, -1)) do
+    local waiting = redis.pcall('ZCARD', lanes .. '#' .. lane)
+    if type(waiting) == 'number' then n = n + waiting end
+  end
+  return n
+end
+
 -- How fast the queue drains: tokens of the jobs that end, over the time between their ends, but only of stretches in
 -- which others waited all the time, because without them demand is measured and not speed. Of the last 64 or so.
 local function measure_drain(lanes, cost, now)
