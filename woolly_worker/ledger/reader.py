@@ -197,7 +197,9 @@ class LedgerReader:
                         behind = False
                     news = await listener.news(self._quiet_seconds)
                     if not news:
-                        await self._position(job_id)  # raises JobNotFound once the record is gone
+                        _, _, end_seq = await self._position(job_id)  # raises JobNotFound once the record is gone
+                        if end_seq is not None and end_seq <= last:
+                            return
                         behind = True
                         continue
                     batch: list[JobEvent] = []
@@ -209,6 +211,8 @@ class LedgerReader:
                             batch.append(event)
                         elif event.seq > last + 1:
                             behind = True
+                        elif isinstance(event, TerminalEvent):
+                            return  # the reader asked from beyond it
                     if batch:
                         yield batch
                         if isinstance(batch[-1], TerminalEvent):

@@ -34,6 +34,24 @@ def test_a_finished_stream_is_replayed_from_any_point(ledger: Ledger, redis_url:
     run(test)
 
 
+@pytest.mark.parametrize("hears", [True, False])
+def test_who_asks_from_beyond_the_end_hears_the_end_all_the_same(ledger: Ledger, redis_url: str, hears: bool) -> None:
+    claim = running(ledger, "j")
+
+    async def test() -> None:
+        async with reading(redis_url, quiet_seconds=20 if hears else 0.1) as reader:
+            stream = reader.events("j", 4000)
+            assert isinstance(await anext(stream), StateEvent)
+            write(ledger, "j", 1)
+            if hears:
+                finish(ledger, claim, 1)
+            else:  # the news was lost: found after a quiet time
+                ledger.client.hset(keys.job("j"), mapping={"state": "succeeded", "end_seq": 2})
+            assert seqs([event async for event in stream]) == []
+
+    run(test)
+
+
 def test_many_readers_of_a_stream_that_is_being_written(ledger: Ledger, redis_url: str) -> None:
     n = 300
     claim = running(ledger, "j")
