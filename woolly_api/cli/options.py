@@ -91,7 +91,15 @@ def _help(name: str) -> str:
 _PANEL: dict[str, Any] = {"rich_help_panel": "Sampling", "show_default": False}
 
 MaxTokens = Annotated[
-    int | None, typer.Option("--max-tokens", "-n", min=1, metavar="N", help="The most tokens to generate.", **_PANEL)
+    int | None,
+    typer.Option(
+        "--max-tokens",
+        "-n",
+        min=1,
+        metavar="N",
+        help="The most tokens to generate; default: up to the context.",
+        **_PANEL,
+    ),
 ]
 Temperature = Annotated[
     float | None,

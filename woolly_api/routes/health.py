@@ -80,8 +80,12 @@ async def _cluster(services: Services) -> list[Metric]:
     for kind, n in sorted(foreign.counts.items()):
         ignored.add_metric([kind], n)
     families: list[Metric] = [up, jobs, tokens, alive, ignored]
-    for name, help_ in _WORKER_GAUGES.items():
-        family = GaugeMetricFamily(f"woolly_worker_{name}", help_, labels=["worker", "model"])
+    for name, help_ in _WORKER_METRICS.items():
+        family: GaugeMetricFamily | CounterMetricFamily
+        if name.endswith("_total"):
+            family = CounterMetricFamily(f"woolly_worker_{name}", help_, labels=["worker", "model"])
+        else:
+            family = GaugeMetricFamily(f"woolly_worker_{name}", help_, labels=["worker", "model"])
         for beat in workers:
             value = getattr(beat.stats, name)
             if value is not None:
@@ -90,7 +94,7 @@ async def _cluster(services: Services) -> list[Metric]:
     return families
 
 
-_WORKER_GAUGES = {
+_WORKER_METRICS = {
     "running": "Sequences in the batch",
     "waiting": "Claimed jobs that wait for a slot or KV blocks",
     "slots": "Seats for sequences",

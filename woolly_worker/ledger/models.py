@@ -42,7 +42,7 @@ class ModelCard(_Announced):
     path: str | None = Field(None, description="on the worker's machine")
     description: str = ""
     chat: bool = Field(False, description="whether the file carries a chat template")
-    announced_at: float | None = Field(None, description="Unix seconds, by Redis's clock")
+    announced_at: float | None = Field(None, description="its name's first time: Unix seconds, by Redis's clock")
 
 
 class BufferStats(_Announced):
@@ -126,7 +126,10 @@ class ModelRegistry:
     def announce(self, card: ModelCard) -> None:
         with translated_errors():
             seconds, micros = self.client.time()
-            stamped = card.model_copy(update={"announced_at": int(seconds) + int(micros) / 1e6})
+            text = cast(str | None, self.client.hget(keys.MODELS, card.name))
+            known = cards_of({card.name: text}) if text is not None else []
+            since = known[0].announced_at if known else None
+            stamped = card.model_copy(update={"announced_at": since or int(seconds) + int(micros) / 1e6})
             self.client.hset(keys.MODELS, card.name, stamped.model_dump_json(exclude_none=True))
 
     def beat(self, beat: WorkerBeat, *, ttl_seconds: float = HEARTBEAT_TTL_SECONDS) -> None:

@@ -47,7 +47,8 @@ class Reaper:
         while not self._stop.is_set():
             reaped = self._ledger.reap()
             if reaped.away_seconds:
-                log.warning("redis was away", seconds=reaped.away_seconds, leases_extended=reaped.n_extended)
+                tell = log.warning if reaped.n_extended else log.info  # a whole cluster may have been stopped
+                tell("redis was away", seconds=reaped.away_seconds, leases_extended=reaped.n_extended)
             for job in reaped.broken:
                 log.error("the reaper cannot look at a job", job_id=job.job_id, reason=job.reason)
             for job_id in reaped.abandoned:

@@ -204,6 +204,9 @@ def test_models_and_their_workers(redis_url: str) -> None:
     with closing(connect(redis_url)) as client:
         registry = ModelRegistry(client)
         registry.announce(card)
+        first = client.hget(keys.MODELS, "tiny")
+        registry.announce(card)  # again and again: since when it is known stays
+        assert client.hget(keys.MODELS, "tiny") == first
         registry.beat(beat)
         registry.beat(beat.model_copy(update={"worker_id": "w2"}), ttl_seconds=0.05)
 
