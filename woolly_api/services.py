@@ -21,10 +21,12 @@ from woolly_api.settings import ApiSettings
 from woolly_api.telemetry import ApiMetrics, log
 from woolly_worker.contract.errors import (
     ContextOverflow,
+    InvalidRequest,
     JobNotFound,
     LedgerUnavailable,
     ModelNotFound,
     QueueFull,
+    no_chat_template,
 )
 from woolly_worker.contract.jobs import JobRequest
 from woolly_worker.contract.states import JobState
@@ -60,8 +62,9 @@ class Services:
     async def submit(self, request: JobRequest, *, once: Once | None = None, followed: bool = False) -> Submitted:
         """Record first, then the bell. `followed`: the job is for a client who waits, see Ledger.submit.
 
-        ModelNotFound (with the models that could be asked for), ContextOverflow (of what no worker of the model could
-        hold), QueueFull, IdempotencyKeyReused, LedgerUnavailable, LedgerFull, LedgerVersionMismatch."""
+        ModelNotFound (with the models that could be asked for), InvalidRequest (a chat with a model that has no
+        template), ContextOverflow (of what no worker of the model could hold), QueueFull, IdempotencyKeyReused,
+        LedgerUnavailable, LedgerFull, LedgerVersionMismatch."""
         await self.reader.check_version()
         known = {card.name: card for card in await self.reader.models()}
         if request.model not in known:
@@ -71,8 +74,10 @@ class Services:
                 details={"available_models": list(known)},
             )
         try:
+            if request.messages is not None and not known[request.model].chat:
+                raise no_chat_template()
             await self.forecast.check_fits(request, known[request.model])
-        except ContextOverflow:
+        except (InvalidRequest, ContextOverflow):
             # A job that was accepted under this key is answered with, whoever serves its model by now.
             if once is None or not await self.reader.has_key(request.tenant, once.key):
                 raise

@@ -48,8 +48,10 @@ class ScriptedWorker:
         self._threads: list[threading.Thread] = []
         self.failure: BaseException | None = None
 
-    def announce(self, name: str = MODEL, *, alive: bool = True, n_ctx: int = N_CTX) -> None:
-        card = ModelCard(name=name, architecture="llama", n_ctx=n_ctx, quantization="Q8_0", path="/secret/path")
+    def announce(self, name: str = MODEL, *, alive: bool = True, n_ctx: int = N_CTX, chat: bool = True) -> None:
+        card = ModelCard(
+            name=name, architecture="llama", n_ctx=n_ctx, quantization="Q8_0", path="/secret/path", chat=chat
+        )
         self.registry.announce(card)
         if alive:
             self.beat(name)

@@ -1,4 +1,4 @@
-"""A job that no worker could hold is refused at submit, with the two numbers."""
+"""A job that no worker of its model could hold, or understand, is refused at submit."""
 
 from typing import Any
 
@@ -92,3 +92,14 @@ def test_an_error_of_the_engine_names_the_field_of_each_surface(http: httpx.Clie
     assert answer.json()["error"]["param"] == "max_tokens"
     jobs = http.get("/v1/jobs").json()["jobs"]
     assert [job["result"]["error"]["param"] for job in jobs] == ["sampling.max_tokens"] * 2
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/chat/completions"])
+def test_a_chat_with_a_model_that_has_no_template_for_it(http: httpx.Client, worker: ScriptedWorker, path: str) -> None:
+    worker.announce(chat=False)
+    refused = http.post(path, json={"model": MODEL, **CHAT})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "messages"
+    assert "chat template" in refused.json()["error"]["message"]
+    assert http.get("/v1/jobs").json()["jobs"] == []
+    assert http.post("/v1/jobs", json={"model": MODEL, "prompt": "Once"}).status_code == 202

@@ -176,3 +176,8 @@ class InternalError(WoollyError):
 
 class PoisonJob(InternalError):
     code = "poison_job"
+
+
+def no_chat_template() -> InvalidRequest:
+    """Told by the API at submit, and by the worker that has the file."""
+    return InvalidRequest("this model's file carries no chat template; send a prompt", param="messages")

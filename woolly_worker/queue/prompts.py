@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from woolly_worker.contract.errors import InvalidRequest
+from woolly_worker.contract.errors import InvalidRequest, no_chat_template
 from woolly_worker.contract.jobs import JobRequest
 
 
@@ -32,7 +32,7 @@ def prompt_ids(
     _check_ids(request.sampling.logit_bias, tokenizer.n_vocab, "logit_bias")
     if request.messages is not None:
         if chat is None:
-            raise InvalidRequest("this model's file carries no chat template; send a prompt", param="messages")
+            raise no_chat_template()
         messages = [message.model_dump(exclude_none=True) for message in request.messages]
         now = None if created_at is None else datetime.fromtimestamp(created_at, UTC)
         ids: Sequence[int] = tokenizer.encode_chat(chat.render(messages, now=now))
