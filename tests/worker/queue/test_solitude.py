@@ -235,19 +235,24 @@ def test_a_suspect_that_passed_elsewhere_in_the_meantime_is_in_company(ledger: L
     assert ledger.view("suspect").state is JobState.SUCCEEDED
 
 
-def test_a_suspect_that_cannot_be_claimed_holds_up_nobody(
-    ledger: Ledger, redis_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engine, claim = ScriptedEngine(on_submit=lambda r: [done(r.job_id, 1)]), Ledger.claim
+def let_no_suspect_be_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    claim = Ledger.claim
 
     def failing(self: Ledger, job_id: str, *args: Any, **options: Any) -> Any:
         if options.get("alone"):
             raise AssertionError("a bug of ours")
         return claim(self, job_id, *args, **options)
 
+    monkeypatch.setattr(Ledger, "claim", failing)
+
+
+def test_a_suspect_that_cannot_be_claimed_holds_up_nobody(
+    ledger: Ledger, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = ScriptedEngine(on_submit=lambda r: [done(r.job_id, 1)])
     suspect(ledger)
     ledger.submit(request(), job_id="innocent")
-    monkeypatch.setattr(Ledger, "claim", failing)
+    let_no_suspect_be_claimed(monkeypatch)
     with working(redis_url, engine) as (runtime, _):
         for job_id in ("suspect", "innocent"):
             task = Task(runtime, job_id)
@@ -260,16 +265,10 @@ def test_a_suspect_that_cannot_be_claimed_holds_up_nobody(
 def test_the_bell_of_a_suspect_that_cannot_be_claimed_serves_the_next_job(
     ledger: Ledger, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine, claim = ScriptedEngine(on_submit=lambda r: [done(r.job_id, 1)]), Ledger.claim
-
-    def failing(self: Ledger, job_id: str, *args: Any, **options: Any) -> Any:
-        if options.get("alone"):
-            raise AssertionError("a bug of ours")
-        return claim(self, job_id, *args, **options)
-
+    engine = ScriptedEngine(on_submit=lambda r: [done(r.job_id, 1)])
     suspect(ledger)
     ledger.submit(request(), job_id="innocent")
-    monkeypatch.setattr(Ledger, "claim", failing)
+    let_no_suspect_be_claimed(monkeypatch)
     with working(redis_url, engine) as (runtime, _):
         task = Task(runtime, "suspect")
         task.join(5)

@@ -159,20 +159,25 @@ def _add_to_floats(panel, x, x_stride, acc, total):
 
 
 @inline
+def _half_of_weights(ql, qh):
+    """128 weights in their order, 64 in each of two vectors."""
+    q, h = load_i8x64(ql), twice(load_i8x32(qh))
+    low = bor(and_bits(q, 15), and_bits(shift_halves(h, -4, -2), 0x30))
+    high = bor(and_bits(shift_halves(q, 4, 4), 15), and_bits(shift_halves(h, 0, 2), 0x30))
+    return low, high
+
+
+@inline
 def _scaled_sums(block, x):
     """Sixteen lanes of partial sums, offsets included. A lane's sum of four products is below 2**15, so it scales as a
     16-bit number: the low half of its lane, with the scale there and a zero above it."""
     zero = zero_i32x16()
     scales = sign_extend(load_i8x16(block + SCALES))
     s = and_bits(scales, 0xFFFF)
-    q, h = load_i8x64(block), twice(load_i8x32(block + QH))
-    low = bor(and_bits(q, 15), and_bits(shift_halves(h, -4, -2), 0x30))
-    high = bor(and_bits(shift_halves(q, 4, 4), 15), and_bits(shift_halves(h, 0, 2), 0x30))
+    low, high = _half_of_weights(block, block + QH)
     a = dot_i16(zero, dot_u8i8(zero, low, load_i8x64(x)), spread(s, "0000111122223333"))
     a = dot_i16(a, dot_u8i8(zero, high, load_i8x64(x + 64)), spread(s, "4444555566667777"))
-    q, h = load_i8x64(block + 64), twice(load_i8x32(block + QH + 32))
-    low = bor(and_bits(q, 15), and_bits(shift_halves(h, -4, -2), 0x30))
-    high = bor(and_bits(shift_halves(q, 4, 4), 15), and_bits(shift_halves(h, 0, 2), 0x30))
+    low, high = _half_of_weights(block + 64, block + QH + 32)
     b = dot_i16(zero, dot_u8i8(zero, low, load_i8x64(x + 128)), spread(s, "88889999aaaabbbb"))
     b = dot_i16(b, dot_u8i8(zero, high, load_i8x64(x + 192)), spread(s, "ccccddddeeeeffff"))
     offset = mul(scales, sign_extend(load_i16x16(x + Q8K_SUMS16)))
@@ -199,16 +204,12 @@ def unpack_planes(block, row_bytes, ahead, planes):
             prefetch(ahead + BLOCK_BYTES * r + 64 * line)
         row, place = block + r * row_bytes, planes + 256 * r
         scales = load_i8x16(row + SCALES)
-        for half in range(2):
-            q, h = load_i8x64(row + 64 * half), twice(load_i8x32(row + QH + 32 * half))
-            low = bor(and_bits(q, 15), and_bits(shift_halves(h, -4, -2), 0x30))
-            high = bor(and_bits(shift_halves(q, 4, 4), 15), and_bits(shift_halves(h, 0, 2), 0x30))
-            if half == 0:
-                _store_products(low, four_bytes_in_quarters(scales, 0), place)
-                _store_products(high, four_bytes_in_quarters(scales, 4), place + 64)
-            else:
-                _store_products(low, four_bytes_in_quarters(scales, 8), place + 128)
-                _store_products(high, four_bytes_in_quarters(scales, 12), place + 192)
+        low, high = _half_of_weights(row, row + QH)
+        _store_products(low, four_bytes_in_quarters(scales, 0), place)
+        _store_products(high, four_bytes_in_quarters(scales, 4), place + 64)
+        low, high = _half_of_weights(row + 64, row + QH + 32)
+        _store_products(low, four_bytes_in_quarters(scales, 8), place + 128)
+        _store_products(high, four_bytes_in_quarters(scales, 12), place + 192)
     store(planes + FACTORS, gather_halves_f32(block + D, row_bytes))
 
 
