@@ -32,6 +32,7 @@ Q8_SUMS = 576
 Q8_BYTES = 640
 
 LANES = 16
+CACHE_LINE_BYTES = 64
 
 
 class Activation(IntFlag):
@@ -48,9 +49,10 @@ def padded(n: int) -> int:
 
 
 def row_bytes(form: Activation, n: int) -> int:
-    """Bytes of one row of n values in a form."""
+    """Bytes from one row of n values in a form to the next."""
     if form == Activation.F32:
         return 4 * padded(n)
     if form == Activation.Q8K:
-        return -(-n // Q8K_VALUES) * Q8K_BYTES
+        lines = -(-n // Q8K_VALUES) * Q8K_BYTES // CACHE_LINE_BYTES
+        return (lines | 1) * CACHE_LINE_BYTES  # an odd number: a block's records of sixteen tokens share few sets of L1
     return -(-n // Q8_VALUES) * Q8_BYTES

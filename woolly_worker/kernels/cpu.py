@@ -27,7 +27,9 @@ _MODEL = {
     "dotprod": "neoverse-n1",
     "i8mm": "neoverse-v1",
 }
-_EXTRA_FEATURES = {"avxvnni": "+avxvnni"}
+# fast-dpwssd: LLVM would make a chain of `vpdpwssd` two instructions each, for their latency. Where there is a matrix
+# unit, kernels are bound by the number of instructions.
+_EXTRA_FEATURES = {"avxvnni": "+avxvnni", "amx": "+fast-dpwssd"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,8 @@ def _decide() -> Cpu:
     if "numba" in sys.modules and os.environ.get("NUMBA_CPU_NAME"):
         # Numba has read its own settings already; follow them rather than disagree in silence.
         return Cpu("generic", os.environ["NUMBA_CPU_NAME"], os.environ.get("NUMBA_CPU_FEATURES", ""))
-    return Cpu(host_level(), llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten())
+    level, features = host_level(), llvm.get_host_cpu_features().flatten()
+    return Cpu(level, llvm.get_host_cpu_name(), ",".join([features, *filter(None, [_EXTRA_FEATURES.get(level)])]))
 
 
 CPU = _decide()

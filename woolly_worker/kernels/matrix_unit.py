@@ -1,4 +1,4 @@
-"""Matrix times many tokens on a CPU's matrix unit: sixteen rows by sixteen tokens by 64 columns in one instruction.
+"""Matrix times many tokens on a CPU's matrix unit: sixteen tokens by sixteen rows by 64 columns in one instruction.
 
 The matrix unit adds up plain products of bytes, but weights have integer sub-scales within a quant block. So sixteen
 rows of a block are unpacked to the products of weights and sub-scales, and each of these is told by two bytes, of a
@@ -7,18 +7,22 @@ lower and an upper plane. For example:
     sum of weight * sub-scale * x  =  256 * (sum of upper byte * x)  +  sum of lower byte * x
 
 Each sum is exact in 32 bits, and so is the total: the same integer as `multiply_block`'s, and the same float steps
-follow, in the same order for every (row, token). Lanes are tokens here, because rows are what the unit has rows for.
+follow, in the same order for every (row, token). Lanes are rows, as in the panels of `matmul.py`, and tokens are read
+where they lie.
 
-    planes       for the sixteen rows of a block:  [16 rows][256] u8, lower bytes
-                                                   [16 rows][256] u8 or i8, upper bytes
-                                                   FACTORS_BYTES of what a format's `add_row` wants to know of them
-    crosswise    the activations of sixteen tokens, turned on their side: every record of 320 bytes becomes
-                 [80 times four bytes][16 tokens]; what is no token holds another's values
-    sums         [16 rows][16 tokens] f32 for each sixteen tokens
+    planes     for sixteen rows of a block:  [64 groups][16 rows][4 columns] u8, lower bytes
+                                             the same, u8 or i8, upper bytes
+    factors    what a format's float steps want to know of sixteen rows of a block
+    products   [16 tokens][16 rows] i32 of the lower bytes, then of the upper ones
+    sums       [tokens][16 rows] f32
 
-A block's planes pass over all tokens while they are in L1. What waits for something stands between what does not: the
-next block is unpacked while the matrix unit works on the first sixteen tokens, and the float steps of sixteen tokens
-lie between the matrix instructions of the next sixteen.
+What waits for something stands between what does not: with sixteen tokens or fewer, a quarter of the next block is
+unpacked after every fourth of this block's products, and the float steps of the block before are done in between. With
+more, two panels share what they read of the tokens, and the float steps of sixteen tokens lie between the products of
+the next ones.
+
+Registers: 0 and 1 take the lower and upper products of sixteen tokens, which come through 6; 2, 3 and 7 do the same for
+fewer tokens; the planes pass through 4 and 5.
 """
 
 from typing import Any, NamedTuple
@@ -43,231 +47,310 @@ from woolly_worker.kernels.matmul import (
     rows_one_by_one,
     take_rows,
 )
-from woolly_worker.kernels.simd import (
-    add,
-    as_f32x16,
-    load_f32x16,
-    load_i32x16,
-    store,
-    zero_f32x16,
-)
-from woolly_worker.kernels.simd.gathers import gather_columns, gather_first_columns
+from woolly_worker.kernels.simd import add, load_f32x16, load_i32x16, store, zero_f32x16
 from woolly_worker.kernels.simd.matrix_unit import (
     MATRIX_BYTES,
-    MATRIX_ROW_BYTES,
     matrix_begin,
     matrix_dot_i8i8,
-    matrix_dot_u8i8,
+    matrix_dot_i8u8,
     matrix_end,
     matrix_load,
     matrix_store,
     matrix_zero,
 )
-from woolly_worker.kernels.simd.tiles import vector_of
 from woolly_worker.kernels.step import field
 
 TOKENS = 16  # that pass together
-LEAST_TOKENS = 6  # fewer are faster without: unpacking into planes costs more than the products save
-CROSSWISE_BYTES = TOKENS * Q8K_BYTES  # of one record of sixteen tokens
+LEAST_TOKENS = 2
 
 LOWER, UPPER = 0, 4096
-FACTORS = 8192
-FACTORS_BYTES = 1024
-PLANES_BYTES = FACTORS + FACTORS_BYTES
+PLANES_BYTES = 8192
+FACTORS_BYTES = 512
 
 _PRODUCTS_BYTES = 2 * MATRIX_BYTES  # of the lower and of the upper bytes
-_SUMS_BYTES = PANEL_ROWS * VECTOR_BYTES
+_PASS_BYTES = 1 << 20  # of activations that pass together: they stay in L2 from one panel to the next
 
 
 class MatrixUnit(NamedTuple):
     """What a format brings along.
 
-    unpack_planes(rows, row_bytes, ahead, planes)           one block of sixteen rows; parameters as for `unpack_block`
-    of_tokens(record) -> anything                           what add_row wants to know of sixteen tokens
-    add_row(planes, r, tokens, lower, upper, acc) -> acc    the float steps of row r of its integers; lanes are tokens
-    upper_is_signed                                         whether the upper plane's bytes are
+    unpack_factors(block, row_bytes, factors) -> scales    of one block of sixteen rows; what the quarters need of them
+                                                           stays in registers
+    quarters     four of  unpack(block, row_bytes, scales, ahead, planes):  a quarter of the weights each, in any order
+                 of columns; `ahead` is where an equal share of the next sixteen rows lies, to prefetch
+    load_factors(factors) -> vectors                       what add_token wants of them
+    add_token(vectors, record, lower, upper, acc) -> acc   the float steps of a token's integers; lanes are rows
+    upper_is_signed                                        whether the upper plane's bytes are
     """
 
-    unpack_planes: Any
-    of_tokens: Any
-    add_row: Any
+    unpack_factors: Any
+    quarters: tuple[Any, Any, Any, Any]
+    load_factors: Any
+    add_token: Any
     upper_is_signed: bool
 
 
-def matrix_scratch_bytes(n_cols: int, n_tokens: int) -> int:
-    """Room for the scratch of `_places`."""
-    sixteens, records = -(-n_tokens // TOKENS), n_cols // Q8K_VALUES
-    return 2 * (_PRODUCTS_BYTES + PLANES_BYTES) + sixteens * (_SUMS_BYTES + records * CROSSWISE_BYTES)
+def _tokens_of_a_pass(x_stride):
+    return max(TOKENS, _PASS_BYTES // x_stride // TOKENS * TOKENS)
+
+
+_tokens_per_pass = inline(_tokens_of_a_pass)
+
+
+def matrix_scratch_bytes(x_stride: int, n_tokens: int) -> int:
+    """Room for the scratch of `_places`, for tokens of so many bytes."""
+    sixteens = -(-min(n_tokens, _tokens_of_a_pass(x_stride)) // TOKENS)
+    return 2 * (PLANES_BYTES + _PRODUCTS_BYTES) + 3 * FACTORS_BYTES + 2 * sixteens * TOKENS * VECTOR_BYTES
 
 
 @inline
-def _places(scratch, sixteens):
-    """Where two lots of products lie, two of planes, the sums and the activations crosswise."""
-    planes = scratch + 2 * _PRODUCTS_BYTES
-    sums = planes + 2 * PLANES_BYTES
-    return scratch, planes, sums, sums + sixteens * _SUMS_BYTES
+def _places(scratch):
+    """Where two lots of planes lie, two of products, three of factors, and the sums."""
+    products = scratch + 2 * PLANES_BYTES
+    factors = products + 2 * _PRODUCTS_BYTES
+    return scratch, products, factors, factors + 3 * FACTORS_BYTES
 
 
 @inline
-def _turn_sixteen(x, x_stride, n, out):
-    """One record of n tokens, n <= 16."""
-    for quarter in range(Q8K_BYTES // 16):
-        if n == TOKENS:
-            columns = gather_columns(x + 16 * quarter, x_stride)
-        else:
-            columns = gather_first_columns(x + 16 * quarter, x_stride, n)
-        place = out + 256 * quarter
-        store(place, vector_of(columns, 0))
-        store(place + 64, vector_of(columns, 1))
-        store(place + 128, vector_of(columns, 2))
-        store(place + 192, vector_of(columns, 3))
-
-
-@subroutine
-def turn(x, x_stride, n_tokens, n_records, out):
-    """The activations of all tokens crosswise: [sixteens of tokens][records][CROSSWISE_BYTES] at `out`."""
-    for t in range(0, n_tokens, TOKENS):
-        for i in range(n_records):
-            _turn_sixteen(x + t * x_stride + i * Q8K_BYTES, x_stride, min(TOKENS, n_tokens - t), out)
-            out += CROSSWISE_BYTES
+def _clear(sums, n_tokens):
+    for t in range(n_tokens):
+        store(sums + t * VECTOR_BYTES, zero_f32x16())
 
 
 @inline
-def _store_products(place):
-    matrix_store(0, place, VECTOR_BYTES)
-    matrix_store(1, place + MATRIX_BYTES, VECTOR_BYTES)
+def _write_out(args, r, first, n_tokens, sums):
+    """[tokens][16 rows] to the tokens' own rows."""
+    stride, add_to_out = field(args, OUT_STRIDE), field(args, ADD_TO_OUT)
+    place = field(args, OUT) + 4 * r + first * stride
+    for t in range(n_tokens):
+        value = load_f32x16(sums + t * VECTOR_BYTES)
+        if add_to_out:
+            value = add(load_f32x16(place), value)
+        store(place, value)
+        place += stride
 
 
-def _times_tokens(unit: MatrixUnit) -> Any:
-    """The two halves of a block times all tokens, between which there is time for something else.
-
-    Registers: 0 and 1 the lower and the upper products, 4 and 5 the planes, 6 the tokens.
-    """
-    dot_upper = matrix_dot_i8i8 if unit.upper_is_signed else matrix_dot_u8i8
-    of_tokens, add_row = unit.of_tokens, unit.add_row
-
-    @inline
-    def products_of_64(planes, record):
-        """64 columns of the planes times sixteen tokens, added up in the registers."""
-        matrix_load(4, planes + LOWER, Q8K_VALUES)
-        matrix_load(5, planes + UPPER, Q8K_VALUES)
-        matrix_load(6, record, MATRIX_ROW_BYTES)
-        matrix_dot_u8i8(0, 4, 6)
-        dot_upper(1, 5, 6)
-
-    @inline
-    def float_steps(planes, first, products, tokens, sums):
-        """Rows first .. first + 4 of sixteen tokens."""
-        for r in range(first, first + 4):
-            lower = load_i32x16(products + r * VECTOR_BYTES)
-            upper = load_i32x16(products + MATRIX_BYTES + r * VECTOR_BYTES)
-            place = sums + r * VECTOR_BYTES
-            store(place, add_row(planes, r, tokens, lower, upper, load_f32x16(place)))
-
-    @inline
-    def begin(planes, record):
-        """The products of the first sixteen tokens, which stay in the registers."""
-        matrix_zero(0)
-        matrix_zero(1)
-        for k in range(4):
-            products_of_64(planes + 64 * k, record + MATRIX_BYTES * k)
+def _unpack_with(unit: MatrixUnit) -> Any:
+    """A whole block of sixteen rows."""
+    unpack_factors = unit.unpack_factors
+    unpack_0, unpack_1, unpack_2, unpack_3 = unit.quarters
 
     @subroutine
-    def go_on(planes, record, stride, sixteens, products, sums):
-        """sums += planes . tokens, after `begin`. The record of the next sixteen tokens is `stride` bytes on."""
+    def unpack(block, row_bytes, ahead, planes, factors):
+        scales = unpack_factors(block, row_bytes, factors)
+        unpack_0(block, row_bytes, scales, ahead, planes)
+        unpack_1(block, row_bytes, scales, ahead, planes)
+        unpack_2(block, row_bytes, scales, ahead, planes)
+        unpack_3(block, row_bytes, scales, ahead, planes)
+
+    return unpack
+
+
+def _products_with(unit: MatrixUnit) -> tuple[Any, Any]:
+    """64 columns of the planes times sixteen tokens, and times fewer, added up in their registers."""
+    dot_upper = matrix_dot_i8i8 if unit.upper_is_signed else matrix_dot_i8u8
+
+    @inline
+    def of_sixteen(planes, record, x_stride, quarter):
+        matrix_load(4, planes + LOWER + MATRIX_BYTES * quarter, VECTOR_BYTES)
+        matrix_load(5, planes + UPPER + MATRIX_BYTES * quarter, VECTOR_BYTES)
+        matrix_load(6, record + 64 * quarter, x_stride)
+        matrix_dot_i8u8(0, 6, 4)
+        dot_upper(1, 6, 5)
+
+    @inline
+    def of_fewer(planes, record, x_stride, quarter):
+        matrix_load(4, planes + LOWER + MATRIX_BYTES * quarter, VECTOR_BYTES)
+        matrix_load(5, planes + UPPER + MATRIX_BYTES * quarter, VECTOR_BYTES)
+        matrix_load(7, record + 64 * quarter, x_stride)
+        matrix_dot_i8u8(2, 7, 4)
+        dot_upper(3, 7, 5)
+
+    return of_sixteen, of_fewer
+
+
+def _float_steps_with(unit: MatrixUnit) -> Any:
+    add_token = unit.add_token
+
+    @inline
+    def float_steps(factors, products, record, x_stride, sums, first, n):
+        """Tokens first .. first + n of sixteen. `factors` are vectors, `record` is the first token's."""
+        for t in range(first, first + n):
+            lower = load_i32x16(products + t * VECTOR_BYTES)
+            upper = load_i32x16(products + MATRIX_BYTES + t * VECTOR_BYTES)
+            place = sums + t * VECTOR_BYTES
+            store(place, add_token(factors, record + t * x_stride, lower, upper, load_f32x16(place)))
+
+    return float_steps
+
+
+def _rows_times_few(unit: MatrixUnit, block_bytes: int) -> Any:
+    """Rows times up to sixteen tokens, block after block, while the next block is unpacked."""
+    unpack, unpack_factors, load_factors = _unpack_with(unit), unit.unpack_factors, unit.load_factors
+    unpack_0, unpack_1, unpack_2, unpack_3 = unit.quarters
+    products_of_64, float_steps = _products_with(unit)[1], _float_steps_with(unit)
+
+    @inline
+    def rows_times_few(args, first, last, n_tokens, scratch):
+        row_bytes, n_blocks = field(args, ROW_BYTES), field(args, N_COLS) // Q8K_VALUES
+        x, x_stride = field(args, X), field(args, X_STRIDE)
+        planes, products, factors, sums = _places(scratch)
+        next_planes, next_products = planes + PLANES_BYTES, products + _PRODUCTS_BYTES
+        next_factors, factors_before = factors + FACTORS_BYTES, factors + 2 * FACTORS_BYTES
+        panel_bytes, share = PANEL_ROWS * row_bytes, PANEL_ROWS * block_bytes
+        row = field(args, WEIGHTS) + first * row_bytes
+        unpack(row, row_bytes, row + panel_bytes, planes, factors)
+        r, i, r_before, i_before = first, 0, first, -1
+        while True:
+            # The products of block i, the weights of the block behind it, the float steps of the one before it.
+            r_next, i_next = r, i + 1
+            if i_next == n_blocks:
+                row, r_next, i_next = row + panel_bytes, r + PANEL_ROWS, 0
+            record = x + i * Q8K_BYTES
+            block, ahead = row + i_next * block_bytes, row + panel_bytes + i_next * share
+            if r_next >= last:
+                block = field(args, WEIGHTS) + first * row_bytes  # nothing is behind the last one: any will do
+            matrix_zero(2)
+            matrix_zero(3)
+            products_of_64(planes, record, x_stride, 0)
+            scales = unpack_factors(block, row_bytes, next_factors)
+            unpack_0(block, row_bytes, scales, ahead, next_planes)
+            products_of_64(planes, record, x_stride, 1)
+            if i_before == 0:
+                _clear(sums, n_tokens)
+            if i_before >= 0:
+                vectors = load_factors(factors_before)
+                float_steps(vectors, products, x + i_before * Q8K_BYTES, x_stride, sums, 0, n_tokens)
+            if i_before == n_blocks - 1:
+                _write_out(args, r_before, 0, n_tokens, sums)
+            if r >= last:
+                break
+            unpack_1(block, row_bytes, scales, ahead, next_planes)
+            products_of_64(planes, record, x_stride, 2)
+            unpack_2(block, row_bytes, scales, ahead, next_planes)
+            products_of_64(planes, record, x_stride, 3)
+            unpack_3(block, row_bytes, scales, ahead, next_planes)
+            matrix_store(2, next_products, VECTOR_BYTES)
+            matrix_store(3, next_products + MATRIX_BYTES, VECTOR_BYTES)
+            planes, next_planes = next_planes, planes
+            products, next_products = next_products, products
+            factors_before, factors, next_factors = factors, next_factors, factors_before
+            r_before, i_before, r, i = r, i, r_next, i_next
+
+    return rows_times_few
+
+
+def _panels_times_tokens(unit: MatrixUnit) -> Any:
+    """Two panels of one block times all tokens of a pass."""
+    of_sixteen, of_fewer = _products_with(unit)
+    load_factors, float_steps = unit.load_factors, _float_steps_with(unit)
+
+    @inline
+    def fewer_tokens(planes, factors, record, x_stride, n, place, sums):
+        matrix_zero(2)
+        matrix_zero(3)
+        of_fewer(planes, record, x_stride, 0)
+        of_fewer(planes, record, x_stride, 1)
+        of_fewer(planes, record, x_stride, 2)
+        of_fewer(planes, record, x_stride, 3)
+        matrix_store(2, place, VECTOR_BYTES)
+        matrix_store(3, place + MATRIX_BYTES, VECTOR_BYTES)
+        float_steps(load_factors(factors), place, record, x_stride, sums, 0, n)
+
+    @subroutine
+    def panels_times_tokens(planes, factors, n_panels, x, x_stride, n_tokens, products, sums, panel_sums):
+        """sums[panel, t] += planes[panel] . x[t]; `x` is the first token's record of this block."""
         place, other = products, products + _PRODUCTS_BYTES
-        _store_products(place)
-        for _ in range(1, sixteens):
-            tokens, following = of_tokens(record), record + stride
-            matrix_zero(0)
-            matrix_zero(1)
-            products_of_64(planes, following)
-            float_steps(planes, 0, place, tokens, sums)
-            products_of_64(planes + 64, following + MATRIX_BYTES)
-            float_steps(planes, 4, place, tokens, sums)
-            products_of_64(planes + 128, following + 2 * MATRIX_BYTES)
-            float_steps(planes, 8, place, tokens, sums)
-            products_of_64(planes + 192, following + 3 * MATRIX_BYTES)
-            float_steps(planes, 12, place, tokens, sums)
-            _store_products(other)
-            record, place, other = following, other, place
-            sums += _SUMS_BYTES
-        tokens = of_tokens(record)
-        for r in range(0, PANEL_ROWS, 4):
-            float_steps(planes, r, place, tokens, sums)
+        whole = n_tokens // TOKENS
+        factors_before, record_before, sums_before = factors, x, sums
+        for t in range(whole):
+            for panel in range(n_panels):
+                here, record = planes + panel * PLANES_BYTES, x + t * TOKENS * x_stride
+                matrix_zero(0)
+                matrix_zero(1)
+                of_sixteen(here, record, x_stride, 0)
+                if t + panel > 0:
+                    vectors = load_factors(factors_before)
+                    float_steps(vectors, other, record_before, x_stride, sums_before, 0, 4)
+                    of_sixteen(here, record, x_stride, 1)
+                    float_steps(vectors, other, record_before, x_stride, sums_before, 4, 4)
+                    of_sixteen(here, record, x_stride, 2)
+                    float_steps(vectors, other, record_before, x_stride, sums_before, 8, 4)
+                    of_sixteen(here, record, x_stride, 3)
+                    float_steps(vectors, other, record_before, x_stride, sums_before, 12, 4)
+                else:
+                    of_sixteen(here, record, x_stride, 1)
+                    of_sixteen(here, record, x_stride, 2)
+                    of_sixteen(here, record, x_stride, 3)
+                matrix_store(0, place, VECTOR_BYTES)
+                matrix_store(1, place + MATRIX_BYTES, VECTOR_BYTES)
+                factors_before, record_before = factors + panel * FACTORS_BYTES, record
+                sums_before = sums + panel * panel_sums + t * TOKENS * VECTOR_BYTES
+                place, other = other, place
+        if whole > 0:
+            float_steps(load_factors(factors_before), other, record_before, x_stride, sums_before, 0, TOKENS)
+        n = n_tokens - whole * TOKENS
+        if n > 0:
+            record, sums = x + whole * TOKENS * x_stride, sums + whole * TOKENS * VECTOR_BYTES
+            for panel in range(n_panels):
+                at, to = planes + panel * PLANES_BYTES, sums + panel * panel_sums
+                fewer_tokens(at, factors + panel * FACTORS_BYTES, record, x_stride, n, place, to)
 
-    return begin, go_on
+    return panels_times_tokens
 
 
-@inline
-def _clear(sums, n_vectors):
-    for k in range(n_vectors):
-        store(sums + k * VECTOR_BYTES, zero_f32x16())
+def _rows_times_many(unit: MatrixUnit, block_bytes: int) -> Any:
+    """Rows times more than sixteen tokens: two panels at a time."""
+    unpack, panels_times_tokens = _unpack_with(unit), _panels_times_tokens(unit)
 
+    @inline
+    def rows_times_many(args, first, last, n_tokens, scratch):
+        w, row_bytes, n_blocks = field(args, WEIGHTS), field(args, ROW_BYTES), field(args, N_COLS) // Q8K_VALUES
+        x, x_stride = field(args, X), field(args, X_STRIDE)
+        planes, products, factors, sums = _places(scratch)
+        per_pass = _tokens_per_pass(x_stride)
+        panel_sums = min(n_tokens, per_pass) * VECTOR_BYTES
+        panel_bytes, share = PANEL_ROWS * row_bytes, PANEL_ROWS * block_bytes
+        for r in range(first, last, 2 * PANEL_ROWS):
+            n_panels = min(2, (last - r) // PANEL_ROWS)
+            for t in range(0, n_tokens, per_pass):
+                n = min(per_pass, n_tokens - t)
+                _clear(sums, n)
+                _clear(sums + panel_sums, n)
+                for i in range(n_blocks):
+                    for panel in range(n_panels):
+                        rows = w + (r + panel * PANEL_ROWS) * row_bytes
+                        ahead, block = rows + n_panels * panel_bytes + i * share, rows + i * block_bytes
+                        unpack(block, row_bytes, ahead, planes + panel * PLANES_BYTES, factors + panel * FACTORS_BYTES)
+                    record = x + t * x_stride + i * Q8K_BYTES
+                    panels_times_tokens(planes, factors, n_panels, record, x_stride, n, products, sums, panel_sums)
+                for panel in range(n_panels):
+                    _write_out(args, r + panel * PANEL_ROWS, t, n, sums + panel * panel_sums)
 
-@inline
-def _write_token(t, n_tokens, value, place, stride, add_to_out):
-    if t < n_tokens:
-        value = as_f32x16(value)
-        if add_to_out:
-            value = add(load_f32x16(place + t * stride), value)
-        store(place + t * stride, value)
-
-
-@inline
-def _write_out(args, r, n_tokens, sums):
-    """[16 rows][16 tokens] to the tokens' own rows."""
-    place, stride, add_to_out = field(args, OUT) + 4 * r, field(args, OUT_STRIDE), field(args, ADD_TO_OUT)
-    for t in range(0, n_tokens, 4):
-        four = gather_columns(sums + t // TOKENS * _SUMS_BYTES + 4 * (t % TOKENS), VECTOR_BYTES)
-        _write_token(t, n_tokens, vector_of(four, 0), place, stride, add_to_out)
-        _write_token(t + 1, n_tokens, vector_of(four, 1), place, stride, add_to_out)
-        _write_token(t + 2, n_tokens, vector_of(four, 2), place, stride, add_to_out)
-        _write_token(t + 3, n_tokens, vector_of(four, 3), place, stride, add_to_out)
+    return rows_times_many
 
 
 def matmul_on_matrix_unit(unit: MatrixUnit, block_bytes: int, row_dot: Any) -> Any:
     """The body of a quantised matmul operation with many tokens, for formats whose rows are one partial sum; of the
     parameters see `run_matmul`."""
-    unpack_planes = unit.unpack_planes
-    begin, go_on = _times_tokens(unit)
-
-    @inline
-    def rows_times_tokens(args, first, last, n_tokens, scratch):
-        w, row_bytes, n_blocks = field(args, WEIGHTS), field(args, ROW_BYTES), field(args, N_COLS) // Q8K_VALUES
-        sixteens = (n_tokens + TOKENS - 1) // TOKENS
-        products, planes, sums, crosswise = _places(scratch, sixteens)
-        next_planes = planes + PLANES_BYTES
-        for r in range(first, last, PANEL_ROWS):
-            rows = w + r * row_bytes
-            ahead = rows + PANEL_ROWS * row_bytes
-            _clear(sums, sixteens * PANEL_ROWS)
-            unpack_planes(rows, row_bytes, ahead, planes)
-            for i in range(n_blocks):
-                record, at = crosswise + i * CROSSWISE_BYTES, (i + 1) * block_bytes
-                begin(planes, record)
-                if i + 1 < n_blocks:
-                    unpack_planes(rows + at, row_bytes, ahead + PANEL_ROWS * at, next_planes)
-                go_on(planes, record, n_blocks * CROSSWISE_BYTES, sixteens, products, sums)
-                planes, next_planes = next_planes, planes
-            _write_out(args, r, n_tokens, sums)
+    rows_times_few, rows_times_many = _rows_times_few(unit, block_bytes), _rows_times_many(unit, block_bytes)
 
     @inline
     def matmul(args, step, member, counter):
         n_tokens, n_rows = field(step, field(args, COUNT_FIELD)), field(args, N_ROWS)
         scratch = field(args, SCRATCH) + member * field(args, SCRATCH_STRIDE)
         whole = n_rows - n_rows % PANEL_ROWS
-        crosswise = _places(scratch, (n_tokens + TOKENS - 1) // TOKENS)[3]
-        is_turned = False
-        matrix_begin()
+        matrix_begin(n_tokens % TOKENS if n_tokens % TOKENS else TOKENS)
         while True:
             first, last = take_rows(args, counter)
             if first >= n_rows:
                 break
-            if not is_turned:
-                turn(field(args, X), field(args, X_STRIDE), n_tokens, field(args, N_COLS) // Q8K_VALUES, crosswise)
-                is_turned = True
-            rows_times_tokens(args, first, min(last, whole), n_tokens, scratch)
+            stop = min(last, whole)
+            if first < stop:
+                if n_tokens <= TOKENS:
+                    rows_times_few(args, first, stop, n_tokens, scratch)
+                else:
+                    rows_times_many(args, first, stop, n_tokens, scratch)
             rows_one_by_one(args, max(first, whole), last, n_tokens, row_dot)
         matrix_end()
 

@@ -67,7 +67,7 @@ def multiply_bytes(address, n_rounds):
 def multiply_matrices(address, n_rounds):
     """`n_rounds` times MATRIX_PRODUCTS_PER_ROUND multiply-adds by the matrix unit, of two times two registers' worth of
     bytes from PROBE_BYTES of memory at `address`. Only for CPUs that have one."""
-    matrix_begin()
+    matrix_begin(16)
     matrix_zero(0)
     matrix_zero(1)
     matrix_zero(2)

@@ -1,36 +1,44 @@
 """Kernels around the verbs of the matrix unit, for their tests. Arguments are addresses."""
 
 from woolly_worker.kernels.jit import kernel
-from woolly_worker.kernels.simd import load_i8x16, load_i8x64, store
+from woolly_worker.kernels.simd import load_i8x64, load_i32x16, store
 from woolly_worker.kernels.simd.conversion import as_i16x32
 from woolly_worker.kernels.simd.matrix_unit import (
-    four_bytes_in_quarters,
+    bytes_as_halves,
     interleave_bytes,
     matrix_begin,
     matrix_dot_i8i8,
+    matrix_dot_i8u8,
     matrix_dot_u8i8,
     matrix_end,
     matrix_load,
     matrix_store,
     matrix_zero,
     pair_products,
-    two_bytes_in_halves,
 )
 
 
 @kernel
-def products_twice(a, a_stride, b, unsigned_out, signed_out):
-    """a . b added to itself once, of unsigned and of signed bytes in a."""
-    matrix_begin()
+def products_twice(a, a_stride, b, n_rows, out):
+    """a . b added to itself once: of unsigned and signed bytes, signed and unsigned, signed and signed with sixteen
+    rows, and the last with n_rows."""
+    matrix_begin(n_rows)
     matrix_zero(0)
-    matrix_zero(7)
-    matrix_load(3, a, a_stride)
-    matrix_load(4, b, 64)
+    matrix_zero(1)
+    matrix_zero(4)
+    matrix_zero(3)
+    matrix_load(5, a, a_stride)
+    matrix_load(7, a, a_stride)
+    matrix_load(6, b, 64)
     for _ in range(2):
-        matrix_dot_u8i8(0, 3, 4)
-        matrix_dot_i8i8(7, 3, 4)
-    matrix_store(0, unsigned_out, 64)
-    matrix_store(7, signed_out, 64)
+        matrix_dot_u8i8(0, 5, 6)
+        matrix_dot_i8u8(1, 5, 6)
+        matrix_dot_i8i8(4, 5, 6)
+        matrix_dot_i8i8(3, 7, 6)
+    matrix_store(0, out, 64)
+    matrix_store(1, out + 1024, 64)
+    matrix_store(4, out + 2048, 64)
+    matrix_store(3, out + 3072, 64)
     matrix_end()
 
 
@@ -47,8 +55,7 @@ def bytes_interleaved(x, y, out):
 
 
 @kernel
-def bytes_in_lanes(x, out):
-    store(out, two_bytes_in_halves(load_i8x16(x), 0))
-    store(out + 64, two_bytes_in_halves(load_i8x16(x), 13))
-    store(out + 128, four_bytes_in_quarters(load_i8x16(x), 0))
-    store(out + 192, four_bytes_in_quarters(load_i8x16(x), 12))
+def bytes_in_halves(x, out):
+    x = load_i32x16(x)
+    store(out, bytes_as_halves(x, 0, 1))
+    store(out + 64, bytes_as_halves(x, 3, 3))

@@ -53,7 +53,8 @@ def activation(format_: Format, x: Floats) -> tuple[Region, Doubles]:
     for t, row in enumerate(rows):
         quantizer(Region(row, np.float32).address, n, region.address + t * n_bytes)
     if format_.activation == Activation.Q8K:
-        records = region.values.reshape(len(rows), -1, Q8K_BYTES)
+        used = n // Q8K_VALUES * Q8K_BYTES
+        records = region.values[:, :used].reshape(len(rows), -1, Q8K_BYTES)
         q, d = as_type(records[..., :Q8K_VALUES], np.int8), as_type(records[..., Q8K_SCALE : Q8K_SCALE + 4], np.float32)
         return region, (q * d).reshape(len(rows), n)
     records = region.values.reshape(len(rows), -1, Q8_BYTES)

@@ -92,6 +92,13 @@ def test_panels_equal_row_dots(name: str, n_tokens: int) -> None:
     assert same_bits(product.at_once(), product.one_by_one())
 
 
+@pytest.mark.parametrize("name", ["Q4_K", "Q5_K", "Q6_K"])
+def test_tokens_that_do_not_pass_at_once(name: str) -> None:
+    """A matrix unit takes as many tokens at a time as L2 holds: 48 of so many columns."""
+    product = Product(name, 53, 1 << 14, 70)
+    assert same_bits(product.at_once(n_members=2), product.one_by_one())
+
+
 @pytest.mark.parametrize("n_rows", [1, 5, 15, 16, 17, 31, 32, 33, 100])
 @pytest.mark.parametrize("name", ALL)
 def test_any_number_of_rows_by_any_team(name: str, n_rows: int) -> None:

@@ -1,5 +1,7 @@
 """The verbs of the matrix unit, against NumPy, where the CPU has one."""
 
+from typing import Any
+
 import matrix_unit_kernels as kernels
 import numpy as np
 import pytest
@@ -20,18 +22,24 @@ def extreme_bytes(*shape: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("make", [random_bytes, extreme_bytes])
-@pytest.mark.parametrize("stride", [64, 256])
-def test_products_of_sixteen_rows_and_sixteen_columns(make: object, stride: int) -> None:
-    assert callable(make)
+@pytest.mark.parametrize(("stride", "n_rows"), [(64, 16), (320, 1), (320, 7)])
+def test_products_of_rows_and_sixteen_columns(make: Any, stride: int, n_rows: int) -> None:
     a, b = make(16, stride), make(16, 64)
-    unsigned, signed = Region(np.zeros((16, 16)), np.int32), Region(np.zeros((16, 16)), np.int32)
-    addresses = Region(a, np.uint8).address, stride, Region(b, np.uint8).address
-    kernels.products_twice(*addresses, unsigned.address, signed.address)
+    out = Region(np.full((4, 16, 16), -1), np.int32)
+    kernels.products_twice(Region(a, np.uint8).address, stride, Region(b, np.uint8).address, n_rows, out.address)
     # b holds four neighbouring columns of `a` for each of sixteen results.
-    columns = b.view(np.int8).reshape(16, 16, 4).transpose(0, 2, 1).reshape(64, 16).astype(np.int64)
+    columns = b.reshape(16, 16, 4).transpose(0, 2, 1).reshape(64, 16)
     used = a[:, :64]
-    np.testing.assert_array_equal(unsigned.values, 2 * (used.astype(np.int64) @ columns))
-    np.testing.assert_array_equal(signed.values, 2 * (used.view(np.int8).astype(np.int64) @ columns))
+
+    def twice(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        return 2 * (rows.astype(np.int64) @ columns.astype(np.int64))
+
+    signed_rows, signed_columns = used.view(np.int8), columns.view(np.int8)
+    np.testing.assert_array_equal(out.values[0], twice(used, signed_columns))
+    np.testing.assert_array_equal(out.values[1], twice(signed_rows, columns))
+    np.testing.assert_array_equal(out.values[2], twice(signed_rows, signed_columns))
+    np.testing.assert_array_equal(out.values[3, :n_rows], twice(signed_rows, signed_columns)[:n_rows])
+    np.testing.assert_array_equal(out.values[3, n_rows:], -1)  # nothing behind the last row is written
 
 
 def test_products_of_pairs() -> None:
@@ -50,11 +58,9 @@ def test_bytes_side_by_side() -> None:
     np.testing.assert_array_equal(out.values[1], np.stack([x[1::2], y[1::2]], axis=1).ravel())
 
 
-def test_bytes_in_lanes() -> None:
-    x = random_bytes(16)
-    out = Region(np.zeros((4, 32)), np.uint16)
-    kernels.bytes_in_lanes(Region(x, np.uint8).address, out.address)
-    np.testing.assert_array_equal(out.values[0], np.repeat(x[:2], 16))
-    np.testing.assert_array_equal(out.values[1], np.repeat(x[13:15], 16))
-    np.testing.assert_array_equal(out.values[2], np.repeat(x[:4], 8))
-    np.testing.assert_array_equal(out.values[3], np.repeat(x[12:16], 8))
+def test_bytes_as_halves() -> None:
+    x = random_bytes(16, 4)
+    out = Region(np.zeros((2, 32)), np.uint16)
+    kernels.bytes_in_halves(Region(x, np.uint8).address, out.address)
+    np.testing.assert_array_equal(out.values[0], x[:, :2].ravel())
+    np.testing.assert_array_equal(out.values[1], np.repeat(x[:, 3], 2))

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from woolly_worker.kernels.activations import Activation
+from woolly_worker.kernels.activations import Activation, row_bytes
 from woolly_worker.kernels.jit import LazyOp
 from woolly_worker.kernels.matmul import sums_bytes
 from woolly_worker.kernels.matrix_unit import matrix_scratch_bytes
@@ -30,4 +30,6 @@ class Format:
     def scratch_bytes(self, n_cols: int, n_tokens: int) -> int:
         """Scratch that one member of the team needs: rows of n_cols weights times so many tokens."""
         panel = self.tile_bytes + sums_bytes(self.parts) + n_cols // self.block * self.panel_block_bytes
-        return max(panel, matrix_scratch_bytes(n_cols, n_tokens)) if self.on_matrix_unit else panel
+        if not self.on_matrix_unit:
+            return panel
+        return max(panel, matrix_scratch_bytes(row_bytes(self.activation, n_cols), n_tokens))

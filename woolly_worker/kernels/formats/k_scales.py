@@ -30,26 +30,48 @@ PANEL_DMIN = PANEL_D + 64
 PANEL_BLOCK_BYTES = PANEL_DMIN + 64
 
 
+# Of sixteen rows: s0, s1 and s2 hold bytes 0..4, 4..8 and 8..12; the results have four bytes a lane. Scales and mins
+# 0..3 are the low six bits of s0 and s1; those of 4..7 are four bits of s2 and two high bits.
+
+
+@inline
+def first_scales(s0):
+    return and_bits(s0, 0x3F3F3F3F)
+
+
+@inline
+def last_scales(s0, s2):
+    return bor(and_bits(s2, 0x0F0F0F0F), and_bits(shift_right(s0, 2), 0x30303030))
+
+
+@inline
+def first_mins(s1):
+    return and_bits(s1, 0x3F3F3F3F)
+
+
+@inline
+def last_mins(s1, s2):
+    return bor(and_bits(shift_right(s2, 4), 0x0F0F0F0F), and_bits(shift_right(s1, 2), 0x30303030))
+
+
+@inline
+def _store_bytes(place, x):
+    """Four bytes a lane as four vectors."""
+    store(place, and_bits(x, 255))
+    store(place + 64, and_bits(shift_right(x, 8), 255))
+    store(place + 128, and_bits(shift_right(x, 16), 255))
+    store(place + 192, shift_right(x, 24))
+
+
 @inline
 def unpack_scales(d_and_dmin, s0, s1, s2, panel):
-    """The twelve packed bytes of sixteen rows: s0, s1, s2 hold bytes 0..4, 4..8 and 8..12."""
+    """The scales and mins of sixteen rows into their panel."""
     store(panel + PANEL_D, low_halves_f32(d_and_dmin))
     store(panel + PANEL_DMIN, high_halves_f32(d_and_dmin))
-    # Scales and mins 0..3 are the low six bits of s0 and s1; those of 4..7 are four bits of s2 and two high bits.
-    # Shifts by 8 j pick byte j; they are written out because a verb's literal must be one.
-    store(panel + PANEL_SCALES, and_bits(s0, 63))
-    store(panel + PANEL_SCALES + 64, and_bits(shift_right(s0, 8), 63))
-    store(panel + PANEL_SCALES + 128, and_bits(shift_right(s0, 16), 63))
-    store(panel + PANEL_SCALES + 192, and_bits(shift_right(s0, 24), 63))
-    last_scales = bor(and_bits(s2, 0x0F0F0F0F), shift_left(and_bits(shift_right(s0, 6), 0x03030303), 4))
-    last_mins = bor(and_bits(shift_right(s2, 4), 0x0F0F0F0F), shift_left(and_bits(shift_right(s1, 6), 0x03030303), 4))
-    store(panel + PANEL_SCALES + 256, and_bits(last_scales, 63))
-    store(panel + PANEL_SCALES + 320, and_bits(shift_right(last_scales, 8), 63))
-    store(panel + PANEL_SCALES + 384, and_bits(shift_right(last_scales, 16), 63))
-    store(panel + PANEL_SCALES + 448, and_bits(shift_right(last_scales, 24), 63))
-    first_mins = and_bits(s1, 0x3F3F3F3F)
-    store_pairs(panel + PANEL_MINS, first_mins)
-    store_pairs(panel + PANEL_MINS + 128, last_mins)
+    _store_bytes(panel + PANEL_SCALES, first_scales(s0))
+    _store_bytes(panel + PANEL_SCALES + 256, last_scales(s0, s2))
+    store_pairs(panel + PANEL_MINS, first_mins(s1))
+    store_pairs(panel + PANEL_MINS + 128, last_mins(s1, s2))
 
 
 @inline

@@ -10,6 +10,8 @@
 Source: ggml-common.h `block_q4_K`, ggml-quants.c `dequantize_row_q4_K`.
 """
 
+from typing import Any
+
 import numpy as np
 
 from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUMS32, Activation
@@ -28,10 +30,11 @@ from woolly_worker.kernels.formats.k_scales import (
 from woolly_worker.kernels.formats.nibbles import high_nibbles, low_nibbles
 from woolly_worker.kernels.formats.operations import quantised
 from woolly_worker.kernels.formats.planes_with_mins import (
-    add_row,
-    of_tokens,
+    add_token,
+    load_factors,
+    scales_of,
     store_products,
-    unpack_planes_with_mins,
+    unpack_factors,
 )
 from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.matrix_unit import MatrixUnit
@@ -224,16 +227,30 @@ def row_dot(row, x, n_cols):
     return dot_in_fours_with_mins(row, x, n_cols, BLOCK_BYTES, _four)
 
 
-@inline
-def _planes_of_row(block, low, high, place):
-    q01, q23 = _nibbles(load_i8x32(block + 16)), _nibbles(load_i8x32(block + 48))
-    q45, q67 = _nibbles(load_i8x32(block + 80)), _nibbles(load_i8x32(block + 112))
-    store_products(q01, q23, q45, q67, low, high, place)
+def _quarter(c: int) -> Any:
+    """Sub-blocks 2 c and 2 c + 1 for the matrix unit."""
+    scales_of_low, scales_of_high = scales_of(2 * c), scales_of(2 * c + 1)
 
+    @inline
+    def pair(q, ahead, low, high, place):
+        prefetch(ahead)
+        store_products(low_nibbles(q), low[0], low[1], place)
+        store_products(high_nibbles(q), high[0], high[1], place + 512)
 
-@inline
-def unpack_planes(block, row_bytes, ahead, planes):
-    unpack_planes_with_mins(block, row_bytes, ahead, BLOCK_BYTES, planes, _planes_of_row)
+    @inline
+    def unpack_quarter(block, row_bytes, scales, ahead, planes):
+        low, high = scales_of_low(scales), scales_of_high(scales)
+        ahead += 64 * 9 * c
+        prefetch(ahead + 512)
+        for half in range(2):
+            place, line = planes + 1024 * c + 256 * half, ahead + 256 * half
+            q = gather_columns(block + 16 + 32 * c + 16 * half, row_bytes)
+            pair(vector_of(q, 0), line, low, high, place)
+            pair(vector_of(q, 1), line + 64, low, high, place + 64)
+            pair(vector_of(q, 2), line + 128, low, high, place + 128)
+            pair(vector_of(q, 3), line + 192, low, high, place + 192)
+
+    return unpack_quarter
 
 
 @inline
@@ -264,5 +281,11 @@ FORMAT = quantised(
     dequantize=dequantize,
     prepare_block=prepare_block,
     multiply_prepared=multiply_prepared,
-    matrix_unit=MatrixUnit(unpack_planes, of_tokens, add_row, upper_is_signed=False),
+    matrix_unit=MatrixUnit(
+        unpack_factors,
+        (_quarter(0), _quarter(1), _quarter(2), _quarter(3)),
+        load_factors,
+        add_token,
+        upper_is_signed=False,
+    ),
 )

@@ -13,6 +13,8 @@ The panel and its multiplication are Q4_K's: q needs a byte there either way.
 Source: ggml-common.h `block_q5_K`, ggml-quants.c `dequantize_row_q5_K`.
 """
 
+from typing import Any
+
 import numpy as np
 
 from woolly_worker.kernels.activations import Activation
@@ -20,10 +22,11 @@ from woolly_worker.kernels.formats.fours import PARTS, dot_in_fours_with_mins
 from woolly_worker.kernels.formats.k_scales import PANEL_BLOCK_BYTES, scale_and_min, unpack_scales
 from woolly_worker.kernels.formats.operations import quantised
 from woolly_worker.kernels.formats.planes_with_mins import (
-    add_row,
-    of_tokens,
+    add_token,
+    load_factors,
+    scales_of,
     store_products,
-    unpack_planes_with_mins,
+    unpack_factors,
 )
 from woolly_worker.kernels.formats.q4_k import four_blocks, multiply_block
 from woolly_worker.kernels.jit import inline
@@ -127,14 +130,46 @@ def row_dot(row, x, n_cols):
 
 
 @inline
-def _planes_of_row(block, low, high, place):
-    q01, q23, q45, q67 = _all_weights(block)
-    store_products(q01, q23, q45, q67, low, high, place)
+def _unpack_factors(block, row_bytes, factors):
+    """Q4_K's, and the fifth bits of both halves."""
+    bits = gather_columns(block + QH, row_bytes), gather_columns(block + QH + 16, row_bytes)
+    return unpack_factors(block, row_bytes, factors), bits
 
 
-@inline
-def unpack_planes(block, row_bytes, ahead, planes):
-    unpack_planes_with_mins(block, row_bytes, ahead, BLOCK_BYTES, planes, _planes_of_row)
+def _quarter(c: int) -> Any:
+    """Sub-blocks 2 c and 2 c + 1 for the matrix unit."""
+    scales_of_low, scales_of_high = scales_of(2 * c), scales_of(2 * c + 1)
+    past = 2 * c  # bits of the quarters before
+
+    @inline
+    def pair(q, fifth, ahead, low, high, place):
+        prefetch(ahead)
+        fifth = shift_right(fifth, past)
+        q_low = bor(and_bits(q, 0x0F0F0F0F), shift_left(and_bits(fifth, 0x01010101), 4))
+        q_high = bor(and_bits(shift_right(q, 4), 0x0F0F0F0F), shift_left(and_bits(fifth, 0x02020202), 3))
+        store_products(q_low, low[0], low[1], place)
+        store_products(q_high, high[0], high[1], place + 512)
+
+    @inline
+    def unpack_half(block, row_bytes, bits, ahead, low, high, place):
+        q = gather_columns(block, row_bytes)
+        pair(vector_of(q, 0), vector_of(bits, 0), ahead, low, high, place)
+        pair(vector_of(q, 1), vector_of(bits, 1), ahead + 64, low, high, place + 64)
+        pair(vector_of(q, 2), vector_of(bits, 2), ahead + 128, low, high, place + 128)
+        pair(vector_of(q, 3), vector_of(bits, 3), ahead + 192, low, high, place + 192)
+
+    @inline
+    def unpack_quarter(block, row_bytes, scales, ahead, planes):
+        parts, bits = scales
+        low, high = scales_of_low(parts), scales_of_high(parts)
+        q, place = block + QS + 32 * c, planes + 1024 * c
+        ahead += 64 * 11 * c
+        unpack_half(q, row_bytes, bits[0], ahead, low, high, place)
+        for line in range(8, 11):
+            prefetch(ahead + 64 * line)
+        unpack_half(q + 16, row_bytes, bits[1], ahead + 256, low, high, place + 256)
+
+    return unpack_quarter
 
 
 @inline
@@ -166,5 +201,11 @@ FORMAT = quantised(
     multiply_block=multiply_block,
     row_dot=row_dot,
     dequantize=dequantize,
-    matrix_unit=MatrixUnit(unpack_planes, of_tokens, add_row, upper_is_signed=False),
+    matrix_unit=MatrixUnit(
+        _unpack_factors,
+        (_quarter(0), _quarter(1), _quarter(2), _quarter(3)),
+        load_factors,
+        add_token,
+        upper_is_signed=False,
+    ),
 )

@@ -18,13 +18,15 @@ The kernels keep q unsigned and take 32 * sum(scale * sum of activations) away, 
 Source: ggml-common.h `block_q6_K`, ggml-quants.c `dequantize_row_q6_K`.
 """
 
+from typing import Any
+
 import numpy as np
 
 from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUMS16, Activation
 from woolly_worker.kernels.formats.fours import PARTS, dot_in_fours
 from woolly_worker.kernels.formats.operations import quantised
 from woolly_worker.kernels.jit import inline
-from woolly_worker.kernels.matrix_unit import FACTORS, LOWER, UPPER, MatrixUnit
+from woolly_worker.kernels.matrix_unit import LOWER, UPPER, MatrixUnit
 from woolly_worker.kernels.simd import (
     add,
     and_bits,
@@ -60,7 +62,7 @@ from woolly_worker.kernels.simd import (
     zero_i32x16,
 )
 from woolly_worker.kernels.simd.gathers import gather_columns, gather_halves_f32
-from woolly_worker.kernels.simd.matrix_unit import four_bytes_in_quarters, interleave_bytes, pair_products
+from woolly_worker.kernels.simd.matrix_unit import bytes_as_halves, interleave_bytes, pair_products
 from woolly_worker.kernels.simd.tiles import (
     accumulate_each,
     add_product_each,
@@ -185,44 +187,79 @@ def _scaled_sums(block, x):
 
 
 @inline
-def _store_products(q, scales, place):
-    """The products of 64 weights and their scales, 16 bits each, as lower and upper bytes into the planes.
+def _unpack_factors(block, row_bytes, factors):
+    """The scales, four of them a lane."""
+    store(factors, gather_halves_f32(block + D, row_bytes))
+    return gather_columns(block + SCALES, row_bytes)
 
-    scales   a 16-bit lane for every two weights, its upper byte 0
-    """
-    upper = shift_left(scales, 8)
-    offset = shift_right_signed(upper, 3)  # 32 * scale
-    even, odd = sub(pair_products(q, scales), offset), sub(pair_products(q, upper), offset)
+
+@inline
+def _store_products(q, scales, place):
+    """The products of four weights of sixteen rows and their scales, 16 bits each, as lower and upper bytes into the
+    planes; `scales` is what `_scales_of` returns."""
+    scale, upper, offset = scales
+    even, odd = sub(pair_products(q, scale), offset), sub(pair_products(q, upper), offset)
     store(place + LOWER, interleave_bytes(even, odd, 0))
     store(place + UPPER, interleave_bytes(even, odd, 1))
 
 
-@inline
-def unpack_planes(block, row_bytes, ahead, planes):
-    for r in range(16):
-        for line in range(4):  # a few at a time, see unpack_block
-            prefetch(ahead + BLOCK_BYTES * r + 64 * line)
-        row, place = block + r * row_bytes, planes + 256 * r
-        scales = load_i8x16(row + SCALES)
-        low, high = _half_of_weights(row, row + QH)
-        _store_products(low, four_bytes_in_quarters(scales, 0), place)
-        _store_products(high, four_bytes_in_quarters(scales, 4), place + 64)
-        low, high = _half_of_weights(row + 64, row + QH + 32)
-        _store_products(low, four_bytes_in_quarters(scales, 8), place + 128)
-        _store_products(high, four_bytes_in_quarters(scales, 12), place + 192)
-    store(planes + FACTORS, gather_halves_f32(block + D, row_bytes))
+def _scales_of(sub_block: int) -> Any:
+    """A sub-block's scale in the lower byte of 16 bits, in the upper one, and 32 times the scale."""
+    four, at = sub_block // 4, sub_block % 4
+
+    @inline
+    def scales(all_scales):
+        scale = bytes_as_halves(vector_of(all_scales, four), at, at)
+        upper = shift_left(scale, 8)
+        return scale, upper, shift_right_signed(upper, 3)
+
+    return scales
+
+
+def _quarter(h: int, part: int) -> Any:
+    """For the matrix unit, sixteen weights from each of the four runs of 32 in half h."""
+    scales_0, scales_1 = _scales_of(8 * h + part), _scales_of(8 * h + 2 + part)
+    scales_2, scales_3 = _scales_of(8 * h + 4 + part), _scales_of(8 * h + 6 + part)
+
+    @inline
+    def column(low, high, bits, ahead, scales, place):
+        for line in range(3):
+            prefetch(ahead + 64 * line)
+        s0, s1, s2, s3 = scales
+        _store_products(bor(and_bits(low, 0x0F0F0F0F), shift_left(and_bits(bits, 0x03030303), 4)), s0, place)
+        _store_products(bor(and_bits(high, 0x0F0F0F0F), shift_left(and_bits(bits, 0x0C0C0C0C), 2)), s1, place + 512)
+        low, high = and_bits(shift_right(low, 4), 0x0F0F0F0F), and_bits(shift_right(high, 4), 0x0F0F0F0F)
+        _store_products(bor(low, and_bits(bits, 0x30303030)), s2, place + 1024)
+        _store_products(bor(high, and_bits(shift_right(bits, 2), 0x30303030)), s3, place + 1536)
+
+    @inline
+    def unpack_quarter(block, row_bytes, scales, ahead, planes):
+        low = gather_columns(block + 64 * h + 16 * part, row_bytes)
+        high = gather_columns(block + 64 * h + 32 + 16 * part, row_bytes)
+        bits = gather_columns(block + QH + 32 * h + 16 * part, row_bytes)
+        of_runs = scales_0(scales), scales_1(scales), scales_2(scales), scales_3(scales)
+        place = planes + 2048 * h + 256 * part
+        ahead += 64 * 14 * (2 * h + part)
+        prefetch(ahead + 64 * 12)
+        prefetch(ahead + 64 * 13)
+        column(vector_of(low, 0), vector_of(high, 0), vector_of(bits, 0), ahead, of_runs, place)
+        column(vector_of(low, 1), vector_of(high, 1), vector_of(bits, 1), ahead + 192, of_runs, place + 64)
+        column(vector_of(low, 2), vector_of(high, 2), vector_of(bits, 2), ahead + 384, of_runs, place + 128)
+        column(vector_of(low, 3), vector_of(high, 3), vector_of(bits, 3), ahead + 576, of_runs, place + 192)
+
+    return unpack_quarter
 
 
 @inline
-def _of_tokens(record):
-    return load_f32x16(record + 16 * Q8K_SCALE)
+def _load_factors(factors):
+    return load_f32x16(factors)
 
 
 @inline
-def _add_row(planes, r, scale, lower, upper, acc):
-    """`_add_to_floats` for one row; lanes are tokens."""
-    total = add(lower, shift_left(upper, 8))
-    return fma(mul(splat_f32x16(load_f32(planes + FACTORS + 4 * r)), scale), to_f32(total), acc)
+def _add_token(d, record, lower, upper, acc):
+    """`_add_to_floats` for one token; the offsets left with the products."""
+    scale = splat_f32x16(load_f32(record + Q8K_SCALE))
+    return fma(mul(d, scale), to_f32(add(lower, shift_left(upper, 8))), acc)
 
 
 @inline
@@ -266,5 +303,11 @@ FORMAT = quantised(
     multiply_block=multiply_block,
     row_dot=row_dot,
     dequantize=dequantize,
-    matrix_unit=MatrixUnit(unpack_planes, _of_tokens, _add_row, upper_is_signed=True),
+    matrix_unit=MatrixUnit(
+        _unpack_factors,
+        (_quarter(0, 0), _quarter(0, 1), _quarter(1, 0), _quarter(1, 1)),
+        _load_factors,
+        _add_token,
+        upper_is_signed=True,
+    ),
 )

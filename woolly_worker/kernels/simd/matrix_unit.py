@@ -12,8 +12,8 @@ from typing import Any
 from llvmlite import ir
 from numba.core import types
 
-from woolly_worker.kernels.simd.lowering import Builder, Value, call_ir, constant, pointer, shuffle_ir, verb
-from woolly_worker.kernels.simd.vectors import I32, I64, i8x64, i16x32, i32x16
+from woolly_worker.kernels.simd.lowering import Builder, Value, call_ir, constant, pointer, verb
+from woolly_worker.kernels.simd.vectors import I32, i8x64, i16x32, i32x16
 
 I8 = ir.IntType(8)
 MATRIX_ROWS = 16
@@ -21,19 +21,26 @@ MATRIX_ROW_BYTES = 64
 MATRIX_BYTES = MATRIX_ROWS * MATRIX_ROW_BYTES
 
 
+_FEWER_ROWS = (2, 3, 7)
+
+
 @verb
-def matrix_begin(typing_context: Any) -> Any:
-    """All eight registers of full size."""
-    words = [1, 0, *[0x0040_0040_0040_0040] * 2, 0, 0, 0x1010_1010_1010_1010, 0]  # palette 1; 64 bytes; 16 rows; each
+def matrix_begin(typing_context: Any, n_rows: Any) -> Any:
+    """Registers 2, 3 and 7 have `n_rows` rows, 1 to 16; the others have all sixteen."""
 
     def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
-        shape = ir.ArrayType(I64, 8)
+        # What `ldtilecfg` reads: the palette, sixteen times the bytes of a row, sixteen times the number of rows.
+        shape = ir.VectorType(I8, 64)
+        lengths = [length for _ in range(8) for length in (MATRIX_ROW_BYTES, 0)]
+        config = ir.Constant(shape, [1, *[0] * 15, *lengths, *[0] * 16, *[MATRIX_ROWS] * 8, *[0] * 8])
+        for register in _FEWER_ROWS:
+            config = b.insert_element(config, b.trunc(args[0], I8), I32(48 + register))
         place = b.alloca(shape)
-        b.store(ir.Constant(shape, words), place)
+        b.store(config, place)
         call_ir(b, "llvm.x86.ldtilecfg", ir.VoidType(), b.bitcast(place, I8.as_pointer()))
         return context.get_dummy_value()
 
-    return types.void(), emit
+    return types.void(types.intp), emit
 
 
 def _call(b: Builder, name: str, registers: Sequence[Any], *rest: Value) -> None:
@@ -110,7 +117,8 @@ matrix_dot_u8i8 = _dot(
     c  16 rows of 16 i32;   a  16 rows of 64 unsigned bytes;   b  16 rows of 16 times four signed bytes
     """,
 )
-matrix_dot_i8i8 = _dot("tdpbssd", "The same with signed bytes in `a`.")
+matrix_dot_i8u8 = _dot("tdpbsud", "The same with signed bytes in `a`, unsigned ones in `b`.")
+matrix_dot_i8i8 = _dot("tdpbssd", "The same with signed bytes in both.")
 
 
 @verb
@@ -148,28 +156,20 @@ def interleave_bytes(typing_context: Any, even: Any, odd: Any, at: Any) -> Any:
     return i32x16(even, odd, at), emit
 
 
-def _bytes_in_lanes(lanes_of_a_byte: int, doc: str) -> Any:
-    @verb
-    def choose(typing_context: Any, x: Any, at: Any) -> Any:
-        if not isinstance(at, types.IntegerLiteral):
-            return None
-        zero = -128
-        indices = [i for lane in range(32) for i in (at.literal_value + lane // lanes_of_a_byte, zero)]
+@verb
+def bytes_as_halves(typing_context: Any, x: Any, first: Any, last: Any) -> Any:
+    """Byte `first` of every 32-bit lane in its lower half, byte `last` in its upper one, zero-extended: literals.
 
-        def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
-            everywhere = shuffle_ir(b, args[0], args[0], list(range(16)) * 4)
-            order = ir.Constant(i8x64.llvm, indices)
-            return b.bitcast(call_ir(b, "llvm.x86.avx512.pshuf.b.512", i8x64.llvm, everywhere, order), i16x32.llvm)
+    By `vpshufb`, because LLVM is apt to make longer things of a choice of bytes.
+    """
+    if not _are_literals(first, last):
+        return None
+    zero = -128
+    indices = [i for lane in range(0, 16, 4) for at in (first, last) for i in (lane + at.literal_value, zero)]
 
-        return i16x32(x, at), emit
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        order = ir.Constant(i8x64.llvm, indices * 4)
+        chosen = call_ir(b, "llvm.x86.avx512.pshuf.b.512", i8x64.llvm, b.bitcast(args[0], i8x64.llvm), order)
+        return b.bitcast(chosen, i16x32.llvm)
 
-    choose.__doc__ = doc
-    return choose
-
-
-two_bytes_in_halves = _bytes_in_lanes(
-    16, "16-bit lanes: byte `at` of sixteen in the first half, the byte behind it in the other, zero-extended."
-)
-four_bytes_in_quarters = _bytes_in_lanes(
-    8, "16-bit lanes: byte `at` of sixteen in the first quarter, the three behind it in the others, zero-extended."
-)
+    return i16x32(x, first, last), emit
