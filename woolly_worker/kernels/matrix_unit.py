@@ -184,32 +184,54 @@ def _float_steps_with(unit: MatrixUnit) -> Any:
     return float_steps
 
 
+@inline
+def whole_panels(args):
+    """Where the rows end that fill panels."""
+    return field(args, N_ROWS) // PANEL_ROWS * PANEL_ROWS
+
+
+@inline
+def _following(args, counter, r, last):
+    """The panel behind r and the end of its run, which may be the next one: then this is where rows are taken."""
+    r += PANEL_ROWS
+    if r >= min(last, whole_panels(args)):
+        r, last = take_rows(args, counter)
+    return min(r, whole_panels(args)), last
+
+
 def _rows_times_few(unit: MatrixUnit, block_bytes: int) -> Any:
-    """Rows times up to sixteen tokens, block after block, while the next block is unpacked."""
+    """Rows times up to sixteen tokens, block after block, while the next block is unpacked. A run of rows is taken
+    before the last one is done, so that nothing stops in between."""
     unpack, unpack_factors, load_factors = _unpack_with(unit), unit.unpack_factors, unit.load_factors
     unpack_0, unpack_1, unpack_2, unpack_3 = unit.quarters
     products_of_64, float_steps = _products_with(unit)[1], _float_steps_with(unit)
 
     @inline
-    def rows_times_few(args, first, last, n_tokens, scratch):
-        row_bytes, n_blocks = field(args, ROW_BYTES), field(args, N_COLS) // Q8K_VALUES
-        x, x_stride = field(args, X), field(args, X_STRIDE)
+    def rows_times_few(args, counter, n_tokens, scratch):
+        w, row_bytes, n_blocks = field(args, WEIGHTS), field(args, ROW_BYTES), field(args, N_COLS) // Q8K_VALUES
+        x, x_stride, whole = field(args, X), field(args, X_STRIDE), whole_panels(args)
         planes, products, factors, sums = _places(scratch)
         next_planes, next_products = planes + PLANES_BYTES, products + _PRODUCTS_BYTES
         next_factors, factors_before = factors + FACTORS_BYTES, factors + 2 * FACTORS_BYTES
-        panel_bytes, share = PANEL_ROWS * row_bytes, PANEL_ROWS * block_bytes
-        row = field(args, WEIGHTS) + first * row_bytes
-        unpack(row, row_bytes, row + panel_bytes, planes, factors)
-        r, i, r_before, i_before = first, 0, first, -1
+        share = PANEL_ROWS * block_bytes
+        r, last = take_rows(args, counter)
+        if r >= whole:
+            return
+        # Of panel r the products are made, of r_next the weights are unpacked, and r_ahead is asked for.
+        r_next, i, r_before, i_before = r, 0, r, -1
+        r_ahead, last = _following(args, counter, r, last)
+        block = w + r * row_bytes
+        unpack(block, row_bytes, w + r_ahead * row_bytes, planes, factors)
         while True:
             # The products of block i, the weights of the block behind it, the float steps of the one before it.
-            r_next, i_next = r, i + 1
+            record, i_next = x + i * Q8K_BYTES, i + 1
             if i_next == n_blocks:
-                row, r_next, i_next = row + panel_bytes, r + PANEL_ROWS, 0
-            record = x + i * Q8K_BYTES
-            block, ahead = row + i_next * block_bytes, row + panel_bytes + i_next * share
-            if r_next >= last:
-                block = field(args, WEIGHTS) + first * row_bytes  # nothing is behind the last one: any will do
+                r_next, i_next = r_ahead, 0
+                if r_ahead < whole:
+                    r_ahead, last = _following(args, counter, r_ahead, last)
+            if r_next < whole:  # nothing is behind the last block: any will do
+                block = w + r_next * row_bytes + i_next * block_bytes
+            ahead = w + r_ahead * row_bytes + i_next * share
             matrix_zero(2)
             matrix_zero(3)
             products_of_64(planes, record, x_stride, 0)
@@ -223,7 +245,7 @@ def _rows_times_few(unit: MatrixUnit, block_bytes: int) -> Any:
                 float_steps(vectors, products, x + i_before * Q8K_BYTES, x_stride, sums, 0, n_tokens)
             if i_before == n_blocks - 1:
                 _write_out(args, r_before, 0, n_tokens, sums)
-            if r >= last:
+            if r >= whole:
                 break
             unpack_1(block, row_bytes, scales, ahead, next_planes)
             products_of_64(planes, record, x_stride, 2)
@@ -304,7 +326,7 @@ def _rows_times_many(unit: MatrixUnit, block_bytes: int) -> Any:
     unpack, panels_times_tokens = _unpack_with(unit), _panels_times_tokens(unit)
 
     @inline
-    def rows_times_many(args, first, last, n_tokens, scratch):
+    def rows_times_run(args, first, last, n_tokens, scratch):
         w, row_bytes, n_blocks = field(args, WEIGHTS), field(args, ROW_BYTES), field(args, N_COLS) // Q8K_VALUES
         x, x_stride = field(args, X), field(args, X_STRIDE)
         planes, products, factors, sums = _places(scratch)
@@ -327,6 +349,14 @@ def _rows_times_many(unit: MatrixUnit, block_bytes: int) -> Any:
                 for panel in range(n_panels):
                     _write_out(args, r + panel * PANEL_ROWS, t, n, sums + panel * panel_sums)
 
+    @inline
+    def rows_times_many(args, counter, n_tokens, scratch):
+        while True:
+            first, last = take_rows(args, counter)
+            if first >= whole_panels(args):
+                break
+            rows_times_run(args, first, min(last, whole_panels(args)), n_tokens, scratch)
+
     return rows_times_many
 
 
@@ -339,19 +369,13 @@ def matmul_on_matrix_unit(unit: MatrixUnit, block_bytes: int, row_dot: Any) -> A
     def matmul(args, step, member, counter):
         n_tokens, n_rows = field(step, field(args, COUNT_FIELD)), field(args, N_ROWS)
         scratch = field(args, SCRATCH) + member * field(args, SCRATCH_STRIDE)
-        whole = n_rows - n_rows % PANEL_ROWS
         matrix_begin(n_tokens % TOKENS if n_tokens % TOKENS else TOKENS)
-        while True:
-            first, last = take_rows(args, counter)
-            if first >= n_rows:
-                break
-            stop = min(last, whole)
-            if first < stop:
-                if n_tokens <= TOKENS:
-                    rows_times_few(args, first, stop, n_tokens, scratch)
-                else:
-                    rows_times_many(args, first, stop, n_tokens, scratch)
-            rows_one_by_one(args, max(first, whole), last, n_tokens, row_dot)
+        if n_tokens <= TOKENS:
+            rows_times_few(args, counter, n_tokens, scratch)
+        else:
+            rows_times_many(args, counter, n_tokens, scratch)
         matrix_end()
+        if member == 0:
+            rows_one_by_one(args, whole_panels(args), n_rows, n_tokens, row_dot)
 
     return matmul
