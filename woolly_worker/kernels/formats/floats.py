@@ -7,6 +7,7 @@ of sixteen long. Tiles share a row's load among tokens, which changes nothing fo
 from typing import Any
 
 from woolly_worker.kernels.activations import Activation
+from woolly_worker.kernels.formats.ahead import ask_ahead
 from woolly_worker.kernels.formats.float_loops import SUMS_BYTES, run_float_matmul
 from woolly_worker.kernels.formats.format import Format
 from woolly_worker.kernels.formats.operations import dot_for_python, embedding, numbers_for_python, operation
@@ -35,6 +36,7 @@ def _row_dot(row, x, n_cols, size, load, load_first):
     acc = zero_f32x16()
     whole = n_cols - n_cols % 16
     for k in range(0, whole, 16):
+        ask_ahead(row + size * k)
         acc = fma(load(row + size * k), load_f32x16(x + 4 * k), acc)
     if whole < n_cols:
         acc = fma(load_first(row + size * whole, n_cols - whole), load_f32x16(x + 4 * whole), acc)

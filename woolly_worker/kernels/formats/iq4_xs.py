@@ -16,6 +16,7 @@ Source: ggml-common.h `block_iq4_xs`, `kvalues_iq4nl`, ggml-quants.c `dequantize
 import numpy as np
 
 from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUMS32, Activation
+from woolly_worker.kernels.formats.ahead import ask_ahead
 from woolly_worker.kernels.formats.fours import PARTS, dot_in_fours
 from woolly_worker.kernels.formats.operations import quantised
 from woolly_worker.kernels.jit import inline
@@ -159,10 +160,13 @@ def _dot(qs, x):
 @inline
 def _scaled_sums(block, x):
     """Sixteen lanes of partial sums, the 128 that every value is too large taken away."""
+    ask_ahead(block)
     scales = _scales(block)
     s = mul(_dot(block + QS, x), spread(scales, "0000000011111111"))
+    ask_ahead(block + 64)
     s = add(s, mul(_dot(block + QS + 32, x + 64), spread(scales, "2222222233333333")))
     s = add(s, mul(_dot(block + QS + 64, x + 128), spread(scales, "4444444455555555")))
+    ask_ahead(block + 128)
     s = add(s, mul(_dot(block + QS + 96, x + 192), spread(scales, "6666666677777777")))
     offset = mul(scales, sign_extend(load_i16x8(x + Q8K_SUMS32)))
     return sub(s, concat(shift_left(offset, 7), zero_i32x8()))

@@ -15,6 +15,7 @@ Source: ggml-common.h `block_q2_K`, ggml-quants.c `dequantize_row_q2_K`.
 import numpy as np
 
 from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUMS16, Activation
+from woolly_worker.kernels.formats.ahead import ask_ahead
 from woolly_worker.kernels.formats.fours import PARTS, dot_in_fours_with_mins
 from woolly_worker.kernels.formats.k_scales import store_pairs
 from woolly_worker.kernels.formats.operations import quantised
@@ -135,11 +136,13 @@ def load_runs(x):
 @inline
 def _scaled_sums(block, x):
     """Sixteen lanes of partial sums, and sixteen of the mins times the sums of the activations."""
+    ask_ahead(block)
     both, q = load_i8x16(block), load_i8x64(block + QS)
     scales, mins = zero_extend(and_bits(both, 15)), zero_extend(shift_right(both, 4))
     # A sub-block's sums of four products, at most 4 * 3 * 127, fit 16 bits: so do their scales.
     s0 = dot_u8i8(zero_i32x16(), and_bits(q, 3), load_runs(x))
     s1 = dot_u8i8(zero_i32x16(), and_bits(shift_right(q, 2), 3), load_runs(x + 32))
+    ask_ahead(block + 64)
     s2 = dot_u8i8(zero_i32x16(), and_bits(shift_right(q, 4), 3), load_runs(x + 64))
     s3 = dot_u8i8(zero_i32x16(), shift_right(q, 6), load_runs(x + 96))
     s = dot_i16(zero_i32x16(), s0, spread(scales, "0000111188889999"))

@@ -17,6 +17,7 @@ Source: ggml-common.h `block_q3_K`, ggml-quants.c `dequantize_row_q3_K`.
 import numpy as np
 
 from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUM, Q8K_SUMS16, Activation
+from woolly_worker.kernels.formats.ahead import ask_ahead
 from woolly_worker.kernels.formats.fours import PARTS, dot_in_fours
 from woolly_worker.kernels.formats.operations import quantised
 from woolly_worker.kernels.formats.panels import PANEL_BLOCK_BYTES, PANEL_D, dot_block, in_both_halves
@@ -154,6 +155,7 @@ def _scales(block):
 @inline
 def _scaled_sums(block, x):
     """Sixteen lanes of partial sums, the same integers by another way: 256 * (7 + 4) * 127 * 32 < 2**31."""
+    ask_ahead(block)
     scales, q, bits = _scales(block), load_i8x64(block + QS), load_i8x32(block)
     third = concat(bits, shift_right(bits, 4))
     q0 = bor(and_bits(q, 3), shift_left(and_bits(third, 1), 2))
@@ -163,6 +165,7 @@ def _scaled_sums(block, x):
     # A sub-block's sums of four products, at most 4 * 7 * 127, fit 16 bits: so do their scales.
     factors = and_bits(scales, 0xFFFF)
     s = dot_i16(zero_i32x16(), dot_u8i8(zero_i32x16(), q0, load_runs(x)), spread(factors, "0000111188889999"))
+    ask_ahead(block + 64)
     s = dot_i16(s, dot_u8i8(zero_i32x16(), q1, load_runs(x + 32)), spread(factors, "22223333aaaabbbb"))
     s = dot_i16(s, dot_u8i8(zero_i32x16(), q2, load_runs(x + 64)), spread(factors, "44445555ccccdddd"))
     s = dot_i16(s, dot_u8i8(zero_i32x16(), q3, load_runs(x + 96)), spread(factors, "66667777eeeeffff"))

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUMS32, Activation
+from woolly_worker.kernels.formats.ahead import ask_ahead
 from woolly_worker.kernels.formats.fours import PARTS, dot_in_fours_with_mins
 from woolly_worker.kernels.formats.k_scales import (
     PANEL_BLOCK_BYTES,
@@ -193,9 +194,12 @@ def _nibbles(packed):
 def _scaled_sums(block, x, s01, s23, s45, s67):
     """Sixteen lanes of partial sums. A lane's sum of four products is below 2**15, so it scales as a 16-bit number."""
     zero = zero_i32x16()
+    ask_ahead(block)
     a = dot_i16(zero, dot_u8i8(zero, _nibbles(load_i8x32(block + 16)), load_i8x64(x)), s01)
+    ask_ahead(block + 64)
     a = dot_i16(a, dot_u8i8(zero, _nibbles(load_i8x32(block + 48)), load_i8x64(x + 64)), s23)
     b = dot_i16(zero, dot_u8i8(zero, _nibbles(load_i8x32(block + 80)), load_i8x64(x + 128)), s45)
+    ask_ahead(block + 128)
     b = dot_i16(b, dot_u8i8(zero, _nibbles(load_i8x32(block + 112)), load_i8x64(x + 192)), s67)
     return add(a, b)
 

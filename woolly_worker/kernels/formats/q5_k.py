@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from woolly_worker.kernels.activations import Activation
+from woolly_worker.kernels.formats.ahead import ask_ahead
 from woolly_worker.kernels.formats.fours import PARTS, dot_in_fours_with_mins
 from woolly_worker.kernels.formats.k_scales import PANEL_BLOCK_BYTES, scale_and_min, unpack_scales
 from woolly_worker.kernels.formats.operations import quantised
@@ -110,9 +111,12 @@ def _all_weights(block):
 def _scaled_sums(block, x, s01, s23, s45, s67):
     """Sixteen lanes of partial sums. A lane's sum of four products is below 2**15, so it scales as a 16-bit number."""
     zero = zero_i32x16()
+    ask_ahead(block)
     q01, q23, q45, q67 = _all_weights(block)
+    ask_ahead(block + 64)
     a = dot_i16(zero, dot_u8i8(zero, q01, load_i8x64(x)), s01)
     a = dot_i16(a, dot_u8i8(zero, q23, load_i8x64(x + 64)), s23)
+    ask_ahead(block + 128)
     b = dot_i16(zero, dot_u8i8(zero, q45, load_i8x64(x + 128)), s45)
     b = dot_i16(b, dot_u8i8(zero, q67, load_i8x64(x + 192)), s67)
     return add(a, b)

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUMS16, Activation
+from woolly_worker.kernels.formats.ahead import ask_ahead
 from woolly_worker.kernels.formats.fours import PARTS, dot_in_fours
 from woolly_worker.kernels.formats.operations import quantised
 from woolly_worker.kernels.jit import inline
@@ -176,10 +177,14 @@ def _scaled_sums(block, x):
     zero = zero_i32x16()
     scales = sign_extend(load_i8x16(block + SCALES))
     s = and_bits(scales, 0xFFFF)
+    ask_ahead(block)
     low, high = _half_of_weights(block, block + QH)
+    ask_ahead(block + 64)
     a = dot_i16(zero, dot_u8i8(zero, low, load_i8x64(x)), spread(s, "0000111122223333"))
     a = dot_i16(a, dot_u8i8(zero, high, load_i8x64(x + 64)), spread(s, "4444555566667777"))
+    ask_ahead(block + 128)
     low, high = _half_of_weights(block + 64, block + QH + 32)
+    ask_ahead(block + 192)
     b = dot_i16(zero, dot_u8i8(zero, low, load_i8x64(x + 128)), spread(s, "88889999aaaabbbb"))
     b = dot_i16(b, dot_u8i8(zero, high, load_i8x64(x + 192)), spread(s, "ccccddddeeeeffff"))
     offset = mul(scales, sign_extend(load_i16x16(x + Q8K_SUMS16)))

@@ -12,6 +12,7 @@ are missing are zeros, a last block without a neighbour is added by itself, and 
 import numpy as np
 
 from woolly_worker.kernels.activations import Q8_BYTES, Q8_RUN, Q8_SCALES, Q8_SUMS
+from woolly_worker.kernels.formats.ahead import ask_ahead
 from woolly_worker.kernels.formats.legacy import BLOCK, RUNS
 from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.simd import (
@@ -38,6 +39,7 @@ ONE_128TH = np.float32(1 / 128)
 @inline
 def _pair_if(is_there, row, x, pair):
     if is_there:
+        ask_ahead(row)
         return pair(row, x)
     return zero_i32x16()
 

@@ -1,0 +1,25 @@
+"""Asking for memory before one row times one token reads it.
+
+Rows are one stream, which hardware follows by itself: on Zen 4, asking 2 KB ahead halved the speed. CPUs with a matrix
+unit read 15 % faster when each line is asked for some time before, one by one between other instructions; asked for in
+bunches they gain nothing (note 0002).
+"""
+
+from woolly_worker.kernels.cpu import CPU
+from woolly_worker.kernels.jit import inline
+from woolly_worker.kernels.simd import prefetch
+
+AHEAD_BYTES = 3072
+
+if CPU.has_matrix_unit:
+
+    @inline
+    def ask_ahead(address):
+        """For the cache line that is read some time after the one at `address`."""
+        prefetch(address + AHEAD_BYTES)
+
+else:
+
+    @inline
+    def ask_ahead(address):
+        """Nothing."""
