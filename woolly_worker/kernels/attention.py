@@ -38,6 +38,7 @@ from woolly_worker.kernels.attention_tile import (
     SCRATCH_STRIDE,
     SPLIT_TOKENS,
     Q,
+    announce,
     attend,
     lay_out,
     n_pieces,
@@ -98,9 +99,17 @@ def _most_pieces(step, n_tokens):
 
 
 @inline
+def _parts_of(unit, pieces, head_tiles, n_heads, n_head_kv, tokens):
+    """A unit's first token, KV head, first head of the group, and piece."""
+    piece, rest = unit % pieces, unit // pieces
+    g, rest = rest % head_tiles * n_heads, rest // head_tiles
+    return rest // n_head_kv * tokens, rest % n_head_kv, g, piece
+
+
+@inline
 def _run_attention(args, step, member, counter, prepare, score_block, add_values, finish):
     """A unit of work is one tile of neighbouring tokens, one KV head, up to eight heads of its group, and, in a step of
-    few tokens, one piece of the positions."""
+    few tokens, one piece of the positions. It is taken before the last one begins, which asks for its lines."""
     n_tokens, n_head_kv = field(step, N_TOKENS), field(args, N_HEAD_KV)
     group = field(args, N_HEAD) // n_head_kv
     n_heads = min(group, QUERIES)
@@ -110,14 +119,14 @@ def _run_attention(args, step, member, counter, prepare, score_block, add_values
     n_units = (n_tokens + tokens_per_tile - 1) // tokens_per_tile * n_head_kv * head_tiles * pieces_of_unit
     work = lay_out(args, member)
     slots, positions = field(step, SLOTS), field(step, POSITIONS)
-    while True:
-        unit = fetch_add(counter, 1)
-        if unit >= n_units:
-            return
-        piece = unit % pieces_of_unit
-        g = unit // pieces_of_unit % head_tiles * n_heads
-        h = unit // pieces_of_unit // head_tiles % n_head_kv
-        t = unit // pieces_of_unit // head_tiles // n_head_kv * tokens_per_tile
+    upcoming = fetch_add(counter, 1)
+    while upcoming < n_units:
+        unit, upcoming = upcoming, fetch_add(counter, 1)
+        t, h, g, piece = _parts_of(
+            min(upcoming, n_units - 1), pieces_of_unit, head_tiles, n_heads, n_head_kv, tokens_per_tile
+        )
+        announce(args, step, work, t, h, piece)
+        t, h, g, piece = _parts_of(unit, pieces_of_unit, head_tiles, n_heads, n_head_kv, tokens_per_tile)
         end = min(t + tokens_per_tile, n_tokens)
         heads_here = min(n_heads, group - g)
         while t < end:

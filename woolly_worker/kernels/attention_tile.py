@@ -21,6 +21,7 @@ from woolly_worker.kernels.kv.blocks import (
     SCORES,
     SCORES_STRIDE,
     SUMS,
+    UPCOMING,
     WORK_FIELDS,
     ahead_of,
     head_of,
@@ -125,13 +126,36 @@ def _tile_size(n_queries):
 
 
 @inline
+def _head_at(args, table, h, index):
+    """The address of KV head h in a sequence's block."""
+    return field(args, KV_BASE) + (entry(table, index) * field(args, N_HEAD_KV) + h) * field(args, HEAD_BLOCK_BYTES)
+
+
+@inline
 def _find_blocks(args, work, table, h, start, n_visible):
-    """The addresses of a round's blocks, and of those a round further on; at the end, of the last one that is there."""
+    """The addresses of a round's blocks, and of those a round further on; behind the last one, those that are read
+    next."""
     n_blocks = (n_visible + BLOCK_TOKENS - 1) // BLOCK_TOKENS
     for i in range(2 * ROUND_BLOCKS):
-        block = entry(table, min(start // BLOCK_TOKENS + i, n_blocks - 1))
-        head = field(args, KV_BASE) + (block * field(args, N_HEAD_KV) + h) * field(args, HEAD_BLOCK_BYTES)
-        store_i64(work + 8 * (HEADS + i), head)
+        index = start // BLOCK_TOKENS + i
+        if index < n_blocks:
+            store_i64(work + 8 * (HEADS + i), _head_at(args, table, h, index))
+        elif i >= ROUND_BLOCKS:
+            store_i64(work + 8 * (HEADS + i), field(work, UPCOMING + i - ROUND_BLOCKS))
+
+
+@inline
+def _table_of(step, t):
+    return field(step, BLOCK_TABLES) + 4 * entry(field(step, SLOTS), t) * field(step, BLOCKS_PER_SLOT)
+
+
+@inline
+def announce(args, step, work, t, h, piece):
+    """Where the member's next unit of work begins to read: a piece of what token t sees of KV head h."""
+    last_block = entry(field(step, POSITIONS), t) // BLOCK_TOKENS
+    for i in range(ROUND_BLOCKS):
+        index = min(piece * PIECE_TOKENS // BLOCK_TOKENS + i, last_block)
+        store_i64(work + 8 * (UPCOMING + i), _head_at(args, _table_of(step, t), h, index))
 
 
 @inline
@@ -188,7 +212,7 @@ def attend(
     padded_dim, group = field(args, PADDED_DIM), field(args, N_HEAD) // field(args, N_HEAD_KV)
     first_head, n_queries, stride = h * group + g, n_tokens * n_heads, row_bytes(padded_dim)
     position = entry(field(step, POSITIONS), t)
-    table = field(step, BLOCK_TABLES) + 4 * entry(field(step, SLOTS), t) * field(step, BLOCKS_PER_SLOT)
+    table = _table_of(step, t)
     _take_queries(args, work, t, first_head, n_queries, n_heads, prepare)
     for piece in range(first_piece, first_piece + n_mine):
         _attend_piece(args, work, table, h, position, n_tokens, n_heads, piece, score_block, add_values)

@@ -11,7 +11,8 @@ Attention goes through positions in rounds of four blocks. A type of keys and va
     add_values(work, position, n_tokens, start, n_here, ..., tile)  a round's weights times its values, added up
     finish(row, padded_dim)                                         a query's sums, once all is added up
 
-`ahead` is the block that lies as many positions further on as there are in a round: its lines are asked for in time.
+`ahead` is the block that lies as many positions further on as there are in a round, or, at the end, one that the member
+reads next: its lines are asked for in time.
 """
 
 from woolly_worker.kernels.activations import Q8_BYTES, Q8_VALUES
@@ -32,7 +33,8 @@ SUMS = 4  # QUERIES rows of the piece at hand: see row_bytes
 MERGED = 5  # QUERIES rows of all pieces so far
 HEADS = 6  # four addresses: the blocks of this round
 AHEAD = HEADS + ROUND_BLOCKS  # four addresses: the blocks to prefetch
-WORK_FIELDS = AHEAD + ROUND_BLOCKS
+UPCOMING = AHEAD + ROUND_BLOCKS  # four addresses: the blocks that the member's next unit of work begins with
+WORK_FIELDS = UPCOMING + ROUND_BLOCKS
 
 SCORES_STRIDE = 4 * ROUND_TOKENS
 PACKED_SCALE = 2 * ROUND_TOKENS  # i16[ROUND_TOKENS], one f32, then f32[ROUND_TOKENS] before they are rounded
