@@ -27,6 +27,7 @@ from woolly_worker.kernels.attention_tile import (
     MAX_PIECES,
     N_HEAD,
     N_HEAD_KV,
+    N_MEMBERS,
     OUT,
     OUT_STRIDE,
     PADDED_DIM,
@@ -59,6 +60,7 @@ __all__ = [
     "MAX_PIECES",
     "N_HEAD",
     "N_HEAD_KV",
+    "N_MEMBERS",
     "OUT",
     "OUT_STRIDE",
     "PADDED_DIM",
@@ -109,7 +111,8 @@ def _parts_of(unit, pieces, head_tiles, n_heads, n_head_kv, tokens):
 @inline
 def _run_attention(args, step, member, counter, prepare, score_block, add_values, finish):
     """A unit of work is one tile of neighbouring tokens, one KV head, up to eight heads of its group, and, in a step of
-    few tokens, one piece of the positions. It is taken before the last one begins, which asks for its lines."""
+    few tokens, one piece of the positions. The lines of the one that the member will probably take next, after all the
+    others, are asked for meanwhile."""
     n_tokens, n_head_kv = field(step, N_TOKENS), field(args, N_HEAD_KV)
     group = field(args, N_HEAD) // n_head_kv
     n_heads = min(group, QUERIES)
@@ -119,12 +122,14 @@ def _run_attention(args, step, member, counter, prepare, score_block, add_values
     n_units = (n_tokens + tokens_per_tile - 1) // tokens_per_tile * n_head_kv * head_tiles * pieces_of_unit
     work = lay_out(args, member)
     slots, positions = field(step, SLOTS), field(step, POSITIONS)
-    upcoming = fetch_add(counter, 1)
-    while upcoming < n_units:
-        unit, upcoming = upcoming, fetch_add(counter, 1)
-        t, h, g, piece = _parts_of(
-            min(upcoming, n_units - 1), pieces_of_unit, head_tiles, n_heads, n_head_kv, tokens_per_tile
-        )
+    while True:
+        unit = fetch_add(counter, 1)
+        if unit >= n_units:
+            return
+        upcoming = unit + field(args, N_MEMBERS)
+        if upcoming >= n_units:
+            upcoming = unit
+        t, h, g, piece = _parts_of(upcoming, pieces_of_unit, head_tiles, n_heads, n_head_kv, tokens_per_tile)
         announce(args, step, work, t, h, piece)
         t, h, g, piece = _parts_of(unit, pieces_of_unit, head_tiles, n_heads, n_head_kv, tokens_per_tile)
         end = min(t + tokens_per_tile, n_tokens)

@@ -60,7 +60,8 @@ SCRATCH_STRIDE = 12
 PIECES = 13  # address of rows of sums, [SPLIT_TOKENS, n_head, MAX_PIECES]
 MAX_PIECES = 14  # pieces of the longest context
 FINISHED = 15  # address of i64[SPLIT_TOKENS, n_head], zero between steps: pieces that are done
-ATTENTION_FIELDS = 16
+N_MEMBERS = 16  # of the team
+ATTENTION_FIELDS = 17
 
 PIECE_TOKENS = 4 * ROUND_TOKENS
 SPLIT_TOKENS = 8  # steps of so many tokens or fewer are split
@@ -151,7 +152,7 @@ def _table_of(step, t):
 
 @inline
 def announce(args, step, work, t, h, piece):
-    """Where the member's next unit of work begins to read: a piece of what token t sees of KV head h."""
+    """Where the member's next unit of work probably begins to read: a piece of what token t sees of KV head h."""
     last_block = entry(field(step, POSITIONS), t) // BLOCK_TOKENS
     for i in range(ROUND_BLOCKS):
         index = min(piece * PIECE_TOKENS // BLOCK_TOKENS + i, last_block)

@@ -31,7 +31,7 @@ ROW_BYTES = 1
 N_ROWS = 2
 N_COLS = 3
 X = 4  # address of token 0's activations, in the form the weights ask for
-X_STRIDE = 5  # bytes between tokens
+X_STRIDE = 5  # bytes between tokens, at least `activations.row_bytes`
 OUT = 6  # address of token 0's row of the result, f32
 OUT_STRIDE = 7  # bytes between tokens
 LEAST_TAKE = 8  # rows that a member takes at least, a multiple of 16
@@ -243,6 +243,17 @@ def run_matmul(
                 args, first, stop, n_tokens, sums, panel, block, sizes, parts, unpack_block, multiply_block
             )
         rows_one_by_one(args, max(first, whole), last, n_tokens, row_dot)
+
+
+@inline
+def run_one_token(args, member, counter, rows_of_one_token):
+    """`run_matmul` where there is one token for certain."""
+    scratch = field(args, SCRATCH) + member * field(args, SCRATCH_STRIDE)
+    while True:
+        first, last = take_rows(args, counter)
+        if first >= field(args, N_ROWS):
+            return
+        rows_of_one_token(args, first, last, scratch)
 
 
 # Fields of an embedding's argument record; the first three are a matmul's.

@@ -229,6 +229,7 @@ class Program:
             attention.PIECES: self._pieces.address,
             attention.MAX_PIECES: self._max_pieces,
             attention.FINISHED: self._finished.address,
+            attention.N_MEMBERS: self.n_members,
         }
         self.append(_KV_OPS[layout.dtype][1], attention.ATTENTION_FIELDS, fields)
 

@@ -87,6 +87,7 @@ class Scene:
                 attention.PIECES: pieces.address,
                 attention.MAX_PIECES: max_pieces,
                 attention.FINISHED: finished.address,
+                attention.N_MEMBERS: n_members,
             },
         )
         step = {

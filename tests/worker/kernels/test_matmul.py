@@ -9,9 +9,11 @@ from quant_blocks import columns_to_try, random_rows
 from test_formats import ALL, activation
 
 from woolly_worker.kernels import matmul
+from woolly_worker.kernels.activations import Activation, row_bytes
 from woolly_worker.kernels.formats.float_loops import CHUNK_BYTES, LEAST_CHUNK
 from woolly_worker.kernels.formats.registry import FORMATS
 from woolly_worker.kernels.matmul import FEW_TOKENS
+from woolly_worker.kernels.matrix_unit_parts import tokens_of_a_pass
 from woolly_worker.kernels.step import N_LOGIT_ROWS, N_TOKENS, TOKEN_IDS
 
 Floats = npt.NDArray[np.float32]
@@ -89,14 +91,16 @@ def test_panels_equal_row_dots(name: str, n_tokens: int) -> None:
     """One to seventeen tokens meet every tile size and every remainder, more of them the way of many tokens; 37 rows
     leave five behind the panels."""
     product = Product(name, 37, columns_to_try(FORMATS[name])[-1 if n_tokens % 2 else 2], n_tokens)
-    assert same_bits(product.at_once(), product.one_by_one())
+    assert same_bits(product.at_once(least_take=16 if n_tokens % 2 else 48), product.one_by_one())
 
 
 @pytest.mark.parametrize("name", ["Q4_K", "Q5_K", "Q6_K"])
 def test_tokens_that_do_not_pass_at_once(name: str) -> None:
-    """A matrix unit takes as many tokens at a time as L2 holds: 48 of so many columns."""
-    product = Product(name, 53, 1 << 14, 70)
-    assert same_bits(product.at_once(n_members=2), product.one_by_one())
+    """A matrix unit takes as many tokens at a time as L2 holds. 53 rows: two panels, one, and five behind them."""
+    n_cols = 1 << 14
+    n_tokens = tokens_of_a_pass.py_func(row_bytes(Activation.Q8K, n_cols)) + 22
+    product = Product(name, 53, n_cols, n_tokens)
+    assert same_bits(product.at_once(n_members=2, least_take=48), product.one_by_one())
 
 
 @pytest.mark.parametrize("n_rows", [1, 5, 15, 16, 17, 31, 32, 33, 100])
@@ -120,15 +124,16 @@ def test_adding_to_the_residual(name: str, n_tokens: int) -> None:
     assert same_bits(product.at_once(before=before, n_members=2, logits=True), before + product.one_by_one())
 
 
+@pytest.mark.parametrize("n_tokens", [9, 53])
 @pytest.mark.parametrize("name", ALL)
-def test_extreme_blocks_give_the_same_bits(name: str) -> None:
+def test_extreme_blocks_give_the_same_bits(name: str, n_tokens: int) -> None:
     format_, rng = FORMATS[name], np.random.default_rng(6)
-    product = Product(name, 32, columns_to_try(format_)[-1], 9)
+    product = Product(name, 32, columns_to_try(format_)[-1], n_tokens)
     product.rows = random_rows(name, 32, product.n_cols, rng, extreme=True)
-    signs = rng.choice([-1, 1], (9, product.n_cols)).astype(np.float32)
+    signs = rng.choice([-1, 1], (n_tokens, product.n_cols)).astype(np.float32)
     signs[0], signs[1] = 1, -1
     product.x, _ = activation(format_, signs)
-    assert same_bits(product.at_once(), product.one_by_one())
+    assert same_bits(product.at_once(least_take=32), product.one_by_one())
 
 
 @pytest.mark.parametrize("name", FLOATS)

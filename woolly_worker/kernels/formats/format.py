@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from woolly_worker.kernels.activations import Activation, row_bytes
 from woolly_worker.kernels.jit import LazyOp
 from woolly_worker.kernels.matmul import sums_bytes
-from woolly_worker.kernels.matrix_unit import matrix_scratch_bytes
+from woolly_worker.kernels.matrix_unit_parts import matrix_scratch_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +25,10 @@ class Format:
     parts: int = 0  # partial sums of a row, see matmul.py
     tile_bytes: int = 0  # scratch for the sums of a tile, where they do not stay in registers
 
-    on_matrix_unit: bool = False  # whether many tokens pass through the CPU's
+    on_matrix_unit: bool = False  # whether two tokens or more pass through the CPU's
 
     def scratch_bytes(self, n_cols: int, n_tokens: int) -> int:
         """Scratch that one member of the team needs: rows of n_cols weights times so many tokens."""
-        panel = self.tile_bytes + sums_bytes(self.parts) + n_cols // self.block * self.panel_block_bytes
-        if not self.on_matrix_unit:
-            return panel
-        return max(panel, matrix_scratch_bytes(row_bytes(self.activation, n_cols), n_tokens))
+        if self.on_matrix_unit:
+            return matrix_scratch_bytes(row_bytes(self.activation, n_cols), n_tokens)
+        return self.tile_bytes + sums_bytes(self.parts) + n_cols // self.block * self.panel_block_bytes

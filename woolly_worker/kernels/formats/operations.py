@@ -12,9 +12,10 @@ from woolly_worker.kernels.activations import Activation
 from woolly_worker.kernels.cpu import CPU
 from woolly_worker.kernels.formats.format import Format
 from woolly_worker.kernels.formats.one_token import dot_of_parts, row_after_row, sixteen_at_once
-from woolly_worker.kernels.jit import LazyOp, inline, op
-from woolly_worker.kernels.matmul import COUNT_FIELD, run_embedding, run_matmul
-from woolly_worker.kernels.matrix_unit import LEAST_TOKENS, MatrixUnit, matmul_on_matrix_unit
+from woolly_worker.kernels.jit import LazyOp, op
+from woolly_worker.kernels.matmul import COUNT_FIELD, run_embedding, run_matmul, run_one_token
+from woolly_worker.kernels.matrix_unit import matmul_on_matrix_unit
+from woolly_worker.kernels.matrix_unit_parts import MatrixUnit
 from woolly_worker.kernels.simd import store_f32
 from woolly_worker.kernels.step import field
 
@@ -68,7 +69,7 @@ def quantised(
         matrix_unit = None
     if matrix_unit is not None:
         assert parts == 1, "the matrix unit adds a row up in one sum"
-        matmul = _by_number_of_tokens(matmul, matmul_on_matrix_unit(matrix_unit, block_bytes, row_dot))
+        matmul = _on_matrix_unit(rows_of_one_token, matmul_on_matrix_unit(matrix_unit, block_bytes, row_dot))
 
     return Format(
         name=name,
@@ -85,15 +86,15 @@ def quantised(
     )
 
 
-def _by_number_of_tokens(few: Any, many: Any) -> Any:
-    """The operation for a CPU that has a matrix unit, which pays from some number of tokens on."""
-    with_few_tokens = inline(few)
+def _on_matrix_unit(rows_of_one_token: Any, several: Any) -> Any:
+    """The operation for a CPU that has a matrix unit, which pays from two tokens on."""
 
     def matmul(args, step, member, counter):
-        if field(step, field(args, COUNT_FIELD)) < LEAST_TOKENS:
-            with_few_tokens(args, step, member, counter)
-        else:
-            many(args, step, member, counter)
+        n_tokens = field(step, field(args, COUNT_FIELD))
+        if n_tokens > 1:
+            several(args, step, member, counter)
+        elif n_tokens == 1:
+            run_one_token(args, member, counter, rows_of_one_token)
 
     return matmul
 

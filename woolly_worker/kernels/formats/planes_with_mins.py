@@ -13,7 +13,7 @@ from typing import Any
 from woolly_worker.kernels.activations import Q8K_SCALE, Q8K_SUMS32
 from woolly_worker.kernels.formats.k_scales import first_mins, first_scales, last_mins, last_scales
 from woolly_worker.kernels.jit import inline
-from woolly_worker.kernels.matrix_unit import LOWER, UPPER
+from woolly_worker.kernels.matrix_unit_parts import LOWER, UPPER
 from woolly_worker.kernels.simd import (
     add,
     and_bits,

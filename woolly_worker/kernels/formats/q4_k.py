@@ -38,7 +38,7 @@ from woolly_worker.kernels.formats.planes_with_mins import (
     unpack_factors,
 )
 from woolly_worker.kernels.jit import inline
-from woolly_worker.kernels.matrix_unit import MatrixUnit
+from woolly_worker.kernels.matrix_unit_parts import MatrixUnit
 from woolly_worker.kernels.simd import (
     add,
     and_bits,

@@ -31,7 +31,7 @@ from woolly_worker.kernels.formats.planes_with_mins import (
 )
 from woolly_worker.kernels.formats.q4_k import four_blocks, multiply_block
 from woolly_worker.kernels.jit import inline
-from woolly_worker.kernels.matrix_unit import MatrixUnit
+from woolly_worker.kernels.matrix_unit_parts import MatrixUnit
 from woolly_worker.kernels.simd import (
     add,
     and_bits,

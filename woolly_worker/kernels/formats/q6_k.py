@@ -27,7 +27,7 @@ from woolly_worker.kernels.formats.ahead import ask_ahead
 from woolly_worker.kernels.formats.fours import PARTS, dot_in_fours
 from woolly_worker.kernels.formats.operations import quantised
 from woolly_worker.kernels.jit import inline
-from woolly_worker.kernels.matrix_unit import LOWER, UPPER, MatrixUnit
+from woolly_worker.kernels.matrix_unit_parts import LOWER, UPPER, MatrixUnit
 from woolly_worker.kernels.simd import (
     add,
     and_bits,

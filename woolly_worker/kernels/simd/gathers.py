@@ -57,16 +57,6 @@ def gather_columns(typing_context: Any, address: Any, stride: Any) -> Any:
     return _COLUMNS(types.intp, types.intp), emit
 
 
-@verb
-def gather_first_columns(typing_context: Any, address: Any, stride: Any, n: Any) -> Any:
-    """The same of the first n rows, n > 0; nothing behind them is read, and the rest is the n-th again."""
-
-    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
-        return _columns_ir(b, [load_ir(b, row, _FOUR_I32) for row in _row_addresses(b, *args)])
-
-    return _COLUMNS(types.intp, types.intp, types.intp), emit
-
-
 def _row_addresses(b: Builder, address: Value, stride: Value, n: Value) -> list[Value]:
     """Of sixteen rows; of those behind the first n, the n-th again."""
     last = b.mul(stride, b.sub(n, I64(1)))

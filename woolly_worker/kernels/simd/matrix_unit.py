@@ -1,4 +1,4 @@
-"""Verbs over the registers of a CPU's matrix unit (Intel's AMX): eight of them, each 16 rows of 64 bytes.
+"""Verbs over the registers of a CPU's matrix unit (Intel's AMX): eight of them, up to 16 rows of 64 bytes each.
 
 They are numbered by literals, since LLVM hands them through to the instructions as they are. Whoever uses them calls
 `matrix_begin` first and `matrix_end` last: in between the kernel saves them at a switch of threads.
@@ -21,7 +21,7 @@ MATRIX_ROW_BYTES = 64
 MATRIX_BYTES = MATRIX_ROWS * MATRIX_ROW_BYTES
 
 
-_FEWER_ROWS = (2, 3, 7)
+FEWER_ROWS = (2, 3, 7)  # registers
 
 
 @verb
@@ -33,7 +33,7 @@ def matrix_begin(typing_context: Any, n_rows: Any) -> Any:
         shape = ir.VectorType(I8, 64)
         lengths = [length for _ in range(8) for length in (MATRIX_ROW_BYTES, 0)]
         config = ir.Constant(shape, [1, *[0] * 15, *lengths, *[0] * 16, *[MATRIX_ROWS] * 8, *[0] * 8])
-        for register in _FEWER_ROWS:
+        for register in FEWER_ROWS:
             config = b.insert_element(config, b.trunc(args[0], I8), I32(48 + register))
         place = b.alloca(shape)
         b.store(config, place)
@@ -90,8 +90,8 @@ def _moved(name: str, doc: str) -> Any:
     return move
 
 
-matrix_load = _moved("tileloadd64", "Sixteen rows of 64 bytes from address, address + stride, ...")
-matrix_store = _moved("tilestored64", "Sixteen rows of 64 bytes to address, address + stride, ...")
+matrix_load = _moved("tileloadd64", "As many rows as the register has, from address, address + stride, ...")
+matrix_store = _moved("tilestored64", "As many rows as the register has, to address, address + stride, ...")
 
 
 def _dot(name: str, doc: str) -> Any:
@@ -114,7 +114,7 @@ matrix_dot_u8i8 = _dot(
     "tdpbusd",
     """c[m, n] += sum over k < 64 of a[m, k] * b[k / 4, 4 n + k % 4], exact in i32.
 
-    c  16 rows of 16 i32;   a  16 rows of 64 unsigned bytes;   b  16 rows of 16 times four signed bytes
+    c  rows of 16 i32;   a  as many rows of 64 unsigned bytes;   b  16 rows of 16 times four signed bytes
     """,
 )
 matrix_dot_i8u8 = _dot("tdpbsud", "The same with signed bytes in `a`, unsigned ones in `b`.")
