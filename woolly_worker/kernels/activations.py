@@ -52,7 +52,6 @@ def row_bytes(form: Activation, n: int) -> int:
     """Bytes from one row of n values in a form to the next."""
     if form == Activation.F32:
         return 4 * padded(n)
-    if form == Activation.Q8K:
-        lines = -(-n // Q8K_VALUES) * Q8K_BYTES // CACHE_LINE_BYTES
-        return (lines | 1) * CACHE_LINE_BYTES  # an odd number: a block's records of sixteen tokens share few sets of L1
-    return -(-n // Q8_VALUES) * Q8_BYTES
+    n_bytes = -(-n // Q8K_VALUES) * Q8K_BYTES if form == Activation.Q8K else -(-n // Q8_VALUES) * Q8_BYTES
+    # An odd number of cache lines: else sixteen tokens' records of a block would share few sets of L1.
+    return (n_bytes // CACHE_LINE_BYTES | 1) * CACHE_LINE_BYTES

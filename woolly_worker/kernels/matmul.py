@@ -20,6 +20,8 @@ Work is handed out in runs of rows by the operation's counter: long ones first, 
 stream, short ones at the end, so that nobody waits long for the last.
 """
 
+from typing import Any
+
 from woolly_worker.kernels.jit import inline, subroutine
 from woolly_worker.kernels.simd import add, load_f32, load_f32x16, load_i64, store, store_f32, zero_f32x16
 from woolly_worker.kernels.simd.tiles import add_each, load_each, store_each, zeros_f32
@@ -44,6 +46,7 @@ MATMUL_FIELDS = 14
 
 PANEL_ROWS = 16
 VECTOR_BYTES = 64  # sixteen rows' sums for one token
+TILE_TOKENS = 8  # that a panel of whole rows is multiplied by together, in vectors
 FEW_TOKENS = 32  # up to here one block at a time; beyond, the sums of all tokens would crowd the panel out of L1
 
 
@@ -114,13 +117,13 @@ def multiply_tiles(n_tokens, sums, panel, panel_bytes, x, x_stride, first, step,
 
 
 @inline
-def _clear(sums, n):
+def clear(sums, n):
     for k in range(n):
         store(sums + k * VECTOR_BYTES, zero_f32x16())
 
 
 @inline
-def _add_up(sums, part_bytes, parts, n_tokens, place, stride, add_to_out):
+def add_up(sums, part_bytes, parts, n_tokens, place, stride, add_to_out):
     """place[t] = the parts' sums of token t, in order; added to what is there when add_to_out is not 0."""
     for t in range(n_tokens):
         total = load_f32x16(sums + t * VECTOR_BYTES)
@@ -140,54 +143,59 @@ def _rows_few_tokens(args, first, last, n_tokens, sums, panel, block, sizes, par
     for r in range(first, last, PANEL_ROWS):
         rows = w + r * row_bytes
         ahead = rows + PANEL_ROWS * row_bytes
-        _clear(sums, parts * n_tokens)
+        clear(sums, parts * n_tokens)
         for i in range(n_blocks):
             prepare_block(rows + i * sizes[0], row_bytes, ahead + i * PANEL_ROWS * sizes[0], panel)
             s = sums + i % parts * part_bytes
             multiply_tiles(n_tokens, s, panel, 0, x, x_stride, i, 1, i + 1, multiply_prepared)
-        _add_up(sums, part_bytes, parts, n_tokens, out + 4 * r, out_stride, field(args, ADD_TO_OUT))
+        add_up(sums, part_bytes, parts, n_tokens, out + 4 * r, out_stride, field(args, ADD_TO_OUT))
+
+
+def tile_of_eight(parts: int, multiply_block: Any) -> Any:
+    """The `whole_tile` of `run_matmul` for TILE_TOKENS, in vectors."""
+
+    @inline
+    def whole_tile(panel, panel_bytes, x, x_stride, sums, n_blocks, place, stride, add_to_out):
+        for part in range(parts):
+            acc = zeros_f32(TILE_TOKENS)
+            for i in range(part, n_blocks, parts):
+                acc = multiply_block(panel + i * panel_bytes, x, i, x_stride, acc)
+            if part > 0:
+                acc = add_each(load_each(sums, VECTOR_BYTES, acc), acc)
+            if part < parts - 1:
+                store_each(sums, VECTOR_BYTES, acc)
+            elif add_to_out:
+                store_each(place, stride, add_each(load_each(place, stride, acc), acc))
+            else:
+                store_each(place, stride, acc)
+
+    return whole_tile
 
 
 @inline
-def _whole_tile(panel, panel_bytes, x, x_stride, sums, parts, n_blocks, place, stride, add_to_out, multiply_block):
-    """place[t] = panel . x[t] for eight tokens; what parts are summed up so far waits in `sums`."""
-    for part in range(parts):
-        acc = zeros_f32(8)
-        for i in range(part, n_blocks, parts):
-            acc = multiply_block(panel + i * panel_bytes, x, i, x_stride, acc)
-        if part > 0:
-            acc = add_each(load_each(sums, VECTOR_BYTES, acc), acc)
-        if part < parts - 1:
-            store_each(sums, VECTOR_BYTES, acc)
-        elif add_to_out:
-            store_each(place, stride, add_each(load_each(place, stride, acc), acc))
-        else:
-            store_each(place, stride, acc)
-
-
-@inline
-def _rows_many_tokens(args, first, last, n_tokens, sums, panel, block, sizes, parts, unpack_block, multiply_block):
+def rows_many_tokens(
+    args, first, last, n_tokens, sums, panel, block, sizes, parts, unpack_block, multiply_block, tile_tokens, whole_tile
+):
+    """Panels of whole rows times all tokens: tile_tokens at a time by whole_tile, the last ones by multiply_block."""
     w, row_bytes, n_blocks = field(args, WEIGHTS), field(args, ROW_BYTES), field(args, N_COLS) // block
     x, x_stride = field(args, X), field(args, X_STRIDE)
     out, out_stride, add_to_out = field(args, OUT), field(args, OUT_STRIDE), field(args, ADD_TO_OUT)
-    whole, part_bytes = n_tokens - n_tokens % 8, 8 * VECTOR_BYTES
+    whole, part_bytes = n_tokens - n_tokens % tile_tokens, tile_tokens * VECTOR_BYTES
     for r in range(first, last, PANEL_ROWS):
         rows, place = w + r * row_bytes, out + 4 * r
         ahead = rows + PANEL_ROWS * row_bytes
         for i in range(n_blocks):
             unpack_block(rows + i * sizes[0], row_bytes, ahead + i * PANEL_ROWS * sizes[0], panel + i * sizes[1])
-        for t in range(0, whole, 8):
+        for t in range(0, whole, tile_tokens):
             y, here = x + t * x_stride, place + t * out_stride
-            _whole_tile(
-                panel, sizes[1], y, x_stride, sums, parts, n_blocks, here, out_stride, add_to_out, multiply_block
-            )
+            whole_tile(panel, sizes[1], y, x_stride, sums, n_blocks, here, out_stride, add_to_out)
         if whole < n_tokens:
             n, y = n_tokens - whole, x + whole * x_stride
-            _clear(sums, parts * 8)
+            clear(sums, parts * tile_tokens)
             for part in range(parts):
                 s = sums + part * part_bytes
                 multiply_tiles(n, s, panel, sizes[1], y, x_stride, part, parts, n_blocks, multiply_block)
-            _add_up(sums, part_bytes, parts, n, place + whole * out_stride, out_stride, add_to_out)
+            add_up(sums, part_bytes, parts, n, place + whole * out_stride, out_stride, add_to_out)
 
 
 @inline
@@ -205,6 +213,7 @@ def run_matmul(
     rows_of_one_token,
     prepare_block,
     multiply_prepared,
+    whole_tile,
 ):
     """The body of every quantised matmul operation.
 
@@ -218,6 +227,10 @@ def run_matmul(
     rows_of_one_token(args, first, last, scratch)        the rows from first to last, if there is one token
     prepare_block, multiply_prepared                     what stands in for unpack_block and multiply_block where tokens
                                                          are few: the panel may then hold whatever the two agree on
+    whole_tile(panel, panel_bytes, x, x_stride, sums, n_blocks, place, stride, add_to_out)
+                                                         a panel of whole rows times TILE_TOKENS, where tokens are many:
+                                                         to `place`, a token's row every `stride` bytes; `sums` is
+                                                         scratch
     """
     n_tokens = field(step, field(args, COUNT_FIELD))
     if n_tokens == 0:
@@ -239,8 +252,20 @@ def run_matmul(
                 args, first, stop, n_tokens, sums, panel, block, sizes, parts, prepare_block, multiply_prepared
             )
         else:
-            _rows_many_tokens(
-                args, first, stop, n_tokens, sums, panel, block, sizes, parts, unpack_block, multiply_block
+            rows_many_tokens(
+                args,
+                first,
+                stop,
+                n_tokens,
+                sums,
+                panel,
+                block,
+                sizes,
+                parts,
+                unpack_block,
+                multiply_block,
+                TILE_TOKENS,
+                whole_tile,
             )
         rows_one_by_one(args, max(first, whole), last, n_tokens, row_dot)
 

@@ -39,7 +39,7 @@ from woolly_worker.kernels.step import field
 
 
 @inline
-def _following(args, counter, r, last):
+def following(args, counter, r, last):
     """The panel behind r and the end of its run, which may be the next one: rows are taken early, as long as there are
     panels for everybody. Without any, it is the end of all rows."""
     r += PANEL_ROWS
@@ -72,7 +72,7 @@ def rows_times_few_with(unit: MatrixUnit, block_bytes: int) -> Any:
                 break
             # Of panel r the products are made, of r_next the weights are unpacked, and r_ahead is asked for.
             r_next, i, r_before, i_before = r, 0, r, -1
-            r_ahead, last = _following(args, counter, r, last)
+            r_ahead, last = following(args, counter, r, last)
             block = w + r * row_bytes
             unpack(block, row_bytes, w + r_ahead * row_bytes, planes, factors)
             while True:
@@ -81,7 +81,7 @@ def rows_times_few_with(unit: MatrixUnit, block_bytes: int) -> Any:
                 if i_next == n_blocks:
                     r_next, i_next = r_ahead, 0
                     if r_ahead < whole:
-                        r_ahead, last = _following(args, counter, r_ahead, last)
+                        r_ahead, last = following(args, counter, r_ahead, last)
                 if r_next < whole:  # nothing is behind the last block: any will do
                     block = w + r_next * row_bytes + i_next * block_bytes
                 ahead = w + r_ahead * row_bytes + i_next * share

@@ -57,7 +57,8 @@ def activation(format_: Format, x: Floats) -> tuple[Region, Doubles]:
         records = region.values[:, :used].reshape(len(rows), -1, Q8K_BYTES)
         q, d = as_type(records[..., :Q8K_VALUES], np.int8), as_type(records[..., Q8K_SCALE : Q8K_SCALE + 4], np.float32)
         return region, (q * d).reshape(len(rows), n)
-    records = region.values.reshape(len(rows), -1, Q8_BYTES)
+    used = -(-n // Q8_VALUES) * Q8_BYTES
+    records = region.values[:, :used].reshape(len(rows), -1, Q8_BYTES)
     q, d = as_type(records[..., :Q8_VALUES], np.int8), as_type(records[..., Q8_SCALES:Q8_SUMS], np.float32)
     return region, (q * np.repeat(d, Q8_RUN, axis=-1)).reshape(len(rows), -1)[:, :n]
 

@@ -27,19 +27,35 @@ RUNS = Q8_VALUES // Q8_RUN
 
 
 @inline
-def multiply_block(panel, x, i, x_stride, acc):
-    """acc[t] += panel . x[t]. The 128 that every weight is too large leaves as 128 * (sum of the activations)."""
+def add_products(panel, x, i, x_stride, acc, s):
+    """The float step of block i, whose products are s. The 128 that every weight is too large leaves as 128 * (sum of
+    the activations)."""
     record, run = x + (i // RUNS) * Q8_BYTES, i % RUNS
-    s = dot_groups(zeros_i32_like(acc), panel, record + Q8_RUN * run, x_stride, 8)
     s = sub_splat_each(s, record + Q8_SUMS + 4 * run, x_stride, 1)
     return accumulate_each(acc, load_f32x16(panel + PANEL_D), record + Q8_SCALES + 4 * run, x_stride, s)
 
 
 @inline
-def multiply_block_with_mins(panel, x, i, x_stride, acc):
+def add_products_with_mins(panel, x, i, x_stride, acc, s):
     """The same for unsigned q and a minimum: its part is m / 128 times 128 times the sum of the activations."""
     record, run = x + (i // RUNS) * Q8_BYTES, i % RUNS
-    s = dot_groups(zeros_i32_like(acc), panel, record + Q8_RUN * run, x_stride, 8)
     acc = accumulate_each(acc, load_f32x16(panel + PANEL_D), record + Q8_SCALES + 4 * run, x_stride, s)
     m, scales, sums = load_f32x16(panel + PANEL_M), record + Q8_SCALES + 4 * run, record + Q8_SUMS + 4 * run
     return accumulate_splat_each(acc, m, scales, sums, x_stride)
+
+
+@inline
+def _products(panel, x, i, x_stride, acc):
+    return dot_groups(zeros_i32_like(acc), panel, x + i // RUNS * Q8_BYTES + Q8_RUN * (i % RUNS), x_stride, 8)
+
+
+@inline
+def multiply_block(panel, x, i, x_stride, acc):
+    """acc[t] += panel . x[t]."""
+    return add_products(panel, x, i, x_stride, acc, _products(panel, x, i, x_stride, acc))
+
+
+@inline
+def multiply_block_with_mins(panel, x, i, x_stride, acc):
+    """The same with a minimum."""
+    return add_products_with_mins(panel, x, i, x_stride, acc, _products(panel, x, i, x_stride, acc))

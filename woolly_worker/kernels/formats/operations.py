@@ -11,9 +11,10 @@ from typing import Any
 from woolly_worker.kernels.activations import Activation
 from woolly_worker.kernels.cpu import CPU
 from woolly_worker.kernels.formats.format import Format
+from woolly_worker.kernels.formats.legacy_on_matrix_unit import LEAST_TOKENS, legacy_on_matrix_unit
 from woolly_worker.kernels.formats.one_token import dot_of_parts, row_after_row, sixteen_at_once
-from woolly_worker.kernels.jit import LazyOp, op
-from woolly_worker.kernels.matmul import COUNT_FIELD, run_embedding, run_matmul, run_one_token
+from woolly_worker.kernels.jit import LazyOp, inline, op
+from woolly_worker.kernels.matmul import COUNT_FIELD, run_embedding, run_matmul, run_one_token, tile_of_eight
 from woolly_worker.kernels.matrix_unit import matmul_on_matrix_unit
 from woolly_worker.kernels.matrix_unit_parts import MatrixUnit
 from woolly_worker.kernels.simd import store_f32
@@ -36,9 +37,12 @@ def quantised(
     prepare_block: Any = None,
     multiply_prepared: Any = None,
     matrix_unit: MatrixUnit | None = None,
+    add_products: Any = None,
 ) -> Format:
-    """A type with quant blocks. `run_matmul` says what the parts have to do; the last two may stand in for unpack_block
-    and multiply_block where tokens are few. Of row_dot and row_parts, see `one_token.py`, a type has one."""
+    """A type with quant blocks. `run_matmul` says what the parts have to do; prepare_block and multiply_prepared may
+    stand in for unpack_block and multiply_block where tokens are few. Of row_dot and row_parts, see `one_token.py`, a
+    type has one. CPUs with a matrix unit use the last two, of which a type has one or none: see `matrix_unit.py` and
+    `legacy_on_matrix_unit.py`."""
     sizes = (block_bytes, panel_block_bytes)
     prepare_few, multiply_few = prepare_block or unpack_block, multiply_prepared or multiply_block
 
@@ -47,6 +51,8 @@ def quantised(
     else:
         row_dot = dot_of_parts(row_parts)
         rows_of_one_token = sixteen_at_once(row_parts, row_dot)
+
+    whole_tile = tile_of_eight(parts, multiply_block)
 
     def matmul(args, step, member, counter):
         run_matmul(
@@ -63,13 +69,15 @@ def quantised(
             rows_of_one_token,
             prepare_few,
             multiply_few,
+            whole_tile,
         )
 
-    if not CPU.has_matrix_unit:
-        matrix_unit = None
-    if matrix_unit is not None:
+    if CPU.has_matrix_unit and matrix_unit is not None:
         assert parts == 1, "the matrix unit adds a row up in one sum"
         matmul = _on_matrix_unit(rows_of_one_token, matmul_on_matrix_unit(matrix_unit, block_bytes, row_dot))
+    elif CPU.has_matrix_unit and add_products is not None:
+        many = legacy_on_matrix_unit(sizes, unpack_block, multiply_block, add_products, row_dot)
+        matmul = _by_number_of_tokens(matmul, many)
 
     return Format(
         name=name,
@@ -82,7 +90,7 @@ def quantised(
         row_dot=dot_for_python(row_dot, name),
         panel_block_bytes=panel_block_bytes,
         parts=parts,
-        on_matrix_unit=matrix_unit is not None,
+        on_matrix_unit=CPU.has_matrix_unit and matrix_unit is not None,
     )
 
 
@@ -95,6 +103,19 @@ def _on_matrix_unit(rows_of_one_token: Any, several: Any) -> Any:
             several(args, step, member, counter)
         elif n_tokens == 1:
             run_one_token(args, member, counter, rows_of_one_token)
+
+    return matmul
+
+
+def _by_number_of_tokens(few: Any, many: Any) -> Any:
+    """The operation for such a CPU where the matrix unit pays from some number of tokens on."""
+    with_few_tokens = inline(few)
+
+    def matmul(args, step, member, counter):
+        if field(step, field(args, COUNT_FIELD)) < LEAST_TOKENS:
+            with_few_tokens(args, step, member, counter)
+        else:
+            many(args, step, member, counter)
 
     return matmul
 

@@ -13,6 +13,7 @@ from woolly_worker.kernels.formats.legacy import (
     PANEL_D,
     PANEL_M,
     PARTS,
+    add_products_with_mins,
     multiply_block_with_mins,
 )
 from woolly_worker.kernels.formats.nibbles import (
@@ -105,6 +106,7 @@ FORMAT = quantised(
     parts=PARTS,
     unpack_block=unpack_block,
     multiply_block=multiply_block_with_mins,
+    add_products=add_products_with_mins,
     row_parts=row_parts,
     dequantize=dequantize,
 )

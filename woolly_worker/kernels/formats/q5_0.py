@@ -8,7 +8,7 @@ Source: ggml-common.h `block_q5_0`, ggml-quants.c `dequantize_row_q5_0`.
 import numpy as np
 
 from woolly_worker.kernels.activations import Activation
-from woolly_worker.kernels.formats.legacy import BLOCK, PANEL_BLOCK_BYTES, PANEL_D, PARTS, multiply_block
+from woolly_worker.kernels.formats.legacy import BLOCK, PANEL_BLOCK_BYTES, PANEL_D, PARTS, add_products, multiply_block
 from woolly_worker.kernels.formats.nibbles import (
     fifth_of_four,
     fives,
@@ -105,6 +105,7 @@ FORMAT = quantised(
     parts=PARTS,
     unpack_block=unpack_block,
     multiply_block=multiply_block,
+    add_products=add_products,
     row_parts=row_parts,
     dequantize=dequantize,
 )

@@ -12,6 +12,7 @@ from woolly_worker.kernels.formats.legacy import (
     PANEL_D,
     PANEL_M,
     PARTS,
+    add_products_with_mins,
     multiply_block_with_mins,
 )
 from woolly_worker.kernels.formats.nibbles import (
@@ -110,6 +111,7 @@ FORMAT = quantised(
     parts=PARTS,
     unpack_block=unpack_block,
     multiply_block=multiply_block_with_mins,
+    add_products=add_products_with_mins,
     row_parts=row_parts,
     dequantize=dequantize,
 )

@@ -20,8 +20,19 @@ MATRIX_ROWS = 16
 MATRIX_ROW_BYTES = 64
 MATRIX_BYTES = MATRIX_ROWS * MATRIX_ROW_BYTES
 
+_FEWER_ROWS = (2, 3, 7)  # registers of `matrix_begin`
 
-FEWER_ROWS = (2, 3, 7)  # registers
+
+def _begin_ir(context: Any, b: Builder, lengths: list[int], n_rows: list[Value]) -> Value:
+    """`ldtilecfg` reads the palette, then sixteen times the bytes of a row, then sixteen times the number of rows."""
+    bytes_of_rows = [byte for length in lengths for byte in (length, 0)]
+    config = ir.Constant(ir.VectorType(I8, 64), [1, *[0] * 15, *bytes_of_rows, *[0] * 32])
+    for register, n in enumerate(n_rows):
+        config = b.insert_element(config, n, I32(48 + register))
+    place = b.alloca(config.type)
+    b.store(config, place)
+    call_ir(b, "llvm.x86.ldtilecfg", ir.VoidType(), b.bitcast(place, I8.as_pointer()))
+    return context.get_dummy_value()
 
 
 @verb
@@ -29,16 +40,24 @@ def matrix_begin(typing_context: Any, n_rows: Any) -> Any:
     """Registers 2, 3 and 7 have `n_rows` rows, 1 to 16; the others have all sixteen."""
 
     def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
-        # What `ldtilecfg` reads: the palette, sixteen times the bytes of a row, sixteen times the number of rows.
-        shape = ir.VectorType(I8, 64)
-        lengths = [length for _ in range(8) for length in (MATRIX_ROW_BYTES, 0)]
-        config = ir.Constant(shape, [1, *[0] * 15, *lengths, *[0] * 16, *[MATRIX_ROWS] * 8, *[0] * 8])
-        for register in FEWER_ROWS:
-            config = b.insert_element(config, b.trunc(args[0], I8), I32(48 + register))
-        place = b.alloca(shape)
-        b.store(config, place)
-        call_ir(b, "llvm.x86.ldtilecfg", ir.VoidType(), b.bitcast(place, I8.as_pointer()))
-        return context.get_dummy_value()
+        fewer = b.trunc(args[0], I8)
+        rows = [fewer if register in _FEWER_ROWS else I8(MATRIX_ROWS) for register in range(8)]
+        return _begin_ir(context, b, [MATRIX_ROW_BYTES] * 8, rows)
+
+    return types.void(types.intp), emit
+
+
+@verb
+def matrix_begin_runs(typing_context: Any, n_rows: Any) -> Any:
+    """For products of 32 columns: registers 4 and 6 have rows of 32 bytes, and 5 has eight rows of 64. Registers 2 and
+    6 have `n_rows` rows, 1 to 16; the others are full."""
+    lengths = [32 if register in (4, 6) else MATRIX_ROW_BYTES for register in range(8)]
+
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        rows = [I8(MATRIX_ROWS)] * 8
+        rows[2] = rows[6] = b.trunc(args[0], I8)
+        rows[5] = I8(8)
+        return _begin_ir(context, b, lengths, rows)
 
     return types.void(types.intp), emit
 

@@ -295,13 +295,12 @@ def store_each(typing_context: Any, address: Any, stride: Any, tile: Any) -> Any
 
 @verb
 def load_each(typing_context: Any, address: Any, stride: Any, like: Any) -> Any:
-    """As many f32x16 as `like` has vectors, from address + t * stride."""
-    tile = Tile(f32x16, like.n)
+    """A tile of the type of `like`, its vectors from address + t * stride."""
 
     def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
-        return pack_ir(b, [load_ir(b, at_ir(b, args[0], t, args[1]), f32x16.llvm) for t in range(like.n)])
+        return pack_ir(b, [load_ir(b, at_ir(b, args[0], t, args[1]), like.vec.llvm) for t in range(like.n)])
 
-    return tile(types.intp, types.intp, like), emit
+    return like(types.intp, types.intp, like), emit
 
 
 @verb
