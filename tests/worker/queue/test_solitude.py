@@ -320,7 +320,7 @@ def test_a_prompt_that_hangs_holds_up_the_others_for_two_leases_only(ledger: Led
     engine, hang = ScriptedEngine(), threading.Event()
     suspect(ledger)
     ledger.submit(request(), job_id="innocent")
-    with working(redis_url, engine, lease=0.2) as (runtime, served):
+    with working(redis_url, engine, lease=0.8) as (runtime, served):
         encode = served.tokenizer.encode_chat
         served.tokenizer.encode_chat = lambda text: (hang.wait(20), encode(text))[1]  # type: ignore[method-assign]
         first = Task(runtime, "suspect")
