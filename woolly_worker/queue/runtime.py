@@ -251,6 +251,7 @@ class Runtime:
 
     def drop(self, job_id: str, fence: int) -> None:
         self.engine.drop(job_id, fence)
+        self.solitude.leave((job_id, fence))  # its task may hang, and not hear of this
 
     def passed(self, job_id: str, fence: int) -> None:
         self.solitude.leave((job_id, fence))

@@ -316,15 +316,26 @@ def test_a_cancel_before_the_engine_has_a_job_that_has_passed_elsewhere_reaches_
         task.join(5)
 
 
-def test_a_prompt_that_hangs_holds_up_the_others_for_two_leases_only(ledger: Ledger, redis_url: str) -> None:
-    engine, hang = ScriptedEngine(), threading.Event()
+@pytest.mark.parametrize("lease", [0.4, 1.0])
+def test_a_prompt_that_hangs_holds_up_the_others_for_two_leases_only(
+    ledger: Ledger, redis_url: str, lease: float
+) -> None:
+    """Whether its claim is found out to be over before that, or not."""
+    engine, hang, hanging = ScriptedEngine(), threading.Event(), threading.Event()
     suspect(ledger)
     ledger.submit(request(), job_id="innocent")
-    with working(redis_url, engine, lease=0.8) as (runtime, served):
+    with working(redis_url, engine, lease=lease) as (runtime, served):
         encode = served.tokenizer.encode_chat
-        served.tokenizer.encode_chat = lambda text: (hang.wait(20), encode(text))[1]  # type: ignore[method-assign]
+
+        def hangs(text: Any) -> list[int]:
+            hanging.set()
+            hang.wait(20)
+            return encode(text)
+
+        served.tokenizer.encode_chat = hangs  # type: ignore[method-assign]
         first = Task(runtime, "suspect")
-        eventually(lambda: is_alone(ledger))
+        assert hanging.wait(10)
+        assert is_alone(ledger)
         served.tokenizer.encode_chat = encode  # type: ignore[method-assign]
         second = Task(runtime, "innocent")
         eventually(lambda: "innocent" in submitted(engine))

@@ -85,6 +85,7 @@ from woolly_worker.kernels.simd.tiles import (
 )
 
 BLOCK, BLOCK_BYTES = 256, 144
+QUARTER_AHEAD = 64 * 9  # bytes of sixteen rows that a quarter asks for: its share
 
 # The panel of sixteen rows: values, then what k_scales.py puts behind them; one quant block after the other.
 
@@ -244,7 +245,7 @@ def _quarter(c: int) -> Any:
     @inline
     def unpack_quarter(block, row_bytes, scales, ahead, planes):
         low, high = scales_of_low(scales), scales_of_high(scales)
-        ahead += 64 * 9 * c
+        ahead += QUARTER_AHEAD * c
         prefetch(ahead + 512)
         for half in range(2):
             place, line = planes + 1024 * c + 256 * half, ahead + 256 * half

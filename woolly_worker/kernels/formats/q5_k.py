@@ -60,14 +60,23 @@ from woolly_worker.kernels.simd.tiles import vector_of
 
 BLOCK, BLOCK_BYTES = 256, 176
 QH, QS = 16, 48
+QUARTER_AHEAD = 64 * 11  # bytes of sixteen rows that a quarter asks for: its share, in whole cache lines
+
+
+@inline
+def _two_runs(q, fifth):
+    """Four weights of sixteen rows from each of two runs of 32: `fifth` has their fifth bits in bits 0 and 1 of every
+    byte."""
+    low = bor(and_bits(q, 0x0F0F0F0F), shift_left(and_bits(fifth, 0x01010101), 4))
+    return low, bor(and_bits(shift_right(q, 4), 0x0F0F0F0F), shift_left(and_bits(fifth, 0x02020202), 3))
 
 
 @inline
 def _unpack_column(q, fifth, place):
-    """Four weights of sixteen rows from each of two runs of 32: `fifth` has their fifth bits in bits 0 and 1 of every
-    byte. Returns the bits of the next two runs."""
-    store(place, bor(and_bits(q, 0x0F0F0F0F), shift_left(and_bits(fifth, 0x01010101), 4)))
-    store(place + 512, bor(and_bits(shift_right(q, 4), 0x0F0F0F0F), shift_left(and_bits(fifth, 0x02020202), 3)))
+    """Returns the fifth bits of the next two runs."""
+    low, high = _two_runs(q, fifth)
+    store(place, low)
+    store(place + 512, high)
     return shift_right(fifth, 2)
 
 
@@ -148,11 +157,9 @@ def _quarter(c: int) -> Any:
     @inline
     def pair(q, fifth, ahead, low, high, place):
         prefetch(ahead)
-        fifth = shift_right(fifth, past)
-        q_low = bor(and_bits(q, 0x0F0F0F0F), shift_left(and_bits(fifth, 0x01010101), 4))
-        q_high = bor(and_bits(shift_right(q, 4), 0x0F0F0F0F), shift_left(and_bits(fifth, 0x02020202), 3))
-        store_products(q_low, low[0], low[1], place)
-        store_products(q_high, high[0], high[1], place + 512)
+        of_low, of_high = _two_runs(q, shift_right(fifth, past))
+        store_products(of_low, low[0], low[1], place)
+        store_products(of_high, high[0], high[1], place + 512)
 
     @inline
     def unpack_half(block, row_bytes, bits, ahead, low, high, place):
@@ -167,7 +174,7 @@ def _quarter(c: int) -> Any:
         parts, bits = scales
         low, high = scales_of_low(parts), scales_of_high(parts)
         q, place = block + QS + 32 * c, planes + 1024 * c
-        ahead += 64 * 11 * c
+        ahead += QUARTER_AHEAD * c
         unpack_half(q, row_bytes, bits[0], ahead, low, high, place)
         for line in range(8, 11):
             prefetch(ahead + 64 * line)

@@ -77,6 +77,8 @@ from woolly_worker.kernels.simd.tiles import (
 BLOCK, BLOCK_BYTES = 256, 210
 QH, SCALES, D = 128, 192, 208
 
+QUARTER_AHEAD = 64 * 14  # bytes of sixteen rows that a quarter asks for: its share, in whole cache lines
+
 PANEL_SCALES = 4096  # i32 x 16 rows, for each of 16 sub-blocks
 PANEL_PAIRS = PANEL_SCALES + 16 * 64  # the same scales as pairs of i16
 PANEL_D = PANEL_PAIRS + 8 * 64
@@ -84,12 +86,24 @@ PANEL_BLOCK_BYTES = PANEL_D + 64
 
 
 @inline
+def _four_runs(low, high, bits):
+    """Four weights of sixteen rows from each of the four runs of 32 in a half."""
+    return (
+        bor(and_bits(low, 0x0F0F0F0F), shift_left(and_bits(bits, 0x03030303), 4)),
+        bor(and_bits(high, 0x0F0F0F0F), shift_left(and_bits(bits, 0x0C0C0C0C), 2)),
+        bor(and_bits(shift_right(low, 4), 0x0F0F0F0F), and_bits(bits, 0x30303030)),
+        bor(and_bits(shift_right(high, 4), 0x0F0F0F0F), shift_right(and_bits(bits, 0xC0C0C0C0), 2)),
+    )
+
+
+@inline
 def _unpack_column(low, high, bits, place):
-    """Four weights of sixteen rows from each of the four runs of 32; the runs lie 512 bytes apart in the panel."""
-    store(place, bor(and_bits(low, 0x0F0F0F0F), shift_left(and_bits(bits, 0x03030303), 4)))
-    store(place + 512, bor(and_bits(high, 0x0F0F0F0F), shift_left(and_bits(bits, 0x0C0C0C0C), 2)))
-    store(place + 1024, bor(and_bits(shift_right(low, 4), 0x0F0F0F0F), and_bits(bits, 0x30303030)))
-    store(place + 1536, bor(and_bits(shift_right(high, 4), 0x0F0F0F0F), shift_right(and_bits(bits, 0xC0C0C0C0), 2)))
+    """The runs lie 512 bytes apart in the panel."""
+    q = _four_runs(low, high, bits)
+    store(place, q[0])
+    store(place + 512, q[1])
+    store(place + 1024, q[2])
+    store(place + 1536, q[3])
 
 
 @inline
@@ -230,12 +244,11 @@ def _quarter(h: int, part: int) -> Any:
     def column(low, high, bits, ahead, scales, place):
         for line in range(3):
             prefetch(ahead + 64 * line)
-        s0, s1, s2, s3 = scales
-        _store_products(bor(and_bits(low, 0x0F0F0F0F), shift_left(and_bits(bits, 0x03030303), 4)), s0, place)
-        _store_products(bor(and_bits(high, 0x0F0F0F0F), shift_left(and_bits(bits, 0x0C0C0C0C), 2)), s1, place + 512)
-        low, high = and_bits(shift_right(low, 4), 0x0F0F0F0F), and_bits(shift_right(high, 4), 0x0F0F0F0F)
-        _store_products(bor(low, and_bits(bits, 0x30303030)), s2, place + 1024)
-        _store_products(bor(high, and_bits(shift_right(bits, 2), 0x30303030)), s3, place + 1536)
+        q = _four_runs(low, high, bits)
+        _store_products(q[0], scales[0], place)
+        _store_products(q[1], scales[1], place + 512)
+        _store_products(q[2], scales[2], place + 1024)
+        _store_products(q[3], scales[3], place + 1536)
 
     @inline
     def unpack_quarter(block, row_bytes, scales, ahead, planes):
@@ -244,7 +257,7 @@ def _quarter(h: int, part: int) -> Any:
         bits = gather_columns(block + QH + 32 * h + 16 * part, row_bytes)
         of_runs = scales_0(scales), scales_1(scales), scales_2(scales), scales_3(scales)
         place = planes + 2048 * h + 256 * part
-        ahead += 64 * 14 * (2 * h + part)
+        ahead += QUARTER_AHEAD * (2 * h + part)
         prefetch(ahead + 64 * 12)
         prefetch(ahead + 64 * 13)
         column(vector_of(low, 0), vector_of(high, 0), vector_of(bits, 0), ahead, of_runs, place)
