@@ -151,6 +151,19 @@ def _rows_few_tokens(args, first, last, n_tokens, sums, panel, block, sizes, par
         add_up(sums, part_bytes, parts, n_tokens, out + 4 * r, out_stride, field(args, ADD_TO_OUT))
 
 
+@inline
+def put_down_part(part, parts, acc, sums, place, stride, add_to_out):
+    """Add a part's sums to those before it, which wait in `sums`; the last one goes to `place`."""
+    if part > 0:
+        acc = add_each(load_each(sums, VECTOR_BYTES, acc), acc)
+    if part < parts - 1:
+        store_each(sums, VECTOR_BYTES, acc)
+    elif add_to_out:
+        store_each(place, stride, add_each(load_each(place, stride, acc), acc))
+    else:
+        store_each(place, stride, acc)
+
+
 def tile_of_eight(parts: int, multiply_block: Any) -> Any:
     """The `whole_tile` of `run_matmul` for TILE_TOKENS, in vectors."""
 
@@ -160,14 +173,7 @@ def tile_of_eight(parts: int, multiply_block: Any) -> Any:
             acc = zeros_f32(TILE_TOKENS)
             for i in range(part, n_blocks, parts):
                 acc = multiply_block(panel + i * panel_bytes, x, i, x_stride, acc)
-            if part > 0:
-                acc = add_each(load_each(sums, VECTOR_BYTES, acc), acc)
-            if part < parts - 1:
-                store_each(sums, VECTOR_BYTES, acc)
-            elif add_to_out:
-                store_each(place, stride, add_each(load_each(place, stride, acc), acc))
-            else:
-                store_each(place, stride, acc)
+            put_down_part(part, parts, acc, sums, place, stride, add_to_out)
 
     return whole_tile
 

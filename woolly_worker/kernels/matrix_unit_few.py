@@ -18,6 +18,7 @@ from woolly_worker.kernels.matmul import (
     WEIGHTS,
     X_STRIDE,
     X,
+    clear,
     take_rows,
 )
 from woolly_worker.kernels.matrix_unit_parts import (
@@ -25,7 +26,6 @@ from woolly_worker.kernels.matrix_unit_parts import (
     PLANES_BYTES,
     PRODUCTS_BYTES,
     MatrixUnit,
-    clear,
     float_steps_with,
     places,
     products_with,
@@ -49,6 +49,17 @@ def following(args, counter, r, last):
             return whole_panels(args), last
         r, last = take_rows(args, counter)
     return min(r, whole_panels(args)), last
+
+
+@inline
+def next_block(args, counter, r, i, n_blocks, r_ahead, last):
+    """What is behind block i of panel r: its panel and number, the panel that is then ahead, and the end of its run."""
+    i += 1
+    if i == n_blocks:
+        r, i = r_ahead, 0
+        if r < whole_panels(args):
+            r_ahead, last = following(args, counter, r, last)
+    return r, i, r_ahead, last
 
 
 def rows_times_few_with(unit: MatrixUnit, block_bytes: int) -> Any:
@@ -77,11 +88,8 @@ def rows_times_few_with(unit: MatrixUnit, block_bytes: int) -> Any:
             unpack(block, row_bytes, w + r_ahead * row_bytes, planes, factors)
             while True:
                 # The products of block i, the weights of the block behind it, the float steps of the one before it.
-                record, i_next = x + i * Q8K_BYTES, i + 1
-                if i_next == n_blocks:
-                    r_next, i_next = r_ahead, 0
-                    if r_ahead < whole:
-                        r_ahead, last = following(args, counter, r_ahead, last)
+                record = x + i * Q8K_BYTES
+                r_next, i_next, r_ahead, last = next_block(args, counter, r_next, i, n_blocks, r_ahead, last)
                 if r_next < whole:  # nothing is behind the last block: any will do
                     block = w + r_next * row_bytes + i_next * block_bytes
                 ahead = w + r_ahead * row_bytes + i_next * share

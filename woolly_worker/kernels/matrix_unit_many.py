@@ -4,14 +4,23 @@ from typing import Any
 
 from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_VALUES
 from woolly_worker.kernels.jit import inline, subroutine
-from woolly_worker.kernels.matmul import N_COLS, PANEL_ROWS, ROW_BYTES, VECTOR_BYTES, WEIGHTS, X_STRIDE, X, take_rows
+from woolly_worker.kernels.matmul import (
+    N_COLS,
+    PANEL_ROWS,
+    ROW_BYTES,
+    VECTOR_BYTES,
+    WEIGHTS,
+    X_STRIDE,
+    X,
+    clear,
+    take_rows,
+)
 from woolly_worker.kernels.matrix_unit_parts import (
     FACTORS_BYTES,
     PLANES_BYTES,
     PRODUCTS_BYTES,
     TOKENS,
     MatrixUnit,
-    clear,
     float_steps_with,
     places,
     products_with,

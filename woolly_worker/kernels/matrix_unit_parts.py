@@ -3,8 +3,8 @@
 from typing import Any, NamedTuple
 
 from woolly_worker.kernels.jit import inline, subroutine
-from woolly_worker.kernels.matmul import ADD_TO_OUT, N_ROWS, OUT, OUT_STRIDE, PANEL_ROWS, VECTOR_BYTES
-from woolly_worker.kernels.simd import add, load_f32x16, load_i32x16, store, zero_f32x16
+from woolly_worker.kernels.matmul import ADD_TO_OUT, N_ROWS, OUT, OUT_STRIDE, PANEL_ROWS, VECTOR_BYTES, add_up
+from woolly_worker.kernels.simd import load_f32x16, load_i32x16, store
 from woolly_worker.kernels.simd.matrix_unit import (
     MATRIX_BYTES,
     matrix_dot_i8i8,
@@ -64,22 +64,11 @@ def places(scratch):
 
 
 @inline
-def clear(sums, n_tokens):
-    for t in range(n_tokens):
-        store(sums + t * VECTOR_BYTES, zero_f32x16())
-
-
-@inline
 def write_out(args, row, first_token, n_tokens, sums):
     """[tokens][16 rows] to the tokens' own rows, sixteen results from `row` on."""
-    stride, add_to_out = field(args, OUT_STRIDE), field(args, ADD_TO_OUT)
+    stride = field(args, OUT_STRIDE)
     place = field(args, OUT) + 4 * row + first_token * stride
-    for t in range(n_tokens):
-        value = load_f32x16(sums + t * VECTOR_BYTES)
-        if add_to_out:
-            value = add(load_f32x16(place), value)
-        store(place, value)
-        place += stride
+    add_up(sums, 0, 1, n_tokens, place, stride, field(args, ADD_TO_OUT))
 
 
 def unpack_with(unit: MatrixUnit) -> Any:
@@ -102,23 +91,18 @@ def products_with(unit: MatrixUnit) -> tuple[Any, Any]:
     """64 columns of the planes times sixteen tokens, and times fewer, added up in their registers."""
     dot_upper = matrix_dot_i8i8 if unit.upper_is_signed else matrix_dot_i8u8
 
-    @inline
-    def of_sixteen(planes, record, x_stride, quarter):
-        matrix_load(4, planes + LOWER + MATRIX_BYTES * quarter, VECTOR_BYTES)
-        matrix_load(5, planes + UPPER + MATRIX_BYTES * quarter, VECTOR_BYTES)
-        matrix_load(6, record + 64 * quarter, x_stride)
-        matrix_dot_i8u8(0, 6, 4)
-        dot_upper(1, 6, 5)
+    def products_in(lower: int, upper: int, tokens: int) -> Any:
+        @inline
+        def products_of_64(planes, record, x_stride, quarter):
+            matrix_load(4, planes + LOWER + MATRIX_BYTES * quarter, VECTOR_BYTES)
+            matrix_load(5, planes + UPPER + MATRIX_BYTES * quarter, VECTOR_BYTES)
+            matrix_load(tokens, record + 64 * quarter, x_stride)
+            matrix_dot_i8u8(lower, tokens, 4)
+            dot_upper(upper, tokens, 5)
 
-    @inline
-    def of_fewer(planes, record, x_stride, quarter):
-        matrix_load(4, planes + LOWER + MATRIX_BYTES * quarter, VECTOR_BYTES)
-        matrix_load(5, planes + UPPER + MATRIX_BYTES * quarter, VECTOR_BYTES)
-        matrix_load(7, record + 64 * quarter, x_stride)
-        matrix_dot_i8u8(2, 7, 4)
-        dot_upper(3, 7, 5)
+        return products_of_64
 
-    return of_sixteen, of_fewer
+    return products_in(0, 1, 6), products_in(2, 3, 7)
 
 
 def float_steps_with(unit: MatrixUnit) -> Any:

@@ -34,11 +34,12 @@ from woolly_worker.kernels.matmul import (
     X,
     add_up,
     clear,
+    put_down_part,
     rows_many_tokens,
     rows_one_by_one,
     take_rows,
 )
-from woolly_worker.kernels.matrix_unit_few import following
+from woolly_worker.kernels.matrix_unit_few import following, next_block
 from woolly_worker.kernels.matrix_unit_parts import TOKENS, whole_panels
 from woolly_worker.kernels.simd.matrix_unit import (
     MATRIX_BYTES,
@@ -49,7 +50,7 @@ from woolly_worker.kernels.simd.matrix_unit import (
     matrix_store,
     matrix_zero,
 )
-from woolly_worker.kernels.simd.tiles import add_each, load_each, store_each, zeros_f32, zeros_i32, zeros_i32_like
+from woolly_worker.kernels.simd.tiles import load_each, store_each, zeros_f32, zeros_i32, zeros_i32_like
 from woolly_worker.kernels.step import field
 
 LEAST_TOKENS = 6  # fewer are faster in vectors
@@ -94,11 +95,7 @@ def _rows_times_few_with(block_bytes: int, panel_bytes: int, unpack_block: Any, 
             block = w + r * row_bytes
             unpack_block(block, row_bytes, w + r_ahead * row_bytes, panel)
             while True:
-                i_next = i + 1
-                if i_next == n_blocks:
-                    r_next, i_next = r_ahead, 0
-                    if r_ahead < whole:
-                        r_ahead, last = following(args, counter, r_ahead, last)
+                r_next, i_next, r_ahead, last = next_block(args, counter, r_next, i, n_blocks, r_ahead, last)
                 if r_next < whole:  # nothing is behind the last block: any will do
                     block = w + r_next * row_bytes + i_next * block_bytes
                 matrix_zero(2)
@@ -155,14 +152,7 @@ def _tile_with(add_products: Any) -> Any:
                     acc = add_products(panel + i * panel_bytes, x, i, x_stride, acc, s)
                     at += MATRIX_BYTES
                 products, other = other, products
-            if part > 0:
-                acc = add_each(load_each(sums, VECTOR_BYTES, acc), acc)
-            if part < PARTS - 1:
-                store_each(sums, VECTOR_BYTES, acc)
-            elif add_to_out:
-                store_each(place, stride, add_each(load_each(place, stride, acc), acc))
-            else:
-                store_each(place, stride, acc)
+            put_down_part(part, PARTS, acc, sums, place, stride, add_to_out)
 
     return whole_tile
 

@@ -8,12 +8,13 @@ weight fit a byte, and a multiplication of 16-bit lanes makes two of them withou
 Lanes are rows.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from woolly_worker.kernels.activations import Q8K_SCALE, Q8K_SUMS32
 from woolly_worker.kernels.formats.k_scales import first_mins, first_scales, last_mins, last_scales
 from woolly_worker.kernels.jit import inline
-from woolly_worker.kernels.matrix_unit_parts import LOWER, UPPER
+from woolly_worker.kernels.matrix_unit_parts import LOWER, UPPER, MatrixUnit
 from woolly_worker.kernels.simd import (
     add,
     and_bits,
@@ -87,7 +88,7 @@ def scales_of(sub_block: int) -> Any:
 
 
 @inline
-def load_factors(factors):
+def _load_factors(factors):
     mins = factors + _MINS
     pairs = load_i32x16(mins), load_i32x16(mins + 64), load_i32x16(mins + 128), load_i32x16(mins + 192)
     return load_f32x16(factors + _D), load_f32x16(factors + _DMIN), pairs
@@ -99,7 +100,7 @@ def _splat(address):
 
 
 @inline
-def add_token(factors, record, lower, upper, acc):
+def _add_token(factors, record, lower, upper, acc):
     """`_add_to_floats` of q4_k.py for one token."""
     d, dmin, mins = factors
     sums, scale = record + Q8K_SUMS32, splat_f32x16(load_f32(record + Q8K_SCALE))
@@ -109,3 +110,9 @@ def add_token(factors, record, lower, upper, acc):
     offset = dot_i16(offset, mins[3], _splat(sums + 12))
     acc = fma(mul(d, scale), to_f32(add(lower, shift_left(upper, 3))), acc)
     return fma(mul(dmin, scale), to_f32(offset), acc)
+
+
+def unit_with_mins(unpack_factors: Any, quarter: Callable[[int], Any]) -> MatrixUnit:
+    """quarter(c) makes what unpacks sub-blocks 2 c and 2 c + 1."""
+    quarters = quarter(0), quarter(1), quarter(2), quarter(3)
+    return MatrixUnit(unpack_factors, quarters, _load_factors, _add_token, upper_is_signed=False)

@@ -31,14 +31,12 @@ from woolly_worker.kernels.formats.k_scales import (
 from woolly_worker.kernels.formats.nibbles import high_nibbles, low_nibbles
 from woolly_worker.kernels.formats.operations import quantised
 from woolly_worker.kernels.formats.planes_with_mins import (
-    add_token,
-    load_factors,
     scales_of,
     store_products,
+    unit_with_mins,
     unpack_factors,
 )
 from woolly_worker.kernels.jit import inline
-from woolly_worker.kernels.matrix_unit_parts import MatrixUnit
 from woolly_worker.kernels.simd import (
     add,
     and_bits,
@@ -286,11 +284,5 @@ FORMAT = quantised(
     dequantize=dequantize,
     prepare_block=prepare_block,
     multiply_prepared=multiply_prepared,
-    matrix_unit=MatrixUnit(
-        unpack_factors,
-        (_quarter(0), _quarter(1), _quarter(2), _quarter(3)),
-        load_factors,
-        add_token,
-        upper_is_signed=False,
-    ),
+    matrix_unit=unit_with_mins(unpack_factors, _quarter),
 )

@@ -23,15 +23,13 @@ from woolly_worker.kernels.formats.fours import PARTS, dot_in_fours_with_mins
 from woolly_worker.kernels.formats.k_scales import PANEL_BLOCK_BYTES, scale_and_min, unpack_scales
 from woolly_worker.kernels.formats.operations import quantised
 from woolly_worker.kernels.formats.planes_with_mins import (
-    add_token,
-    load_factors,
     scales_of,
     store_products,
+    unit_with_mins,
     unpack_factors,
 )
 from woolly_worker.kernels.formats.q4_k import four_blocks, multiply_block
 from woolly_worker.kernels.jit import inline
-from woolly_worker.kernels.matrix_unit_parts import MatrixUnit
 from woolly_worker.kernels.simd import (
     add,
     and_bits,
@@ -212,11 +210,5 @@ FORMAT = quantised(
     multiply_block=multiply_block,
     row_dot=row_dot,
     dequantize=dequantize,
-    matrix_unit=MatrixUnit(
-        _unpack_factors,
-        (_quarter(0), _quarter(1), _quarter(2), _quarter(3)),
-        load_factors,
-        add_token,
-        upper_is_signed=False,
-    ),
+    matrix_unit=unit_with_mins(_unpack_factors, _quarter),
 )
