@@ -24,7 +24,7 @@ from woolly_worker.kernels.step import (
     TOKEN_IDS,
 )
 from woolly_worker.kernels.team import OP_ARGS, OP_BARRIER, OP_FUNCTION, OP_WORDS
-from woolly_worker.memory.activations import Buffer, Rows
+from woolly_worker.memory.activations import Buffer, Rows, scratch_of_members
 from woolly_worker.memory.kv_cache import KVCache
 from woolly_worker.model.batch import StepBatch
 from woolly_worker.model.weights import Matrix
@@ -74,7 +74,7 @@ class Program:
         self._matmul_records: list[npt.NDArray[np.int64]] = []
         self._called: list[tuple[LazyOp, npt.NDArray[np.int64]]] = []  # what `apart` runs, and the record that says so
         padded = kv.layout.head_dim
-        self._attention_scratch = Buffer(n_members, attention.scratch_bytes(padded))
+        self._attention_scratch = scratch_of_members(n_members, attention.scratch_bytes(padded))
         self._max_pieces = -(-n_ctx // attention.PIECE_TOKENS)
         self._pieces = Buffer(1, attention.pieces_bytes(n_head, padded, self._max_pieces))
         self._finished = Buffer(1, 8 * attention.SPLIT_TOKENS * n_head)
@@ -252,7 +252,7 @@ class Program:
 
     def array(self) -> npt.NDArray[np.int64]:
         """The finished program. Compiles what is not compiled yet."""
-        scratch = Buffer(self.n_members, self._matmul_scratch_bytes)
+        scratch = scratch_of_members(self.n_members, self._matmul_scratch_bytes)
         self._kept.append(scratch)
         for record in self._matmul_records:
             record[matmul.SCRATCH], record[matmul.SCRATCH_STRIDE] = scratch.address, scratch.stride
