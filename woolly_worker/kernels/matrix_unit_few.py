@@ -14,7 +14,6 @@ from woolly_worker.kernels.matmul import (
     PANEL_ROWS,
     ROW_BYTES,
     SHARE,
-    VECTOR_BYTES,
     WEIGHTS,
     X_STRIDE,
     X,
@@ -34,7 +33,6 @@ from woolly_worker.kernels.matrix_unit_parts import (
     write_out,
 )
 from woolly_worker.kernels.simd import load_i64
-from woolly_worker.kernels.simd.matrix_unit import MATRIX_BYTES, matrix_store, matrix_zero
 from woolly_worker.kernels.step import field
 
 
@@ -67,7 +65,8 @@ def rows_times_few_with(unit: MatrixUnit, block_bytes: int) -> Any:
     before the last one is done, so that nothing stops in between."""
     unpack, unpack_factors, load_factors = unpack_with(unit), unit.unpack_factors, unit.load_factors
     unpack_0, unpack_1, unpack_2, unpack_3 = unit.quarters
-    products_of_64, float_steps = products_with(unit)[1], float_steps_with(unit)
+    start, add_64, put_down = products_with(unit)[1]
+    float_steps = float_steps_with(unit)
 
     @inline
     def rows_times_few(args, counter, n_tokens, scratch):
@@ -93,12 +92,11 @@ def rows_times_few_with(unit: MatrixUnit, block_bytes: int) -> Any:
                 if r_next < whole:  # nothing is behind the last block: any will do
                     block = w + r_next * row_bytes + i_next * block_bytes
                 ahead = w + r_ahead * row_bytes + i_next * share
-                matrix_zero(2)
-                matrix_zero(3)
-                products_of_64(planes, record, x_stride, 0)
+                start()
+                add_64(planes, record, x_stride, 0)
                 scales = unpack_factors(block, row_bytes, next_factors)
                 unpack_0(block, row_bytes, scales, ahead, next_planes)
-                products_of_64(planes, record, x_stride, 1)
+                add_64(planes, record, x_stride, 1)
                 if i_before == 0:
                     clear(sums, n_tokens)
                 if i_before >= 0:
@@ -109,12 +107,11 @@ def rows_times_few_with(unit: MatrixUnit, block_bytes: int) -> Any:
                 if r >= whole:
                     break
                 unpack_1(block, row_bytes, scales, ahead, next_planes)
-                products_of_64(planes, record, x_stride, 2)
+                add_64(planes, record, x_stride, 2)
                 unpack_2(block, row_bytes, scales, ahead, next_planes)
-                products_of_64(planes, record, x_stride, 3)
+                add_64(planes, record, x_stride, 3)
                 unpack_3(block, row_bytes, scales, ahead, next_planes)
-                matrix_store(2, next_products, VECTOR_BYTES)
-                matrix_store(3, next_products + MATRIX_BYTES, VECTOR_BYTES)
+                put_down(next_products)
                 planes, next_planes = next_planes, planes
                 products, next_products = next_products, products
                 factors_before, factors, next_factors = factors, next_factors, factors_before

@@ -29,25 +29,22 @@ from woolly_worker.kernels.matrix_unit_parts import (
     whole_panels,
     write_out,
 )
-from woolly_worker.kernels.simd.matrix_unit import MATRIX_BYTES, matrix_store, matrix_zero
 from woolly_worker.kernels.step import field
 
 
 def _panels_times_tokens(unit: MatrixUnit) -> Any:
     """Two panels of one block times all tokens of a pass."""
-    of_sixteen, of_fewer = products_with(unit)
+    (start, add_64, put_down), (start_fewer, add_64_fewer, put_down_fewer) = products_with(unit)
     load_factors, float_steps = unit.load_factors, float_steps_with(unit)
 
     @inline
     def fewer_tokens(planes, factors, record, x_stride, n, place, sums):
-        matrix_zero(2)
-        matrix_zero(3)
-        of_fewer(planes, record, x_stride, 0)
-        of_fewer(planes, record, x_stride, 1)
-        of_fewer(planes, record, x_stride, 2)
-        of_fewer(planes, record, x_stride, 3)
-        matrix_store(2, place, VECTOR_BYTES)
-        matrix_store(3, place + MATRIX_BYTES, VECTOR_BYTES)
+        start_fewer()
+        add_64_fewer(planes, record, x_stride, 0)
+        add_64_fewer(planes, record, x_stride, 1)
+        add_64_fewer(planes, record, x_stride, 2)
+        add_64_fewer(planes, record, x_stride, 3)
+        put_down_fewer(place)
         float_steps(load_factors(factors), place, record, x_stride, sums, 0, n)
 
     @subroutine
@@ -59,24 +56,22 @@ def _panels_times_tokens(unit: MatrixUnit) -> Any:
         for t in range(whole):
             for panel in range(n_panels):
                 here, record = planes + panel * PLANES_BYTES, x + t * TOKENS * x_stride
-                matrix_zero(0)
-                matrix_zero(1)
-                of_sixteen(here, record, x_stride, 0)
+                start()
+                add_64(here, record, x_stride, 0)
                 if t + panel > 0:
                     vectors = load_factors(factors_before)
                     float_steps(vectors, other, record_before, x_stride, sums_before, 0, 4)
-                    of_sixteen(here, record, x_stride, 1)
+                    add_64(here, record, x_stride, 1)
                     float_steps(vectors, other, record_before, x_stride, sums_before, 4, 4)
-                    of_sixteen(here, record, x_stride, 2)
+                    add_64(here, record, x_stride, 2)
                     float_steps(vectors, other, record_before, x_stride, sums_before, 8, 4)
-                    of_sixteen(here, record, x_stride, 3)
+                    add_64(here, record, x_stride, 3)
                     float_steps(vectors, other, record_before, x_stride, sums_before, 12, 4)
                 else:
-                    of_sixteen(here, record, x_stride, 1)
-                    of_sixteen(here, record, x_stride, 2)
-                    of_sixteen(here, record, x_stride, 3)
-                matrix_store(0, place, VECTOR_BYTES)
-                matrix_store(1, place + MATRIX_BYTES, VECTOR_BYTES)
+                    add_64(here, record, x_stride, 1)
+                    add_64(here, record, x_stride, 2)
+                    add_64(here, record, x_stride, 3)
+                put_down(place)
                 factors_before, record_before = factors + panel * FACTORS_BYTES, record
                 sums_before = sums + panel * panel_sums + t * TOKENS * VECTOR_BYTES
                 place, other = other, place

@@ -4,12 +4,14 @@ from typing import Any, NamedTuple
 
 from woolly_worker.kernels.jit import inline, subroutine
 from woolly_worker.kernels.matmul import ADD_TO_OUT, N_ROWS, OUT, OUT_STRIDE, PANEL_ROWS, VECTOR_BYTES, add_up
-from woolly_worker.kernels.simd import load_f32x16, load_i32x16, store
+from woolly_worker.kernels.simd import add, load_f32x16, load_i32x16, shift_left, store
 from woolly_worker.kernels.simd.matrix_unit import (
     MATRIX_BYTES,
     matrix_dot_i8i8,
     matrix_dot_i8u8,
     matrix_load,
+    matrix_store,
+    matrix_zero,
 )
 from woolly_worker.kernels.step import field
 
@@ -17,10 +19,17 @@ TOKENS = 16  # that pass together
 
 LOWER, UPPER = 0, 4096
 PLANES_BYTES = 8192
-FACTORS_BYTES = 512
+FACTORS_BYTES = 4480  # of which most formats use some hundreds
 
 PRODUCTS_BYTES = 2 * MATRIX_BYTES  # of the lower and of the upper bytes
 _PASS_BYTES = 1 << 20  # of activations that pass together: they stay in L2 from one panel to the next
+
+
+class UpperPlane(NamedTuple):
+    """Of products that need two bytes: product = 2**shift * upper byte + lower byte."""
+
+    shift: int
+    is_signed: bool
 
 
 class MatrixUnit(NamedTuple):
@@ -32,15 +41,15 @@ class MatrixUnit(NamedTuple):
                  be a quarter of the planes; `ahead` is where an equal share of the rows lies that come next, of which
                  each quarter asks for its own part
     load_factors(factors) -> vectors                       what add_token wants of them
-    add_token(vectors, record, lower, upper, acc) -> acc   the float steps of a token's integers; lanes are rows
-    upper_is_signed                                        whether the upper plane's bytes are
+    add_token(vectors, record, total, acc) -> acc          the float steps of a token's integers; lanes are rows
+    upper                                                  None where all products fit the lower plane's bytes
     """
 
     unpack_factors: Any
     quarters: tuple[Any, Any, Any, Any]
     load_factors: Any
     add_token: Any
-    upper_is_signed: bool
+    upper: UpperPlane | None
 
 
 @inline
@@ -87,35 +96,90 @@ def unpack_with(unit: MatrixUnit) -> Any:
     return unpack
 
 
-def products_with(unit: MatrixUnit) -> tuple[Any, Any]:
-    """64 columns of the planes times sixteen tokens, and times fewer, added up in their registers."""
-    dot_upper = matrix_dot_i8i8 if unit.upper_is_signed else matrix_dot_i8u8
+class Products(NamedTuple):
+    """Planes times tokens, added up in the unit's registers.
 
-    def products_in(lower: int, upper: int, tokens: int) -> Any:
-        @inline
-        def products_of_64(planes, record, x_stride, quarter):
-            matrix_load(4, planes + LOWER + MATRIX_BYTES * quarter, VECTOR_BYTES)
-            matrix_load(5, planes + UPPER + MATRIX_BYTES * quarter, VECTOR_BYTES)
-            matrix_load(tokens, record + 64 * quarter, x_stride)
-            matrix_dot_i8u8(lower, tokens, 4)
-            dot_upper(upper, tokens, 5)
+    start()
+    add_64(planes, record, x_stride, quarter)    64 columns of a block; `record` is the first token's
+    put_down(place)
+    """
 
-        return products_of_64
+    start: Any
+    add_64: Any
+    put_down: Any
 
-    return products_in(0, 1, 6), products_in(2, 3, 7)
+
+def _of_one_plane(lower: int, tokens: int) -> Products:
+    @inline
+    def start():
+        matrix_zero(lower)
+
+    @inline
+    def add_64(planes, record, x_stride, quarter):
+        matrix_load(4, planes + LOWER + MATRIX_BYTES * quarter, VECTOR_BYTES)
+        matrix_load(tokens, record + 64 * quarter, x_stride)
+        matrix_dot_i8u8(lower, tokens, 4)
+
+    @inline
+    def put_down(place):
+        matrix_store(lower, place, VECTOR_BYTES)
+
+    return Products(start, add_64, put_down)
+
+
+def _of_two_planes(is_signed: bool, lower: int, upper: int, tokens: int) -> Products:
+    dot_upper = matrix_dot_i8i8 if is_signed else matrix_dot_i8u8
+
+    @inline
+    def start():
+        matrix_zero(lower)
+        matrix_zero(upper)
+
+    @inline
+    def add_64(planes, record, x_stride, quarter):
+        matrix_load(4, planes + LOWER + MATRIX_BYTES * quarter, VECTOR_BYTES)
+        matrix_load(5, planes + UPPER + MATRIX_BYTES * quarter, VECTOR_BYTES)
+        matrix_load(tokens, record + 64 * quarter, x_stride)
+        matrix_dot_i8u8(lower, tokens, 4)
+        dot_upper(upper, tokens, 5)
+
+    @inline
+    def put_down(place):
+        matrix_store(lower, place, VECTOR_BYTES)
+        matrix_store(upper, place + MATRIX_BYTES, VECTOR_BYTES)
+
+    return Products(start, add_64, put_down)
+
+
+def products_with(unit: MatrixUnit) -> tuple[Products, Products]:
+    """Of sixteen tokens, and of fewer."""
+    if unit.upper is None:
+        return _of_one_plane(0, 6), _of_one_plane(2, 7)
+    return _of_two_planes(unit.upper.is_signed, 0, 1, 6), _of_two_planes(unit.upper.is_signed, 2, 3, 7)
+
+
+def _total_with(upper: UpperPlane | None) -> Any:
+    if upper is None:
+        return load_i32x16
+    shift = upper.shift
+
+    @inline
+    def total(place):
+        return add(load_i32x16(place), shift_left(load_i32x16(place + MATRIX_BYTES), shift))
+
+    return total
 
 
 def float_steps_with(unit: MatrixUnit) -> Any:
-    add_token = unit.add_token
+    add_token, total = unit.add_token, _total_with(unit.upper)
 
     @inline
     def float_steps(factors, products, record, x_stride, sums, first, n):
         """Tokens first .. first + n of sixteen. `factors` are vectors, `record` is the first token's."""
         for t in range(first, first + n):
-            lower = load_i32x16(products + t * VECTOR_BYTES)
-            upper = load_i32x16(products + MATRIX_BYTES + t * VECTOR_BYTES)
             place = sums + t * VECTOR_BYTES
-            store(place, add_token(factors, record + t * x_stride, lower, upper, load_f32x16(place)))
+            acc = add_token(factors, record + t * x_stride, total(products + t * VECTOR_BYTES), load_f32x16(place))
+            store(place, acc)
 
     return float_steps
 

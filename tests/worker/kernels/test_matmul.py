@@ -94,7 +94,7 @@ def test_panels_equal_row_dots(name: str, n_tokens: int) -> None:
     assert same_bits(product.at_once(least_take=16 if n_tokens % 2 else 48), product.one_by_one())
 
 
-@pytest.mark.parametrize("name", ["Q4_K", "Q5_K", "Q6_K"])
+@pytest.mark.parametrize("name", [name for name in ALL if FORMATS[name].activation is Activation.Q8K])
 def test_tokens_that_do_not_pass_at_once(name: str) -> None:
     """A matrix unit takes as many tokens at a time as L2 holds. 53 rows: two panels, one, and five behind them."""
     n_cols = 1 << 14

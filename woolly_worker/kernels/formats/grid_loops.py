@@ -21,7 +21,9 @@ from woolly_worker.kernels.formats.format import Format
 from woolly_worker.kernels.formats.fours import BLOCK, PARTS, dot_in_fours
 from woolly_worker.kernels.formats.grids import OFFSET
 from woolly_worker.kernels.formats.operations import quantised
+from woolly_worker.kernels.formats.signed_planes import scales_with, signed_unit, store_products
 from woolly_worker.kernels.jit import inline
+from woolly_worker.kernels.matrix_unit_parts import FACTORS_BYTES, MatrixUnit
 from woolly_worker.kernels.simd import (
     add,
     and_bits,
@@ -34,6 +36,7 @@ from woolly_worker.kernels.simd import (
     load_i32,
     load_i32x16,
     mul,
+    narrow_to_i8,
     prefetch,
     shift_left,
     sign_extend,
@@ -99,7 +102,7 @@ def store_scales_32(rows, panel):
 
 
 @inline
-def _store_weights(place, notes, signs, weights):
+def store_weights(place, notes, signs, weights):
     store(place, weights(notes, signs, 0))
     store(place + 64, weights(notes, signs, 1))
     store(place + 128, weights(notes, signs, 2))
@@ -107,15 +110,21 @@ def _store_weights(place, notes, signs, weights):
 
 
 @inline
+def ask_for_a_row(ahead, block_bytes):
+    """A sixteenth of the next sixteen rows' share, see q4_k."""
+    for line in range(block_bytes // 64 + 1):
+        prefetch(ahead + 64 * line)
+
+
+@inline
 def unpack_rows(block, row_bytes, ahead, block_bytes, panel, read_block, weights, super_scale, store_scales):
     """One block of sixteen rows into a panel: row by row onto the stack, then sixteen columns at a time."""
     bytes_of_rows, scales_of_rows = stack_bytes(4096), stack_bytes(1024)  # 256 weights and 16 sub-scales for each
     for r in range(16):
-        for line in range(block_bytes // 64 + 1):  # the same share of the next sixteen rows, see q4_k
-            prefetch(ahead + block_bytes * r + 64 * line)
+        ask_for_a_row(ahead + block_bytes * r, block_bytes)
         row = block + r * row_bytes
         notes, signs, scales = read_block(row)
-        _store_weights(bytes_of_rows + 256 * r, notes, signs, weights)
+        store_weights(bytes_of_rows + 256 * r, notes, signs, weights)
         store(scales_of_rows + 64 * r, scales)
         store_f32(panel + PANEL_D + 4 * r, super_scale(row))
     for j in range(16):
@@ -174,12 +183,73 @@ def numbers_of_row(row, n_cols, out, block_bytes, read_block, weights, super_sca
         block = row + i * block_bytes
         d = super_scale(block)
         notes, signs, scales = read_block(block)
-        _store_weights(bytes_of_row, notes, signs, weights)
+        store_weights(bytes_of_row, notes, signs, weights)
         store(scales_of_row, scales)
         for j in range(16):
             factor = splat_f32x16(d * np.float32(load_i32(scales_of_row + 4 * j)))
             w = sub(zero_extend(load_i8x16(bytes_of_row + 16 * j)), splat_i32x16(np.int32(OFFSET)))
             store(out + 4 * (BLOCK * i + 16 * j), mul(factor, to_f32(w)))
+
+
+# Where the rows of a block wait, behind its factors, for the other half of them: weights, then sub-scales, a byte each.
+_WEIGHTS = 64
+_SCALES = _WEIGHTS + 4096
+assert _SCALES + 256 <= FACTORS_BYTES
+
+
+def unit_of_grid(block_bytes: int, read_block: Any, weights: Any, super_scale: Any) -> MatrixUnit:
+    """For the matrix unit: eight rows at a time, then half of the columns at a time."""
+    scales_of = scales_with(offset=OFFSET)
+
+    @inline
+    def unpack_factors(block, row_bytes, factors):
+        for r in range(16):
+            store_f32(factors + 4 * r, super_scale(block + r * row_bytes))
+        return factors
+
+    def rows(first: int) -> Any:
+        @inline
+        def unpack_rows_from(block, row_bytes, factors, ahead, planes):
+            for r in range(first, first + 8):
+                ask_for_a_row(ahead + block_bytes * r, block_bytes)
+                notes, signs, scales = read_block(block + r * row_bytes)
+                store_weights(factors + _WEIGHTS + 256 * r, notes, signs, weights)
+                store(factors + _SCALES + 16 * r, narrow_to_i8(scales))
+
+        return unpack_rows_from
+
+    def column(j: int) -> Any:
+        scales_of_j = scales_of(j)
+
+        @inline
+        def unpack_column(factors, scales, planes):
+            q, of_j, place = gather_columns(factors + _WEIGHTS + 16 * j, 256), scales_of_j(scales), planes + 256 * j
+            store_products(vector_of(q, 0), of_j, place)
+            store_products(vector_of(q, 1), of_j, place + 64)
+            store_products(vector_of(q, 2), of_j, place + 128)
+            store_products(vector_of(q, 3), of_j, place + 192)
+
+        return unpack_column
+
+    def columns(first: int) -> Any:
+        c0, c1, c2, c3, c4, c5, c6, c7 = [column(j) for j in range(first, first + 8)]
+
+        @inline
+        def unpack_columns(block, row_bytes, factors, ahead, planes):
+            tile = gather_columns(factors + _SCALES, 16)
+            scales = vector_of(tile, 0), vector_of(tile, 1), vector_of(tile, 2), vector_of(tile, 3)
+            c0(factors, scales, planes)
+            c1(factors, scales, planes)
+            c2(factors, scales, planes)
+            c3(factors, scales, planes)
+            c4(factors, scales, planes)
+            c5(factors, scales, planes)
+            c6(factors, scales, planes)
+            c7(factors, scales, planes)
+
+        return unpack_columns
+
+    return signed_unit(unpack_factors, (rows(0), rows(8), columns(0), columns(8)))
 
 
 def grid_format(name: str, block_bytes: int, per_scale: int, read_block: Any, weights: Any, super_scale: Any) -> Format:
@@ -218,4 +288,5 @@ def grid_format(name: str, block_bytes: int, per_scale: int, read_block: Any, we
         multiply_block=multiply_block_16 if narrow else multiply_block_32,
         row_dot=row_dot,
         dequantize=dequantize,
+        matrix_unit=unit_of_grid(block_bytes, read_block, weights, super_scale),
     )

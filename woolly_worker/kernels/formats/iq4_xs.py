@@ -13,17 +13,21 @@ activations) away, in integers.
 Source: ggml-common.h `block_iq4_xs`, `kvalues_iq4nl`, ggml-quants.c `dequantize_row_iq4_xs`.
 """
 
+from typing import Any
+
 import numpy as np
 
 from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUMS32, Activation
 from woolly_worker.kernels.formats.ahead import ask_ahead
 from woolly_worker.kernels.formats.fours import PARTS, dot_in_fours
 from woolly_worker.kernels.formats.operations import quantised
+from woolly_worker.kernels.formats.signed_planes import scales_with, signed_unit, store_products
 from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.simd import (
     add,
     and_bits,
     bor,
+    bxor,
     byte_table,
     concat,
     dot_u8i8,
@@ -70,6 +74,8 @@ from woolly_worker.kernels.simd.tiles import (
 
 BLOCK, BLOCK_BYTES = 256, 136
 SCALES_H, SCALES_L, QS = 2, 4, 8
+
+QUARTER_AHEAD = 64 * 9  # bytes of sixteen rows that a quarter asks for: its share, in whole cache lines
 
 # The panel of sixteen rows: values + 128 as [64 groups][16 rows][4 columns] u8, then
 PANEL_SCALES = 4096  # i32 x 16 rows, for each of 8 sub-blocks
@@ -141,6 +147,64 @@ def multiply_block(panel, x, i, x_stride, acc):
     return accumulate_each(acc, load_f32x16(panel + PANEL_D), x + Q8K_SCALE, x_stride, total)
 
 
+# Four bytes in every lane, and none of them touches its neighbour:
+_THIRTY_TWO, _SIGNS = 0x20202020, np.int32(-0x7F7F7F80)
+
+
+@inline
+def _four_scales_of_each(low, high):
+    """Four bytes a lane, scale - 32, from the low four bits and the high two of every byte."""
+    raised = bor(bor(and_bits(low, 0x0F0F0F0F), high), splat_i32x16(_SIGNS))
+    return bxor(sub(raised, splat_i32x16(np.int32(_THIRTY_TWO))), splat_i32x16(_SIGNS))
+
+
+@inline
+def _unpack_factors(block, row_bytes, factors):
+    """For the matrix unit: the scales with even numbers, then those with odd ones."""
+    head = gather_columns(block, row_bytes)
+    d, low = vector_of(head, 0), vector_of(head, 1)
+    store(factors, low_halves_f32(d))
+    # A nibble of scales_h is the high bits of two scales: the four of them to the four bytes.
+    high = shift_right(d, 16)
+    high = and_bits(bor(high, shift_left(high, 8)), 0x00FF00FF)
+    high = and_bits(bor(high, shift_left(high, 4)), 0x0F0F0F0F)
+    even = _four_scales_of_each(low, shift_left(and_bits(high, 0x03030303), 4))
+    return even, _four_scales_of_each(shift_right(low, 4), shift_left(and_bits(high, 0x0C0C0C0C), 2))
+
+
+def _quarter(c: int) -> Any:
+    """For the matrix unit, sub-blocks 2 c and 2 c + 1."""
+    scales_of = scales_with(offset=128)
+    scales_0, scales_1 = scales_of(c), scales_of(4 + c)
+
+    @inline
+    def column(q, scales, place):
+        store_products(raised_value(and_bits(q, 0x0F0F0F0F)), scales, place)
+        store_products(raised_value(and_bits(shift_right(q, 4), 0x0F0F0F0F)), scales, place + 256)
+
+    @inline
+    def sub_block(qs, row_bytes, scales, ahead, place):
+        q = gather_columns(qs, row_bytes)
+        prefetch(ahead)
+        column(vector_of(q, 0), scales, place)
+        prefetch(ahead + 64)
+        column(vector_of(q, 1), scales, place + 64)
+        prefetch(ahead + 128)
+        column(vector_of(q, 2), scales, place + 128)
+        prefetch(ahead + 192)
+        column(vector_of(q, 3), scales, place + 192)
+
+    @inline
+    def unpack_quarter(block, row_bytes, scales, ahead, planes):
+        qs, place = block + QS + 32 * c, planes + 1024 * c
+        ahead += QUARTER_AHEAD * c
+        prefetch(ahead + 512)
+        sub_block(qs, row_bytes, scales_0(scales), ahead, place)
+        sub_block(qs + 16, row_bytes, scales_1(scales), ahead + 256, place + 512)
+
+    return unpack_quarter
+
+
 @inline
 def _scales(block):
     """The eight scales of one block, as i32x8."""
@@ -210,4 +274,5 @@ FORMAT = quantised(
     multiply_block=multiply_block,
     row_dot=row_dot,
     dequantize=dequantize,
+    matrix_unit=signed_unit(_unpack_factors, (_quarter(0), _quarter(1), _quarter(2), _quarter(3))),
 )

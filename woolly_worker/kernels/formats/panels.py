@@ -3,11 +3,33 @@
 Where the products of quantised values and integer sub-scales fit a byte, `unpack_block` puts them into the panel, and
 a block of 256 is one integer dot product for each row and token. Every token then saves sixteen products and sums.
 
+The matrix unit takes such a panel as its only plane.
+
 A format with one f16 for a block has the panel [64 groups][16 rows][4 columns] u8 and then d as f32 x 16 rows.
 """
 
+from typing import Any
+
+import numpy as np
+
+from woolly_worker.kernels.activations import Q8K_SCALE, Q8K_SUM
 from woolly_worker.kernels.jit import inline
-from woolly_worker.kernels.simd import and_bits, as_i16x32, bor, shift_left
+from woolly_worker.kernels.matrix_unit_parts import MatrixUnit
+from woolly_worker.kernels.simd import (
+    and_bits,
+    as_i16x32,
+    bor,
+    fma,
+    load_f32,
+    load_f32x16,
+    load_i32,
+    mul,
+    shift_left,
+    splat_f32x16,
+    splat_i32x16,
+    sub,
+    to_f32,
+)
 from woolly_worker.kernels.simd.tiles import dot_groups, zeros_i32_like
 
 PANEL_D = 4096
@@ -31,3 +53,16 @@ def in_both_halves(scale):
     up in 0..255, also if something between is negative or larger.
     """
     return as_i16x32(bor(and_bits(scale, 0xFFFF), shift_left(scale, 16)))
+
+
+def unit_of_bytes(unpack_factors: Any, quarters: tuple[Any, Any, Any, Any], offset: int) -> MatrixUnit:
+    """Of a panel whose bytes are `offset` too large; unpack_factors stores d as f32 x 16 rows."""
+    times = np.int32(offset)
+
+    @inline
+    def add_token(d, record, total, acc):
+        """The float step of a block."""
+        total = sub(total, splat_i32x16(times * load_i32(record + Q8K_SUM)))
+        return fma(mul(d, splat_f32x16(load_f32(record + Q8K_SCALE))), to_f32(total), acc)
+
+    return MatrixUnit(unpack_factors, quarters, load_f32x16, add_token, upper=None)

@@ -14,9 +14,8 @@ from typing import Any
 from woolly_worker.kernels.activations import Q8K_SCALE, Q8K_SUMS32
 from woolly_worker.kernels.formats.k_scales import first_mins, first_scales, last_mins, last_scales
 from woolly_worker.kernels.jit import inline
-from woolly_worker.kernels.matrix_unit_parts import LOWER, UPPER, MatrixUnit
+from woolly_worker.kernels.matrix_unit_parts import LOWER, UPPER, MatrixUnit, UpperPlane
 from woolly_worker.kernels.simd import (
-    add,
     and_bits,
     as_i16x32,
     dot_i16,
@@ -29,7 +28,6 @@ from woolly_worker.kernels.simd import (
     low_halves_f32,
     mul,
     negate,
-    shift_left,
     shift_right,
     splat_f32x16,
     splat_i32x16,
@@ -100,7 +98,7 @@ def _splat(address):
 
 
 @inline
-def _add_token(factors, record, lower, upper, acc):
+def _add_token(factors, record, total, acc):
     """`_add_to_floats` of q4_k.py for one token."""
     d, dmin, mins = factors
     sums, scale = record + Q8K_SUMS32, splat_f32x16(load_f32(record + Q8K_SCALE))
@@ -108,11 +106,11 @@ def _add_token(factors, record, lower, upper, acc):
     offset = dot_i16(offset, mins[1], _splat(sums + 4))
     offset = dot_i16(offset, mins[2], _splat(sums + 8))
     offset = dot_i16(offset, mins[3], _splat(sums + 12))
-    acc = fma(mul(d, scale), to_f32(add(lower, shift_left(upper, 3))), acc)
+    acc = fma(mul(d, scale), to_f32(total), acc)
     return fma(mul(dmin, scale), to_f32(offset), acc)
 
 
 def unit_with_mins(unpack_factors: Any, quarter: Callable[[int], Any]) -> MatrixUnit:
     """quarter(c) makes what unpacks sub-blocks 2 c and 2 c + 1."""
     quarters = quarter(0), quarter(1), quarter(2), quarter(3)
-    return MatrixUnit(unpack_factors, quarters, _load_factors, _add_token, upper_is_signed=False)
+    return MatrixUnit(unpack_factors, quarters, _load_factors, _add_token, UpperPlane(3, is_signed=False))

@@ -12,6 +12,8 @@ scale * q is at most 45: the panel holds these products.
 Source: ggml-common.h `block_q2_K`, ggml-quants.c `dequantize_row_q2_K`.
 """
 
+from typing import Any
+
 import numpy as np
 
 from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUMS16, Activation
@@ -21,20 +23,25 @@ from woolly_worker.kernels.formats.k_scales import store_pairs
 from woolly_worker.kernels.formats.operations import quantised
 from woolly_worker.kernels.formats.panels import dot_block, in_both_halves
 from woolly_worker.kernels.jit import inline
+from woolly_worker.kernels.matrix_unit_parts import MatrixUnit
 from woolly_worker.kernels.simd import (
     and_bits,
     as_i16x32,
     concat,
     dot_i16,
     dot_u8i8,
+    fma,
     high_halves_f32,
     load_f16,
+    load_f32,
     load_f32x16,
     load_four_f16,
     load_i8x16,
     load_i8x32,
     load_i8x64,
     load_i16x16,
+    load_i32,
+    load_i32x16,
     load_u8,
     low_halves_f32,
     mul,
@@ -43,6 +50,7 @@ from woolly_worker.kernels.simd import (
     shift_right,
     sign_extend,
     splat_f32x16,
+    splat_i32x16,
     spread,
     store,
     sub,
@@ -56,6 +64,8 @@ from woolly_worker.kernels.simd.tiles import accumulate_each, dot_pairs, vector_
 
 BLOCK, BLOCK_BYTES = 256, 84
 QS, D, DMIN = 16, 80, 82
+
+QUARTER_AHEAD = 64 * 6  # bytes of sixteen rows that a quarter asks for: its share, in whole cache lines
 
 # The panel of sixteen rows: scale * q as [64 groups][16 rows][4 columns] u8, then
 PANEL_MINS = 4096  # pairs of i16 for sub-blocks (0, 1), (2, 3), ... x 16 rows
@@ -74,22 +84,27 @@ def _unpack_column(q, scale0, scale1, scale2, scale3, place):
 
 
 @inline
-def _unpack_part(qs, row_bytes, first, last, place):
-    """Sixteen weights from each of four runs. Their scales are bytes 0 and 2 of the lanes of `first` and `last`."""
+def _unpack_part(qs, row_bytes, first, last, ahead, place):
+    """Sixteen weights from each of four runs. Their scales are bytes 0 and 2 of the lanes of `first` and `last`. Four
+    lines are asked for from `ahead` on."""
     q = gather_columns(qs, row_bytes)
     scale0, scale1 = and_bits(first, 15), and_bits(shift_right(first, 16), 15)
     scale2, scale3 = and_bits(last, 15), and_bits(shift_right(last, 16), 15)
+    prefetch(ahead)
     _unpack_column(vector_of(q, 0), scale0, scale1, scale2, scale3, place)
+    prefetch(ahead + 64)
     _unpack_column(vector_of(q, 1), scale0, scale1, scale2, scale3, place + 64)
+    prefetch(ahead + 128)
     _unpack_column(vector_of(q, 2), scale0, scale1, scale2, scale3, place + 128)
+    prefetch(ahead + 192)
     _unpack_column(vector_of(q, 3), scale0, scale1, scale2, scale3, place + 192)
 
 
 @inline
-def _unpack_half(qs, row_bytes, first, last, place):
+def _unpack_half(qs, row_bytes, first, last, ahead, place):
     """128 weights; `first` and `last` hold four scales each. Every second one belongs to the second half of a run."""
-    _unpack_part(qs, row_bytes, first, last, place)
-    _unpack_part(qs + 16, row_bytes, shift_right(first, 8), shift_right(last, 8), place + 256)
+    _unpack_part(qs, row_bytes, first, last, ahead, place)
+    _unpack_part(qs + 16, row_bytes, shift_right(first, 8), shift_right(last, 8), ahead + 256, place + 256)
 
 
 @inline
@@ -99,14 +114,71 @@ def _unpack_mins(four, place):
 
 
 @inline
+def _unpack_factors(block, row_bytes, factors):
+    """For the matrix unit: d, dmin negated, and the mins."""
+    scales = gather_columns(block, row_bytes)
+    s0, s1, s2, s3 = vector_of(scales, 0), vector_of(scales, 1), vector_of(scales, 2), vector_of(scales, 3)
+    tail = vector_of(gather_columns(block + BLOCK_BYTES - 16, row_bytes), 3)
+    store(factors, low_halves_f32(tail))
+    store(factors + 64, negate(high_halves_f32(tail)))
+    _unpack_mins(s0, factors + 128)
+    _unpack_mins(s1, factors + 256)
+    _unpack_mins(s2, factors + 384)
+    _unpack_mins(s3, factors + 512)
+    return s0, s1, s2, s3
+
+
+def _quarter(h: int, part: int) -> Any:
+    """For the matrix unit, sixteen weights from each of the four runs of 32 in half h."""
+    bits = 8 * part
+
+    @inline
+    def unpack_quarter(block, row_bytes, scales, ahead, planes):
+        ahead += QUARTER_AHEAD * (2 * h + part)
+        prefetch(ahead + 64 * 4)
+        prefetch(ahead + 64 * 5)
+        first, last = shift_right(scales[2 * h], bits), shift_right(scales[2 * h + 1], bits)
+        _unpack_part(block + QS + 32 * h + 16 * part, row_bytes, first, last, ahead, planes + 2048 * h + 256 * part)
+
+    return unpack_quarter
+
+
+@inline
+def _load_factors(factors):
+    mins = factors + 128
+    first = load_i32x16(mins), load_i32x16(mins + 64), load_i32x16(mins + 128), load_i32x16(mins + 192)
+    last = load_i32x16(mins + 256), load_i32x16(mins + 320), load_i32x16(mins + 384), load_i32x16(mins + 448)
+    return load_f32x16(factors), load_f32x16(factors + 64), first, last
+
+
+@inline
+def _times_sums(offset, mins, sums):
+    """Four pairs of mins times the sums of eight sub-blocks."""
+    offset = dot_i16(offset, mins[0], splat_i32x16(load_i32(sums)))
+    offset = dot_i16(offset, mins[1], splat_i32x16(load_i32(sums + 4)))
+    offset = dot_i16(offset, mins[2], splat_i32x16(load_i32(sums + 8)))
+    return dot_i16(offset, mins[3], splat_i32x16(load_i32(sums + 12)))
+
+
+@inline
+def _add_token(factors, record, total, acc):
+    """The float steps of `multiply_block` for one token."""
+    d, dmin, first, last = factors
+    scale = splat_f32x16(load_f32(record + Q8K_SCALE))
+    offset = _times_sums(_times_sums(zero_i32x16(), first, record + Q8K_SUMS16), last, record + Q8K_SUMS16 + 16)
+    acc = fma(mul(d, scale), to_f32(total), acc)
+    return fma(mul(dmin, scale), to_f32(offset), acc)
+
+
+@inline
 def unpack_block(block, row_bytes, ahead, panel):
     """One block of sixteen rows into a panel."""
-    for line in range(21):  # 16 * 84 bytes of the next sixteen rows, see q4_k
+    for line in range(16, 21):  # 16 * 84 bytes of the next sixteen rows, see q4_k
         prefetch(ahead + 64 * line)
     scales = gather_columns(block, row_bytes)
     s0, s1, s2, s3 = vector_of(scales, 0), vector_of(scales, 1), vector_of(scales, 2), vector_of(scales, 3)
-    _unpack_half(block + QS, row_bytes, s0, s1, panel)
-    _unpack_half(block + QS + 32, row_bytes, s2, s3, panel + 2048)
+    _unpack_half(block + QS, row_bytes, s0, s1, ahead, panel)
+    _unpack_half(block + QS + 32, row_bytes, s2, s3, ahead + 512, panel + 2048)
     _unpack_mins(s0, panel + PANEL_MINS)
     _unpack_mins(s1, panel + PANEL_MINS + 128)
     _unpack_mins(s2, panel + PANEL_MINS + 256)
@@ -197,4 +269,11 @@ FORMAT = quantised(
     multiply_block=multiply_block,
     row_dot=row_dot,
     dequantize=dequantize,
+    matrix_unit=MatrixUnit(
+        _unpack_factors,
+        (_quarter(0, 0), _quarter(0, 1), _quarter(1, 0), _quarter(1, 1)),
+        _load_factors,
+        _add_token,
+        upper=None,
+    ),
 )

@@ -14,15 +14,18 @@ taken away, in integers. `row_dot` keeps q unsigned and takes 4 * sum(scale * su
 Source: ggml-common.h `block_q3_K`, ggml-quants.c `dequantize_row_q3_K`.
 """
 
+from typing import Any
+
 import numpy as np
 
 from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUM, Q8K_SUMS16, Activation
 from woolly_worker.kernels.formats.ahead import ask_ahead
 from woolly_worker.kernels.formats.fours import PARTS, dot_in_fours
 from woolly_worker.kernels.formats.operations import quantised
-from woolly_worker.kernels.formats.panels import PANEL_BLOCK_BYTES, PANEL_D, dot_block, in_both_halves
+from woolly_worker.kernels.formats.panels import PANEL_BLOCK_BYTES, PANEL_D, dot_block, in_both_halves, unit_of_bytes
 from woolly_worker.kernels.formats.q2_k import load_runs
 from woolly_worker.kernels.jit import inline
+from woolly_worker.kernels.matrix_unit_parts import UPPER
 from woolly_worker.kernels.simd import (
     add,
     and_bits,
@@ -40,6 +43,7 @@ from woolly_worker.kernels.simd import (
     load_i8x64,
     load_i16x16,
     load_i32,
+    load_i32x16,
     load_u8,
     mul,
     prefetch,
@@ -61,6 +65,8 @@ from woolly_worker.kernels.simd.tiles import accumulate_each, sub_splat_each, ve
 
 BLOCK, BLOCK_BYTES = 256, 110
 QS, SCALES, D = 32, 96, 108
+
+QUARTER_AHEAD = 64 * 7  # bytes of sixteen rows that a quarter asks for: its share, in whole cache lines
 
 
 @inline
@@ -91,13 +97,21 @@ def _scale_of(byte):
 
 
 @inline
-def _unpack_part(q, third0, third1, third2, third3, first, last, place):
-    """Sixteen weights from each of four runs. Their scales are bytes 0 and 2 of the lanes of `first` and `last`."""
+def _unpack_part(q, third0, third1, third2, third3, first, last, ahead, place):
+    """Sixteen weights from each of four runs. Their scales are bytes 0 and 2 of the lanes of `first` and `last`. The
+    lines of a quarter are asked for from `ahead` on."""
     scale0, scale1 = _scale_of(first), _scale_of(shift_right(first, 16))
     scale2, scale3 = _scale_of(last), _scale_of(shift_right(last, 16))
+    prefetch(ahead)
+    prefetch(ahead + 64)
     _unpack_column(vector_of(q, 0), third0, scale0, scale1, scale2, scale3, place)
+    prefetch(ahead + 128)
+    prefetch(ahead + 192)
     _unpack_column(vector_of(q, 1), third1, scale0, scale1, scale2, scale3, place + 64)
+    prefetch(ahead + 256)
+    prefetch(ahead + 320)
     _unpack_column(vector_of(q, 2), third2, scale0, scale1, scale2, scale3, place + 128)
+    prefetch(ahead + 384)
     _unpack_column(vector_of(q, 3), third3, scale0, scale1, scale2, scale3, place + 192)
 
 
@@ -108,27 +122,65 @@ def _join_scales(low, high):
 
 
 @inline
-def unpack_block(block, row_bytes, ahead, panel):
-    """One block of sixteen rows into a panel."""
-    for line in range(28):  # 16 * 110 bytes of the next sixteen rows, see q4_k
-        prefetch(ahead + 64 * line)
+def _unpack_factors(block, row_bytes, d):
+    """The scales, four of them a lane; d is stored."""
     # The last sixteen bytes of a block: two of qs, the twelve of the scales, d.
     tail = gather_columns(block + BLOCK_BYTES - 16, row_bytes)
     t0, t1, t2, t3 = vector_of(tail, 0), vector_of(tail, 1), vector_of(tail, 2), vector_of(tail, 3)
-    store(panel + PANEL_D, high_halves_f32(t3))
+    store(d, high_halves_f32(t3))
     low0, low1 = bor(shift_right(t0, 16), shift_left(t1, 16)), bor(shift_right(t1, 16), shift_left(t2, 16))
     high = bor(shift_right(t2, 16), shift_left(t3, 16))
     s0, s1 = _join_scales(low0, high), _join_scales(low1, shift_right(high, 2))
     s2 = _join_scales(shift_right(low0, 4), shift_right(high, 4))
     s3 = _join_scales(shift_right(low1, 4), shift_right(high, 6))
+    return s0, s1, s2, s3
+
+
+def _quarter(part: int, h: int) -> Any:
+    """For the matrix unit, sixteen weights from each of the four runs of 32 in half h. The third bits of both halves
+    wait behind the plane."""
+    bits = 8 * part
+
+    @inline
+    def third_bits(block, row_bytes, place):
+        b = gather_columns(block + 16 * part, row_bytes)
+        b0, b1, b2, b3 = vector_of(b, 0), vector_of(b, 1), vector_of(b, 2), vector_of(b, 3)
+        store(place, shift_right(b0, 4))
+        store(place + 64, shift_right(b1, 4))
+        store(place + 128, shift_right(b2, 4))
+        store(place + 192, shift_right(b3, 4))
+        return b0, b1, b2, b3
+
+    @inline
+    def third_bits_again(block, row_bytes, place):
+        return load_i32x16(place), load_i32x16(place + 64), load_i32x16(place + 128), load_i32x16(place + 192)
+
+    third_bits_of = third_bits_again if h else third_bits
+
+    @inline
+    def unpack_quarter(block, row_bytes, scales, ahead, planes):
+        ahead += QUARTER_AHEAD * (2 * h + part)
+        b0, b1, b2, b3 = third_bits_of(block, row_bytes, planes + UPPER)
+        first, last = shift_right(scales[2 * h], bits), shift_right(scales[2 * h + 1], bits)
+        q = gather_columns(block + QS + 32 * h + 16 * part, row_bytes)
+        _unpack_part(q, b0, b1, b2, b3, first, last, ahead, planes + 2048 * h + 256 * part)
+
+    return unpack_quarter
+
+
+@inline
+def unpack_block(block, row_bytes, ahead, panel):
+    """One block of sixteen rows into a panel."""
+    s0, s1, s2, s3 = _unpack_factors(block, row_bytes, panel + PANEL_D)
     for part in range(2):
         third = gather_columns(block + 16 * part, row_bytes)
         b0, b1, b2, b3 = vector_of(third, 0), vector_of(third, 1), vector_of(third, 2), vector_of(third, 3)
         q = gather_columns(block + QS + 16 * part, row_bytes)
-        _unpack_part(q, b0, b1, b2, b3, s0, s1, panel + 256 * part)
+        share = ahead + QUARTER_AHEAD * part
+        _unpack_part(q, b0, b1, b2, b3, s0, s1, share, panel + 256 * part)
         b0, b1, b2, b3 = shift_right(b0, 4), shift_right(b1, 4), shift_right(b2, 4), shift_right(b3, 4)
         q = gather_columns(block + QS + 32 + 16 * part, row_bytes)
-        _unpack_part(q, b0, b1, b2, b3, s2, s3, panel + 2048 + 256 * part)
+        _unpack_part(q, b0, b1, b2, b3, s2, s3, share + 2 * QUARTER_AHEAD, panel + 2048 + 256 * part)
         s0, s1, s2, s3 = shift_right(s0, 8), shift_right(s1, 8), shift_right(s2, 8), shift_right(s3, 8)
 
 
@@ -220,4 +272,7 @@ FORMAT = quantised(
     multiply_block=multiply_block,
     row_dot=row_dot,
     dequantize=dequantize,
+    matrix_unit=unit_of_bytes(
+        _unpack_factors, (_quarter(0, 0), _quarter(0, 1), _quarter(1, 0), _quarter(1, 1)), offset=127
+    ),
 )

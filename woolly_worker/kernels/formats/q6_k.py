@@ -26,17 +26,15 @@ from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUMS16, 
 from woolly_worker.kernels.formats.ahead import ask_ahead
 from woolly_worker.kernels.formats.fours import PARTS, dot_in_fours
 from woolly_worker.kernels.formats.operations import quantised
+from woolly_worker.kernels.formats.signed_planes import scales_with, signed_unit, store_products
 from woolly_worker.kernels.jit import inline
-from woolly_worker.kernels.matrix_unit_parts import LOWER, UPPER, MatrixUnit
 from woolly_worker.kernels.simd import (
     add,
     and_bits,
     bor,
     dot_i16,
     dot_u8i8,
-    fma,
     load_f16,
-    load_f32,
     load_f32x16,
     load_four_f16,
     load_i8,
@@ -63,7 +61,6 @@ from woolly_worker.kernels.simd import (
     zero_i32x16,
 )
 from woolly_worker.kernels.simd.gathers import gather_columns, gather_halves_f32
-from woolly_worker.kernels.simd.matrix_unit import bytes_as_halves, interleave_bytes, pair_products
 from woolly_worker.kernels.simd.tiles import (
     accumulate_each,
     add_product_each,
@@ -209,46 +206,25 @@ def _scaled_sums(block, x):
 def _unpack_factors(block, row_bytes, factors):
     """The scales, four of them a lane."""
     store(factors, gather_halves_f32(block + D, row_bytes))
-    return gather_columns(block + SCALES, row_bytes)
-
-
-@inline
-def _store_products(q, scales, place):
-    """The products of four weights of sixteen rows and their scales, 16 bits each, as lower and upper bytes into the
-    planes; `scales` is what `_scales_of` returns."""
-    scale, upper, offset = scales
-    even, odd = sub(pair_products(q, scale), offset), sub(pair_products(q, upper), offset)
-    store(place + LOWER, interleave_bytes(even, odd, 0))
-    store(place + UPPER, interleave_bytes(even, odd, 1))
-
-
-def _scales_of(sub_block: int) -> Any:
-    """A sub-block's scale in the lower byte of 16 bits, in the upper one, and 32 times the scale."""
-    four, at = sub_block // 4, sub_block % 4
-
-    @inline
-    def scales(all_scales):
-        scale = bytes_as_halves(vector_of(all_scales, four), at, at)
-        upper = shift_left(scale, 8)
-        return scale, upper, shift_right_signed(upper, 3)
-
-    return scales
+    scales = gather_columns(block + SCALES, row_bytes)
+    return vector_of(scales, 0), vector_of(scales, 1), vector_of(scales, 2), vector_of(scales, 3)
 
 
 def _quarter(h: int, part: int) -> Any:
     """For the matrix unit, sixteen weights from each of the four runs of 32 in half h."""
-    scales_0, scales_1 = _scales_of(8 * h + part), _scales_of(8 * h + 2 + part)
-    scales_2, scales_3 = _scales_of(8 * h + 4 + part), _scales_of(8 * h + 6 + part)
+    scales_of = scales_with(offset=32)
+    scales_0, scales_1 = scales_of(8 * h + part), scales_of(8 * h + 2 + part)
+    scales_2, scales_3 = scales_of(8 * h + 4 + part), scales_of(8 * h + 6 + part)
 
     @inline
     def column(low, high, bits, ahead, scales, place):
         for line in range(3):
             prefetch(ahead + 64 * line)
         q = _four_runs(low, high, bits)
-        _store_products(q[0], scales[0], place)
-        _store_products(q[1], scales[1], place + 512)
-        _store_products(q[2], scales[2], place + 1024)
-        _store_products(q[3], scales[3], place + 1536)
+        store_products(q[0], scales[0], place)
+        store_products(q[1], scales[1], place + 512)
+        store_products(q[2], scales[2], place + 1024)
+        store_products(q[3], scales[3], place + 1536)
 
     @inline
     def unpack_quarter(block, row_bytes, scales, ahead, planes):
@@ -266,18 +242,6 @@ def _quarter(h: int, part: int) -> Any:
         column(vector_of(low, 3), vector_of(high, 3), vector_of(bits, 3), ahead + 576, of_runs, place + 192)
 
     return unpack_quarter
-
-
-@inline
-def _load_factors(factors):
-    return load_f32x16(factors)
-
-
-@inline
-def _add_token(d, record, lower, upper, acc):
-    """`_add_to_floats` for one token; the offsets left with the products."""
-    scale = splat_f32x16(load_f32(record + Q8K_SCALE))
-    return fma(mul(d, scale), to_f32(add(lower, shift_left(upper, 8))), acc)
 
 
 @inline
@@ -321,11 +285,5 @@ FORMAT = quantised(
     multiply_block=multiply_block,
     row_dot=row_dot,
     dequantize=dequantize,
-    matrix_unit=MatrixUnit(
-        _unpack_factors,
-        (_quarter(0, 0), _quarter(0, 1), _quarter(1, 0), _quarter(1, 1)),
-        _load_factors,
-        _add_token,
-        upper_is_signed=True,
-    ),
+    matrix_unit=signed_unit(_unpack_factors, (_quarter(0, 0), _quarter(0, 1), _quarter(1, 0), _quarter(1, 1))),
 )

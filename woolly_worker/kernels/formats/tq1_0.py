@@ -14,12 +14,14 @@ The panel and its multiplication are TQ2_0's.
 Source: ggml-common.h `block_tq1_0`, ggml-quants.c `dequantize_row_tq1_0`.
 """
 
+from typing import Any
+
 import numpy as np
 
 from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUM, Activation
 from woolly_worker.kernels.formats.fours import PARTS
 from woolly_worker.kernels.formats.operations import quantised
-from woolly_worker.kernels.formats.panels import PANEL_BLOCK_BYTES, PANEL_D
+from woolly_worker.kernels.formats.panels import PANEL_BLOCK_BYTES, PANEL_D, unit_of_bytes
 from woolly_worker.kernels.formats.tq2_0 import multiply_block
 from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.simd import (
@@ -57,6 +59,8 @@ from woolly_worker.kernels.simd.tiles import vector_of
 BLOCK, BLOCK_BYTES = 256, 54
 D = 52
 
+QUARTER_AHEAD = 64 * 4  # bytes of sixteen rows that a quarter asks for
+
 
 @inline
 def _next_digit(even, odd):
@@ -93,6 +97,40 @@ def unpack_block(block, row_bytes, ahead, panel):
     # qh has no fifth digit: what is written in its place is overwritten by d.
     _unpack_column(qh, panel + 3840, 64)
     store(panel + PANEL_D, high_halves_f32(vector_of(tail, 3)))
+
+
+@inline
+def _unpack_factors(block, row_bytes, factors):
+    """For the matrix unit; qh is handed on to the last quarter."""
+    tail = gather_columns(block + BLOCK_BYTES - 16, row_bytes)
+    store(factors, high_halves_f32(vector_of(tail, 3)))
+    return bor(shift_right(vector_of(tail, 2), 16), shift_left(vector_of(tail, 3), 16))
+
+
+def _quarter(k: int) -> Any:
+    """Sixteen bytes of qs from every row; the last quarter is qh, whose fifth digits go behind the plane."""
+    offset, step = (256 * k, 512) if k < 2 else (2560, 256)
+
+    @inline
+    def unpack_quarter(block, row_bytes, qh, ahead, planes):
+        v, place = gather_columns(block + 16 * k, row_bytes), planes + offset
+        ahead += QUARTER_AHEAD * k
+        prefetch(ahead)
+        _unpack_column(vector_of(v, 0), place, step)
+        prefetch(ahead + 64)
+        _unpack_column(vector_of(v, 1), place + 64, step)
+        prefetch(ahead + 128)
+        _unpack_column(vector_of(v, 2), place + 128, step)
+        prefetch(ahead + 192)
+        _unpack_column(vector_of(v, 3), place + 192, step)
+
+    @inline
+    def unpack_last(block, row_bytes, qh, ahead, planes):
+        prefetch(ahead + 3 * QUARTER_AHEAD)
+        _unpack_column(qh, planes + 3840, 64)
+        prefetch(ahead + 3 * QUARTER_AHEAD + 64)
+
+    return unpack_quarter if k < 3 else unpack_last
 
 
 @inline
@@ -153,4 +191,5 @@ FORMAT = quantised(
     multiply_block=multiply_block,
     row_dot=row_dot,
     dequantize=dequantize,
+    matrix_unit=unit_of_bytes(_unpack_factors, (_quarter(0), _quarter(1), _quarter(2), _quarter(3)), offset=1),
 )

@@ -10,12 +10,14 @@ The kernels keep q unsigned and take the sum of the activations away. q = 3, whi
 Source: ggml-common.h `block_tq2_0`, ggml-quants.c `dequantize_row_tq2_0`.
 """
 
+from typing import Any
+
 import numpy as np
 
 from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUM, Activation
 from woolly_worker.kernels.formats.fours import PARTS
 from woolly_worker.kernels.formats.operations import quantised
-from woolly_worker.kernels.formats.panels import PANEL_BLOCK_BYTES, PANEL_D, dot_block
+from woolly_worker.kernels.formats.panels import PANEL_BLOCK_BYTES, PANEL_D, dot_block, unit_of_bytes
 from woolly_worker.kernels.formats.q2_k import load_runs
 from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.simd import (
@@ -46,6 +48,8 @@ from woolly_worker.kernels.simd.tiles import accumulate_each, sub_splat_each, ve
 BLOCK, BLOCK_BYTES = 256, 66
 D = 64
 
+QUARTER_AHEAD = 64 * 5  # bytes of sixteen rows that a quarter asks for: its share, in whole cache lines
+
 
 @inline
 def _unpack_column(q, place):
@@ -54,6 +58,32 @@ def _unpack_column(q, place):
     store(place + 512, and_bits(shift_right(q, 2), 0x03030303))
     store(place + 1024, and_bits(shift_right(q, 4), 0x03030303))
     store(place + 1536, and_bits(shift_right(q, 6), 0x03030303))
+
+
+def _quarter(k: int) -> Any:
+    """For the matrix unit, sixteen bytes from every row: part k % 2 of half k // 2."""
+
+    @inline
+    def unpack_quarter(block, row_bytes, scales, ahead, planes):
+        q, place = gather_columns(block + 16 * k, row_bytes), planes + 2048 * (k // 2) + 256 * (k % 2)
+        ahead += QUARTER_AHEAD * k
+        prefetch(ahead + 256)
+        prefetch(ahead)
+        _unpack_column(vector_of(q, 0), place)
+        prefetch(ahead + 64)
+        _unpack_column(vector_of(q, 1), place + 64)
+        prefetch(ahead + 128)
+        _unpack_column(vector_of(q, 2), place + 128)
+        prefetch(ahead + 192)
+        _unpack_column(vector_of(q, 3), place + 192)
+
+    return unpack_quarter
+
+
+@inline
+def _unpack_factors(block, row_bytes, factors):
+    store(factors, gather_halves_f32(block + D, row_bytes))
+    return ()
 
 
 @inline
@@ -122,4 +152,5 @@ FORMAT = quantised(
     multiply_block=multiply_block,
     row_dot=row_dot,
     dequantize=dequantize,
+    matrix_unit=unit_of_bytes(_unpack_factors, (_quarter(0), _quarter(1), _quarter(2), _quarter(3)), offset=1),
 )
