@@ -99,10 +99,10 @@ def rows_times_many_with(unit: MatrixUnit, block_bytes: int) -> Any:
         per_pass = tokens_of_a_pass(x_stride)
         panel_sums = min(n_tokens, per_pass) * VECTOR_BYTES
         panel_bytes, share = PANEL_ROWS * row_bytes, PANEL_ROWS * block_bytes
-        for r in range(first, last, 2 * PANEL_ROWS):
-            n_panels = min(2, (last - r) // PANEL_ROWS)
-            for t in range(0, n_tokens, per_pass):
-                n = min(per_pass, n_tokens - t)
+        for t in range(0, n_tokens, per_pass):
+            n = min(per_pass, n_tokens - t)
+            for r in range(first, last, 2 * PANEL_ROWS):
+                n_panels = min(2, (last - r) // PANEL_ROWS)
                 clear(sums, n)
                 clear(sums + panel_sums, n)
                 for i in range(n_blocks):
