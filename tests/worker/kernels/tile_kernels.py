@@ -2,7 +2,7 @@
 
 from woolly_worker.kernels.jit import kernel
 from woolly_worker.kernels.simd import load_f32x16, load_i32x16, store, store_i64
-from woolly_worker.kernels.simd.gathers import gather_columns, gather_halves_f32
+from woolly_worker.kernels.simd.gathers import gather_columns, gather_i32
 from woolly_worker.kernels.simd.tiles import (
     accumulate_each,
     add_each,
@@ -69,6 +69,6 @@ def float_tiles(tile, panel, vector, x, stride, out):
 
 @kernel
 def gathered(rows, stride, out):
-    """4 x 64 bytes of columns, then sixteen halves as f32."""
+    """4 x 64 bytes of columns, then four bytes of each row."""
     store_each(out, 64, gather_columns(rows, stride))
-    store(out + 256, gather_halves_f32(rows, stride))
+    store(out + 256, gather_i32(rows, stride))

@@ -6,9 +6,18 @@ Source: ggml-common.h `block_iq4_nl`, `kvalues_iq4nl`, ggml-quants.c `dequantize
 """
 
 from woolly_worker.kernels.activations import Activation
-from woolly_worker.kernels.formats.iq4_xs import raised_value
-from woolly_worker.kernels.formats.legacy import BLOCK, PANEL_BLOCK_BYTES, PANEL_D, PARTS, add_products, multiply_block
-from woolly_worker.kernels.formats.nibbles import high_nibbles, low_nibbles, nibbles, nibbles_of_two, store_numbers
+from woolly_worker.kernels.formats.iq4_xs import raised_value, signed_value
+from woolly_worker.kernels.formats.legacy import (
+    BLOCK,
+    PANEL_BLOCK_BYTES,
+    PARTS,
+    add_signed_products,
+    multiply_block,
+    panel_of_nibbles,
+    store_d,
+)
+from woolly_worker.kernels.formats.legacy_on_matrix_unit import LegacyUnit
+from woolly_worker.kernels.formats.nibbles import nibbles, nibbles_of_two, store_numbers
 from woolly_worker.kernels.formats.operations import quantised
 from woolly_worker.kernels.formats.sixteens import parts_in_sixteens
 from woolly_worker.kernels.jit import inline
@@ -18,36 +27,16 @@ from woolly_worker.kernels.simd import (
     load_f16,
     load_i8x32,
     load_i8x64,
-    prefetch,
     splat_f32x16,
-    store,
     zero_i32x8,
     zero_i32x16,
 )
-from woolly_worker.kernels.simd.gathers import gather_columns, gather_first_halves_f32, gather_halves_f32
-from woolly_worker.kernels.simd.tiles import vector_of
+from woolly_worker.kernels.simd.gathers import gather_first_halves_f32
 
 BLOCK_BYTES = 18
 
 
-@inline
-def _unpack_column(q, place):
-    """Four weights of sixteen rows from each half of the block."""
-    store(place, raised_value(low_nibbles(q)))
-    store(place + 256, raised_value(high_nibbles(q)))
-
-
-@inline
-def unpack_block(block, row_bytes, ahead, panel):
-    """One block of sixteen rows into a panel: value + 128."""
-    for line in range(5):  # 16 * 18 bytes of the next sixteen rows, see q4_k
-        prefetch(ahead + 64 * line)
-    q = gather_columns(block + 2, row_bytes)
-    _unpack_column(vector_of(q, 0), panel)
-    _unpack_column(vector_of(q, 1), panel + 64)
-    _unpack_column(vector_of(q, 2), panel + 128)
-    _unpack_column(vector_of(q, 3), panel + 192)
-    store(panel + PANEL_D, gather_halves_f32(block, row_bytes))
+unpack_block = panel_of_nibbles(BLOCK_BYTES, 2, raised_value, store_d)
 
 
 @inline
@@ -89,7 +78,9 @@ FORMAT = quantised(
     parts=PARTS,
     unpack_block=unpack_block,
     multiply_block=multiply_block,
-    add_products=add_products,
+    legacy_unit=LegacyUnit(
+        panel_of_nibbles(BLOCK_BYTES, 2, signed_value, store_d), add_signed_products, is_signed=True
+    ),
     row_parts=row_parts,
     dequantize=dequantize,
 )

@@ -84,13 +84,14 @@ PANEL_D = PANEL_PAIRS + 4 * 64  # f32 x 16 rows
 PANEL_BLOCK_BYTES = PANEL_D + 64
 
 
-def _raised_values():
+def _values() -> list[int]:
     from gguf.quants import IQ4_NL  # slow to import, and needed by the compiler only
 
-    return [value + 128 for value in IQ4_NL.kvalues]
+    return list(IQ4_NL.kvalues)
 
 
-raised_value = byte_table(_raised_values)
+raised_value = byte_table(lambda: [value + 128 for value in _values()])
+signed_value = byte_table(lambda: [value & 0xFF for value in _values()])
 
 
 @inline

@@ -3,17 +3,39 @@
     weight = d * w            w signed, kept in the panel as w + 128, so that the bytes are unsigned
     weight = d * q + m        q unsigned
 
-A block of sixteen rows in the panel is [8 groups][16 rows][4 columns] u8, then d as f32 x 16 rows, then m / 128.
+A block of sixteen rows in the panel is [8 groups][16 rows][4 columns] u8, then d as f32 x 16 rows, then m / 128. A
+matrix unit takes signed bytes, so that its panel holds w itself.
 """
 
+from typing import Any
+
+import numpy as np
+
 from woolly_worker.kernels.activations import Q8_BYTES, Q8_RUN, Q8_SCALES, Q8_SUMS, Q8_VALUES
+from woolly_worker.kernels.formats.nibbles import fifth_of_four, high_nibbles, low_nibbles
 from woolly_worker.kernels.jit import inline
-from woolly_worker.kernels.simd import load_f32x16
+from woolly_worker.kernels.matmul import PANEL_ROWS
+from woolly_worker.kernels.simd import (
+    add,
+    as_i8x64,
+    bor,
+    filled_like,
+    high_halves_f32,
+    load_f32x16,
+    low_halves_f32,
+    mul,
+    prefetch,
+    shift_right,
+    splat_f32x16,
+    store,
+)
+from woolly_worker.kernels.simd.gathers import gather_columns, gather_i32
 from woolly_worker.kernels.simd.tiles import (
     accumulate_each,
     accumulate_splat_each,
     dot_groups,
     sub_splat_each,
+    vector_of,
     zeros_i32_like,
 )
 
@@ -24,6 +46,90 @@ PANEL_BLOCK_BYTES = PANEL_D + 64
 PANEL_M = PANEL_D + 64  # where there is one
 PANEL_BLOCK_BYTES_WITH_MINS = PANEL_M + 64
 RUNS = Q8_VALUES // Q8_RUN
+ONE_128TH = np.float32(1 / 128)
+
+
+@inline
+def store_d(block, row_bytes, panel):
+    """The scales of a panel, from the first two bytes of a block."""
+    store(panel + PANEL_D, low_halves_f32(gather_i32(block, row_bytes)))
+
+
+@inline
+def store_d_and_m(block, row_bytes, panel):
+    """The same with minimums behind them."""
+    both = gather_i32(block, row_bytes)
+    store(panel + PANEL_D, low_halves_f32(both))
+    store(panel + PANEL_M, mul(high_halves_f32(both), splat_f32x16(ONE_128TH)))
+
+
+@inline
+def as_it_is(q):
+    return q
+
+
+def moved_by(n: int) -> Any:
+    """A part that adds n to each byte of a vector."""
+
+    @inline
+    def moved(q):
+        q = as_i8x64(q)
+        return add(q, filled_like(q, n))
+
+    return moved
+
+
+def panel_of_nibbles(block_bytes: int, at: int, value: Any, store_scales: Any) -> Any:
+    """The unpack_block of a format with sixteen bytes of nibbles `at` bytes into its block, see `nibbles.py`: value(q)
+    is what the panel holds for the bytes q, store_scales(block, row_bytes, panel) adds the rest."""
+    lines_left = -(-PANEL_ROWS * block_bytes // 64) - 4
+
+    @inline
+    def column(q, ahead, place):
+        """Four weights of sixteen rows from each half of the block."""
+        prefetch(ahead)
+        store(place, value(low_nibbles(q)))
+        store(place + 256, value(high_nibbles(q)))
+
+    @inline
+    def unpack_block(block, row_bytes, ahead, panel):
+        """One block of sixteen rows into a panel; an equal share of the next sixteen rows is asked for, see q4_k."""
+        q = gather_columns(block + at, row_bytes)
+        column(vector_of(q, 0), ahead, panel)
+        column(vector_of(q, 1), ahead + 64, panel + 64)
+        column(vector_of(q, 2), ahead + 128, panel + 128)
+        column(vector_of(q, 3), ahead + 192, panel + 192)
+        store_scales(block, row_bytes, panel)
+        for line in range(lines_left):
+            prefetch(ahead + 256 + 64 * line)
+
+    return unpack_block
+
+
+def panel_of_fives(block_bytes: int, at: int, bits_at: int, value: Any, store_scales: Any) -> Any:
+    """The same with fifth bits."""
+    lines_left = -(-PANEL_ROWS * block_bytes // 64) - 4
+
+    @inline
+    def column(q, bits, ahead, place):
+        """`bits` begins with the fifth bits of these columns. Returns those of the next ones."""
+        prefetch(ahead)
+        store(place, value(bor(low_nibbles(q), fifth_of_four(bits))))
+        store(place + 256, value(bor(high_nibbles(q), fifth_of_four(shift_right(bits, 16)))))
+        return shift_right(bits, 4)
+
+    @inline
+    def unpack_block(block, row_bytes, ahead, panel):
+        q, bits = gather_columns(block + at, row_bytes), gather_i32(block + bits_at, row_bytes)
+        bits = column(vector_of(q, 0), bits, ahead, panel)
+        bits = column(vector_of(q, 1), bits, ahead + 64, panel + 64)
+        bits = column(vector_of(q, 2), bits, ahead + 128, panel + 128)
+        column(vector_of(q, 3), bits, ahead + 192, panel + 192)
+        store_scales(block, row_bytes, panel)
+        for line in range(lines_left):
+            prefetch(ahead + 256 + 64 * line)
+
+    return unpack_block
 
 
 @inline
@@ -32,6 +138,13 @@ def add_products(panel, x, i, x_stride, acc, s):
     the activations)."""
     record, run = x + (i // RUNS) * Q8_BYTES, i % RUNS
     s = sub_splat_each(s, record + Q8_SUMS + 4 * run, x_stride, 1)
+    return accumulate_each(acc, load_f32x16(panel + PANEL_D), record + Q8_SCALES + 4 * run, x_stride, s)
+
+
+@inline
+def add_signed_products(panel, x, i, x_stride, acc, s):
+    """The same from weights as they are."""
+    record, run = x + (i // RUNS) * Q8_BYTES, i % RUNS
     return accumulate_each(acc, load_f32x16(panel + PANEL_D), record + Q8_SCALES + 4 * run, x_stride, s)
 
 

@@ -10,8 +10,17 @@ Source: OCP Microscaling Formats 1.0; ggml-common.h `block_mxfp4`, `kvalues_mxfp
 import numpy as np
 
 from woolly_worker.kernels.activations import Activation
-from woolly_worker.kernels.formats.legacy import BLOCK, PANEL_BLOCK_BYTES, PANEL_D, PARTS, add_products, multiply_block
-from woolly_worker.kernels.formats.nibbles import high_nibbles, low_nibbles, nibbles, nibbles_of_two, store_numbers
+from woolly_worker.kernels.formats.legacy import (
+    BLOCK,
+    PANEL_BLOCK_BYTES,
+    PANEL_D,
+    PARTS,
+    add_signed_products,
+    multiply_block,
+    panel_of_nibbles,
+)
+from woolly_worker.kernels.formats.legacy_on_matrix_unit import LegacyUnit
+from woolly_worker.kernels.formats.nibbles import nibbles, nibbles_of_two, store_numbers
 from woolly_worker.kernels.formats.operations import quantised
 from woolly_worker.kernels.formats.sixteens import parts_in_sixteens
 from woolly_worker.kernels.jit import inline
@@ -27,7 +36,6 @@ from woolly_worker.kernels.simd import (
     load_i8x64,
     load_u8,
     maximum,
-    prefetch,
     shift_left,
     splat_f32x16,
     splat_i32x16,
@@ -36,19 +44,19 @@ from woolly_worker.kernels.simd import (
     zero_i32x8,
     zero_i32x16,
 )
-from woolly_worker.kernels.simd.gathers import gather_columns, gather_first_i32, gather_i32
-from woolly_worker.kernels.simd.tiles import vector_of
+from woolly_worker.kernels.simd.gathers import gather_first_i32, gather_i32
 
 BLOCK_BYTES = 17
 
 
-def _raised_values():
+def _values() -> list[int]:
     from gguf.quants import MXFP4  # slow to import, and needed by the compiler only
 
-    return [value + 128 for value in MXFP4.kvalues]
+    return list(MXFP4.kvalues)
 
 
-raised_value = byte_table(_raised_values)
+raised_value = byte_table(lambda: [value + 128 for value in _values()])
+signed_value = byte_table(lambda: [value & 0xFF for value in _values()])
 
 
 @inline
@@ -60,23 +68,11 @@ def _powers(e):
 
 
 @inline
-def _unpack_column(q, place):
-    """Four weights of sixteen rows from each half of the block."""
-    store(place, raised_value(low_nibbles(q)))
-    store(place + 256, raised_value(high_nibbles(q)))
-
-
-@inline
-def unpack_block(block, row_bytes, ahead, panel):
-    """One block of sixteen rows into a panel: value + 128."""
-    for line in range(5):  # 16 * 17 bytes of the next sixteen rows, see q4_k
-        prefetch(ahead + 64 * line)
-    q = gather_columns(block + 1, row_bytes)
-    _unpack_column(vector_of(q, 0), panel)
-    _unpack_column(vector_of(q, 1), panel + 64)
-    _unpack_column(vector_of(q, 2), panel + 128)
-    _unpack_column(vector_of(q, 3), panel + 192)
+def _store_d(block, row_bytes, panel):
     store(panel + PANEL_D, _powers(and_bits(gather_i32(block, row_bytes), 0xFF)))
+
+
+unpack_block = panel_of_nibbles(BLOCK_BYTES, 1, raised_value, _store_d)
 
 
 @inline
@@ -118,7 +114,9 @@ FORMAT = quantised(
     parts=PARTS,
     unpack_block=unpack_block,
     multiply_block=multiply_block,
-    add_products=add_products,
+    legacy_unit=LegacyUnit(
+        panel_of_nibbles(BLOCK_BYTES, 1, signed_value, _store_d), add_signed_products, is_signed=True
+    ),
     row_parts=row_parts,
     dequantize=dequantize,
 )

@@ -11,7 +11,7 @@ from typing import Any
 from woolly_worker.kernels.activations import Activation
 from woolly_worker.kernels.cpu import CPU
 from woolly_worker.kernels.formats.format import Format
-from woolly_worker.kernels.formats.legacy_on_matrix_unit import LEAST_TOKENS, legacy_on_matrix_unit
+from woolly_worker.kernels.formats.legacy_on_matrix_unit import LEAST_TOKENS, LegacyUnit, legacy_on_matrix_unit
 from woolly_worker.kernels.formats.one_token import dot_of_parts, row_after_row, sixteen_at_once
 from woolly_worker.kernels.jit import LazyOp, inline, op
 from woolly_worker.kernels.matmul import COUNT_FIELD, run_embedding, run_matmul, run_one_token, tile_of_eight
@@ -37,7 +37,7 @@ def quantised(
     prepare_block: Any = None,
     multiply_prepared: Any = None,
     matrix_unit: MatrixUnit | None = None,
-    add_products: Any = None,
+    legacy_unit: LegacyUnit | None = None,
 ) -> Format:
     """A type with quant blocks. `run_matmul` says what the parts have to do; prepare_block and multiply_prepared may
     stand in for unpack_block and multiply_block where tokens are few. Of row_dot and row_parts, see `one_token.py`, a
@@ -75,8 +75,8 @@ def quantised(
     if CPU.has_matrix_unit and matrix_unit is not None:
         assert parts == 1, "the matrix unit adds a row up in one sum"
         matmul = _on_matrix_unit(rows_of_one_token, matmul_on_matrix_unit(matrix_unit, block_bytes, row_dot))
-    elif CPU.has_matrix_unit and add_products is not None:
-        many = legacy_on_matrix_unit(sizes, unpack_block, multiply_block, add_products, row_dot)
+    elif CPU.has_matrix_unit and legacy_unit is not None:
+        many = legacy_on_matrix_unit(sizes, legacy_unit, row_dot)
         matmul = _by_number_of_tokens(matmul, many)
 
     return Format(

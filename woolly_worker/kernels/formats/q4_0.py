@@ -8,50 +8,38 @@ Source: ggml-common.h `block_q4_0`, ggml-quants.c `dequantize_row_q4_0`.
 import numpy as np
 
 from woolly_worker.kernels.activations import Activation
-from woolly_worker.kernels.formats.legacy import BLOCK, PANEL_BLOCK_BYTES, PANEL_D, PARTS, add_products, multiply_block
-from woolly_worker.kernels.formats.nibbles import high_nibbles, low_nibbles, nibbles, nibbles_of_two, store_numbers
+from woolly_worker.kernels.formats.legacy import (
+    BLOCK,
+    PANEL_BLOCK_BYTES,
+    PARTS,
+    add_signed_products,
+    moved_by,
+    multiply_block,
+    panel_of_nibbles,
+    store_d,
+)
+from woolly_worker.kernels.formats.legacy_on_matrix_unit import LegacyUnit
+from woolly_worker.kernels.formats.nibbles import nibbles, nibbles_of_two, store_numbers
 from woolly_worker.kernels.formats.operations import quantised
 from woolly_worker.kernels.formats.sixteens import parts_in_sixteens
 from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.simd import (
-    add,
     dot_u8i8,
     hsum,
     load_f16,
     load_i8x32,
     load_i8x64,
-    prefetch,
     splat_f32x16,
-    splat_i32x16,
-    store,
     zero_i32x8,
     zero_i32x16,
 )
-from woolly_worker.kernels.simd.gathers import gather_columns, gather_first_halves_f32, gather_halves_f32
-from woolly_worker.kernels.simd.tiles import vector_of
+from woolly_worker.kernels.simd.gathers import gather_first_halves_f32
 
 BLOCK_BYTES = 18
 PLUS_120 = np.int32(0x78787878)  # in every byte: q - 8 + 128
 
 
-@inline
-def _unpack_column(q, place):
-    """Four weights of sixteen rows from each half of the block."""
-    store(place, add(low_nibbles(q), splat_i32x16(PLUS_120)))
-    store(place + 256, add(high_nibbles(q), splat_i32x16(PLUS_120)))
-
-
-@inline
-def unpack_block(block, row_bytes, ahead, panel):
-    """One block of sixteen rows into a panel."""
-    for line in range(5):  # 16 * 18 bytes of the next sixteen rows, see q4_k
-        prefetch(ahead + 64 * line)
-    q = gather_columns(block + 2, row_bytes)
-    _unpack_column(vector_of(q, 0), panel)
-    _unpack_column(vector_of(q, 1), panel + 64)
-    _unpack_column(vector_of(q, 2), panel + 128)
-    _unpack_column(vector_of(q, 3), panel + 192)
-    store(panel + PANEL_D, gather_halves_f32(block, row_bytes))
+unpack_block = panel_of_nibbles(BLOCK_BYTES, 2, moved_by(120), store_d)
 
 
 @inline
@@ -93,7 +81,9 @@ FORMAT = quantised(
     parts=PARTS,
     unpack_block=unpack_block,
     multiply_block=multiply_block,
-    add_products=add_products,
+    legacy_unit=LegacyUnit(
+        panel_of_nibbles(BLOCK_BYTES, 2, moved_by(-8), store_d), add_signed_products, is_signed=True
+    ),
     row_parts=row_parts,
     dequantize=dequantize,
 )

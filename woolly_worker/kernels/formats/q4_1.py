@@ -10,21 +10,21 @@ from woolly_worker.kernels.activations import Activation
 from woolly_worker.kernels.formats.legacy import (
     BLOCK,
     PANEL_BLOCK_BYTES_WITH_MINS,
-    PANEL_D,
-    PANEL_M,
     PARTS,
     add_products_with_mins,
+    as_it_is,
     multiply_block_with_mins,
+    panel_of_nibbles,
+    store_d_and_m,
 )
+from woolly_worker.kernels.formats.legacy_on_matrix_unit import LegacyUnit
 from woolly_worker.kernels.formats.nibbles import (
-    high_nibbles,
-    low_nibbles,
     nibbles,
     nibbles_of_two,
     store_numbers_and_min,
 )
 from woolly_worker.kernels.formats.operations import quantised
-from woolly_worker.kernels.formats.sixteens import ONE_128TH, parts_in_sixteens_with_mins
+from woolly_worker.kernels.formats.sixteens import parts_in_sixteens_with_mins
 from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.simd import (
     dot_u8i8,
@@ -32,38 +32,16 @@ from woolly_worker.kernels.simd import (
     load_f16,
     load_i8x32,
     load_i8x64,
-    mul,
-    prefetch,
     splat_f32x16,
-    store,
     zero_i32x8,
     zero_i32x16,
 )
-from woolly_worker.kernels.simd.gathers import gather_columns, gather_first_halves_f32, gather_halves_f32
-from woolly_worker.kernels.simd.tiles import vector_of
+from woolly_worker.kernels.simd.gathers import gather_first_halves_f32
 
 BLOCK_BYTES = 20
 
 
-@inline
-def _unpack_column(q, place):
-    """Four weights of sixteen rows from each half of the block."""
-    store(place, low_nibbles(q))
-    store(place + 256, high_nibbles(q))
-
-
-@inline
-def unpack_block(block, row_bytes, ahead, panel):
-    """One block of sixteen rows into a panel."""
-    for line in range(5):  # 16 * 20 bytes of the next sixteen rows, see q4_k
-        prefetch(ahead + 64 * line)
-    q = gather_columns(block + 4, row_bytes)
-    _unpack_column(vector_of(q, 0), panel)
-    _unpack_column(vector_of(q, 1), panel + 64)
-    _unpack_column(vector_of(q, 2), panel + 128)
-    _unpack_column(vector_of(q, 3), panel + 192)
-    store(panel + PANEL_D, gather_halves_f32(block, row_bytes))
-    store(panel + PANEL_M, mul(gather_halves_f32(block + 2, row_bytes), splat_f32x16(ONE_128TH)))
+unpack_block = panel_of_nibbles(BLOCK_BYTES, 4, as_it_is, store_d_and_m)
 
 
 @inline
@@ -106,7 +84,7 @@ FORMAT = quantised(
     parts=PARTS,
     unpack_block=unpack_block,
     multiply_block=multiply_block_with_mins,
-    add_products=add_products_with_mins,
+    legacy_unit=LegacyUnit(unpack_block, add_products_with_mins, is_signed=False),
     row_parts=row_parts,
     dequantize=dequantize,
 )

@@ -8,62 +8,42 @@ Source: ggml-common.h `block_q5_0`, ggml-quants.c `dequantize_row_q5_0`.
 import numpy as np
 
 from woolly_worker.kernels.activations import Activation
-from woolly_worker.kernels.formats.legacy import BLOCK, PANEL_BLOCK_BYTES, PANEL_D, PARTS, add_products, multiply_block
+from woolly_worker.kernels.formats.legacy import (
+    BLOCK,
+    PANEL_BLOCK_BYTES,
+    PARTS,
+    add_signed_products,
+    moved_by,
+    multiply_block,
+    panel_of_fives,
+    store_d,
+)
+from woolly_worker.kernels.formats.legacy_on_matrix_unit import LegacyUnit
 from woolly_worker.kernels.formats.nibbles import (
-    fifth_of_four,
     fives,
     fives_of_two,
-    high_nibbles,
-    low_nibbles,
     store_numbers,
 )
 from woolly_worker.kernels.formats.operations import quantised
 from woolly_worker.kernels.formats.sixteens import parts_in_sixteens
 from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.simd import (
-    add,
-    bor,
     dot_u8i8,
     hsum,
     load_f16,
     load_i8x32,
     load_i8x64,
-    prefetch,
-    shift_right,
     splat_f32x16,
-    splat_i32x16,
-    store,
     zero_i32x8,
     zero_i32x16,
 )
-from woolly_worker.kernels.simd.gathers import gather_columns, gather_first_halves_f32, gather_halves_f32, gather_i32
-from woolly_worker.kernels.simd.tiles import vector_of
+from woolly_worker.kernels.simd.gathers import gather_first_halves_f32
 
 BLOCK_BYTES = 22
 PLUS_112 = np.int32(0x70707070)  # in every byte: q - 16 + 128
 
 
-@inline
-def _unpack_column(q, bits, place):
-    """Four weights of sixteen rows from each half of the block; `bits` begins with their fifth bits. Returns the next
-    columns'."""
-    store(place, add(bor(low_nibbles(q), fifth_of_four(bits)), splat_i32x16(PLUS_112)))
-    store(place + 256, add(bor(high_nibbles(q), fifth_of_four(shift_right(bits, 16))), splat_i32x16(PLUS_112)))
-    return shift_right(bits, 4)
-
-
-@inline
-def unpack_block(block, row_bytes, ahead, panel):
-    """One block of sixteen rows into a panel."""
-    for line in range(6):  # 16 * 22 bytes of the next sixteen rows, see q4_k
-        prefetch(ahead + 64 * line)
-    q = gather_columns(block + 6, row_bytes)
-    bits = gather_i32(block + 2, row_bytes)
-    bits = _unpack_column(vector_of(q, 0), bits, panel)
-    bits = _unpack_column(vector_of(q, 1), bits, panel + 64)
-    bits = _unpack_column(vector_of(q, 2), bits, panel + 128)
-    _unpack_column(vector_of(q, 3), bits, panel + 192)
-    store(panel + PANEL_D, gather_halves_f32(block, row_bytes))
+unpack_block = panel_of_fives(BLOCK_BYTES, 6, 2, moved_by(112), store_d)
 
 
 @inline
@@ -105,7 +85,9 @@ FORMAT = quantised(
     parts=PARTS,
     unpack_block=unpack_block,
     multiply_block=multiply_block,
-    add_products=add_products,
+    legacy_unit=LegacyUnit(
+        panel_of_fives(BLOCK_BYTES, 6, 2, moved_by(-16), store_d), add_signed_products, is_signed=True
+    ),
     row_parts=row_parts,
     dequantize=dequantize,
 )

@@ -34,6 +34,7 @@ from woolly_worker.kernels.simd import (
     bor,
     dot_i16,
     dot_u8i8,
+    high_halves_f32,
     load_f16,
     load_f32x16,
     load_four_f16,
@@ -60,7 +61,7 @@ from woolly_worker.kernels.simd import (
     zero_extend,
     zero_i32x16,
 )
-from woolly_worker.kernels.simd.gathers import gather_columns, gather_halves_f32
+from woolly_worker.kernels.simd.gathers import gather_columns, gather_i32
 from woolly_worker.kernels.simd.tiles import (
     accumulate_each,
     add_product_each,
@@ -140,7 +141,7 @@ def _unpack_all_scales(block, row_bytes, panel):
     _unpack_scales(vector_of(scales, 1), panel, 1)
     _unpack_scales(vector_of(scales, 2), panel, 2)
     _unpack_scales(vector_of(scales, 3), panel, 3)
-    store(panel + PANEL_D, gather_halves_f32(block + D, row_bytes))
+    store(panel + PANEL_D, high_halves_f32(gather_i32(block + D - 2, row_bytes)))
 
 
 @inline
@@ -205,7 +206,7 @@ def _scaled_sums(block, x):
 @inline
 def _unpack_factors(block, row_bytes, factors):
     """The scales, four of them a lane."""
-    store(factors, gather_halves_f32(block + D, row_bytes))
+    store(factors, high_halves_f32(gather_i32(block + D - 2, row_bytes)))
     scales = gather_columns(block + SCALES, row_bytes)
     return vector_of(scales, 0), vector_of(scales, 1), vector_of(scales, 2), vector_of(scales, 3)
 

@@ -5,8 +5,19 @@
 Source: ggml-common.h `block_q8_0`, ggml-quants.c `dequantize_row_q8_0`.
 """
 
+from typing import Any
+
 from woolly_worker.kernels.activations import Activation
-from woolly_worker.kernels.formats.legacy import BLOCK, PANEL_BLOCK_BYTES, PANEL_D, PARTS, add_products, multiply_block
+from woolly_worker.kernels.formats.legacy import (
+    BLOCK,
+    PANEL_BLOCK_BYTES,
+    PARTS,
+    add_signed_products,
+    as_it_is,
+    multiply_block,
+    store_d,
+)
+from woolly_worker.kernels.formats.legacy_on_matrix_unit import LegacyUnit
 from woolly_worker.kernels.formats.operations import quantised
 from woolly_worker.kernels.formats.sixteens import parts_in_sixteens
 from woolly_worker.kernels.jit import inline
@@ -28,24 +39,44 @@ from woolly_worker.kernels.simd import (
     zero_i32x8,
     zero_i32x16,
 )
-from woolly_worker.kernels.simd.gathers import gather_columns, gather_first_halves_f32, gather_halves_f32
+from woolly_worker.kernels.simd.gathers import gather_columns, gather_first_halves_f32
 from woolly_worker.kernels.simd.tiles import vector_of
 
 BLOCK_BYTES = 34
 
 
 @inline
-def unpack_block(block, row_bytes, ahead, panel):
-    """One block of sixteen rows into a panel: q + 128."""
-    for line in range(9):  # 16 * 34 bytes of the next sixteen rows, see q4_k
-        prefetch(ahead + 64 * line)
-    for half in range(2):
-        q = gather_columns(block + 2 + 16 * half, row_bytes)
-        store(panel + 256 * half, xor_bits(vector_of(q, 0), 0x80808080))
-        store(panel + 256 * half + 64, xor_bits(vector_of(q, 1), 0x80808080))
-        store(panel + 256 * half + 128, xor_bits(vector_of(q, 2), 0x80808080))
-        store(panel + 256 * half + 192, xor_bits(vector_of(q, 3), 0x80808080))
-    store(panel + PANEL_D, gather_halves_f32(block, row_bytes))
+def _raised(q):
+    return xor_bits(q, 0x80808080)
+
+
+def _panel_of(value: Any) -> Any:
+    """The unpack_block whose panel holds value(q)."""
+
+    @inline
+    def half(block, row_bytes, ahead, place):
+        q = gather_columns(block, row_bytes)
+        prefetch(ahead)
+        store(place, value(vector_of(q, 0)))
+        prefetch(ahead + 64)
+        store(place + 64, value(vector_of(q, 1)))
+        prefetch(ahead + 128)
+        store(place + 128, value(vector_of(q, 2)))
+        prefetch(ahead + 192)
+        store(place + 192, value(vector_of(q, 3)))
+
+    @inline
+    def unpack_block(block, row_bytes, ahead, panel):
+        """One block of sixteen rows into a panel; 16 * 34 bytes of the next sixteen rows are asked for, see q4_k."""
+        half(block + 2, row_bytes, ahead, panel)
+        half(block + 18, row_bytes, ahead + 256, panel + 256)
+        store_d(block, row_bytes, panel)
+        prefetch(ahead + 512)
+
+    return unpack_block
+
+
+unpack_block = _panel_of(_raised)
 
 
 @inline
@@ -90,7 +121,7 @@ FORMAT = quantised(
     parts=PARTS,
     unpack_block=unpack_block,
     multiply_block=multiply_block,
-    add_products=add_products,
+    legacy_unit=LegacyUnit(_panel_of(as_it_is), add_signed_products, is_signed=True),
     row_parts=row_parts,
     dequantize=dequantize,
 )

@@ -13,7 +13,7 @@ import numpy as np
 
 from woolly_worker.kernels.activations import Q8_BYTES, Q8_RUN, Q8_SCALES, Q8_SUMS
 from woolly_worker.kernels.formats.ahead import ask_ahead
-from woolly_worker.kernels.formats.legacy import BLOCK, RUNS
+from woolly_worker.kernels.formats.legacy import BLOCK, ONE_128TH, RUNS
 from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.simd import (
     first_lanes,
@@ -32,8 +32,6 @@ from woolly_worker.kernels.simd import (
     zero_f32x16,
     zero_i32x16,
 )
-
-ONE_128TH = np.float32(1 / 128)
 
 
 @inline

@@ -24,6 +24,7 @@ from woolly_worker.kernels.simd import (
     and_bits,
     dot_u8i8,
     fma_scalar,
+    high_halves_f32,
     hsum,
     load_f16,
     load_f32,
@@ -42,7 +43,7 @@ from woolly_worker.kernels.simd import (
     zero_extend,
     zero_i32x16,
 )
-from woolly_worker.kernels.simd.gathers import gather_columns, gather_halves_f32
+from woolly_worker.kernels.simd.gathers import gather_columns, gather_i32
 from woolly_worker.kernels.simd.tiles import accumulate_each, sub_splat_each, vector_of
 
 BLOCK, BLOCK_BYTES = 256, 66
@@ -82,7 +83,7 @@ def _quarter(k: int) -> Any:
 
 @inline
 def _unpack_factors(block, row_bytes, factors):
-    store(factors, gather_halves_f32(block + D, row_bytes))
+    store(factors, high_halves_f32(gather_i32(block + D - 2, row_bytes)))
     return ()
 
 
@@ -97,7 +98,7 @@ def unpack_block(block, row_bytes, ahead, panel):
         _unpack_column(vector_of(q, 1), place + 64)
         _unpack_column(vector_of(q, 2), place + 128)
         _unpack_column(vector_of(q, 3), place + 192)
-    store(panel + PANEL_D, gather_halves_f32(block + D, row_bytes))
+    store(panel + PANEL_D, high_halves_f32(gather_i32(block + D - 2, row_bytes)))
 
 
 @inline

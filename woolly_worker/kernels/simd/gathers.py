@@ -8,7 +8,14 @@ from typing import Any
 from llvmlite import ir
 from numba.core import types
 
-from woolly_worker.kernels.simd.lowering import Builder, Value, extend_half_ir, load_ir, shuffle_ir, verb
+from woolly_worker.kernels.simd.lowering import (
+    Builder,
+    Value,
+    extend_half_ir,
+    load_ir,
+    shuffle_ir,
+    verb,
+)
 from woolly_worker.kernels.simd.tiles import at_ir, pack_ir
 from woolly_worker.kernels.simd.vectors import I32, I64, Tile, f32x16, i32x16
 
@@ -74,18 +81,9 @@ def _rows_ir(b: Builder, address: Value, stride: Value, n: Value, element: ir.Ty
 
 
 @verb
-def gather_halves_f32(typing_context: Any, address: Any, stride: Any) -> Any:
-    """One f16 from each of sixteen rows, as an f32x16."""
-
-    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
-        return extend_half_ir(b, _rows_ir(b, args[0], args[1], I64(16), ir.HalfType()))
-
-    return f32x16(types.intp, types.intp), emit
-
-
-@verb
 def gather_first_halves_f32(typing_context: Any, address: Any, stride: Any, n: Any) -> Any:
-    """The same of the first n rows, n > 0; nothing behind them is read, and the rest is the n-th again."""
+    """One f16 from each of the first n of sixteen rows, n > 0, as an f32x16. Nothing behind them is read, and the rest
+    is the n-th again."""
 
     def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
         return extend_half_ir(b, _rows_ir(b, args[0], args[1], args[2], ir.HalfType()))
@@ -101,7 +99,7 @@ def gather_i32(typing_context: Any, address: Any, stride: Any) -> Any:
 
 @verb
 def gather_first_i32(typing_context: Any, address: Any, stride: Any, n: Any) -> Any:
-    """The same of the first n rows, see gather_first_halves_f32."""
+    """One i32 from each of the first n rows, see gather_first_halves_f32."""
     return i32x16(types.intp, types.intp, types.intp), lambda context, b, sig, args: _rows_ir(
         b, args[0], args[1], args[2], I32
     )
