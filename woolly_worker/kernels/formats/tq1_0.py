@@ -18,11 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUM, Activation
-from woolly_worker.kernels.formats.fours import PARTS
+from woolly_worker.kernels.activations import Activation
+from woolly_worker.kernels.formats.ahead import ask_ahead
+from woolly_worker.kernels.formats.fours import PARTS, dot_in_fours
 from woolly_worker.kernels.formats.operations import quantised
 from woolly_worker.kernels.formats.panels import PANEL_BLOCK_BYTES, PANEL_D, unit_of_bytes
-from woolly_worker.kernels.formats.tq2_0 import multiply_block
+from woolly_worker.kernels.formats.tq2_0 import multiply_block, without_ones
 from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.simd import (
     add,
@@ -31,15 +32,12 @@ from woolly_worker.kernels.simd import (
     bor,
     concat,
     dot_u8i8,
-    fma_scalar,
     high_halves_f32,
-    hsum,
     lanes_i8x16,
     load_f16,
-    load_f32,
+    load_four_f16,
     load_i8x16,
     load_i8x32,
-    load_i32,
     mul,
     prefetch,
     shift_left,
@@ -140,23 +138,29 @@ def _digits_of_qh(block):
 
 
 @inline
+def _scaled_sums(block, x):
+    ask_ahead(block)
+    last = concat(load_i8x16(block + 32), _digits_of_qh(block))
+    pairs = as_i16x32(concat(load_i8x32(block), last))
+    even, odd = and_bits(pairs, 0xFF), shift_right(pairs, 8)
+    q, even, odd = _next_digit(even, odd)
+    s = dot_u8i8(zero_i32x16(), q, concat(load_i8x32(x), concat(load_i8x16(x + 160), load_i8x16(x + 240))))
+    for n in range(1, 5):  # the last sixteen bytes have no more digits
+        q, even, odd = _next_digit(even, odd)
+        xn = concat(load_i8x16(x + 160 + 16 * n), lanes_i8x16("0000000000000000"))
+        s = dot_u8i8(s, q, concat(load_i8x32(x + 32 * n), xn))
+    return without_ones(s, x)
+
+
+@inline
+def _four_scales(b0, b1, b2, b3):
+    return load_four_f16(b0 + D, b1 + D, b2 + D, b3 + D)
+
+
+@inline
 def row_dot(row, x, n_cols):
     """One row times one token: `multiply_block` for a single lane, reading the bytes in place."""
-    acc = np.float32(0)
-    for i in range(n_cols // BLOCK):
-        block, xi = row + i * BLOCK_BYTES, x + i * Q8K_BYTES
-        last = concat(load_i8x16(block + 32), _digits_of_qh(block))
-        pairs = as_i16x32(concat(load_i8x32(block), last))
-        even, odd = and_bits(pairs, 0xFF), shift_right(pairs, 8)
-        q, even, odd = _next_digit(even, odd)
-        s = dot_u8i8(zero_i32x16(), q, concat(load_i8x32(xi), concat(load_i8x16(xi + 160), load_i8x16(xi + 240))))
-        for n in range(1, 5):  # the last sixteen bytes have no more digits
-            q, even, odd = _next_digit(even, odd)
-            xn = concat(load_i8x16(xi + 160 + 16 * n), lanes_i8x16("0000000000000000"))
-            s = dot_u8i8(s, q, concat(load_i8x32(xi + 32 * n), xn))
-        total = hsum(s) - load_i32(xi + Q8K_SUM)
-        acc = fma_scalar(load_f16(block + D) * load_f32(xi + Q8K_SCALE), np.float32(total), acc)
-    return acc
+    return dot_in_fours(row, x, n_cols, BLOCK_BYTES, _scaled_sums, _four_scales)
 
 
 @inline

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUM, Activation
-from woolly_worker.kernels.formats.fours import PARTS
+from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUM, Q8K_SUMS16, Activation
+from woolly_worker.kernels.formats.ahead import ask_ahead
+from woolly_worker.kernels.formats.fours import PARTS, dot_in_fours
 from woolly_worker.kernels.formats.operations import quantised
 from woolly_worker.kernels.formats.panels import PANEL_BLOCK_BYTES, PANEL_D, dot_block, unit_of_bytes
 from woolly_worker.kernels.formats.q2_k import load_runs
@@ -23,18 +24,17 @@ from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.simd import (
     and_bits,
     dot_u8i8,
-    fma_scalar,
     high_halves_f32,
-    hsum,
     load_f16,
-    load_f32,
     load_f32x16,
+    load_four_f16,
     load_i8x16,
     load_i8x64,
-    load_i32,
+    load_i16x16,
     mul,
     prefetch,
     shift_right,
+    sign_extend,
     splat_f32x16,
     splat_i32x16,
     store,
@@ -111,19 +111,30 @@ def multiply_block(panel, x, i, x_stride, acc):
 
 
 @inline
+def without_ones(sums, x):
+    """Sixteen lanes of partial sums with the activations taken away, as q is 1 too large. Shared with TQ1_0."""
+    return sub(sums, sign_extend(load_i16x16(x + Q8K_SUMS16)))
+
+
+@inline
+def _scaled_sums(block, x):
+    ask_ahead(block)
+    q = load_i8x64(block)
+    s = dot_u8i8(zero_i32x16(), and_bits(q, 3), load_runs(x))
+    s = dot_u8i8(s, and_bits(shift_right(q, 2), 3), load_runs(x + 32))
+    s = dot_u8i8(s, and_bits(shift_right(q, 4), 3), load_runs(x + 64))
+    return without_ones(dot_u8i8(s, shift_right(q, 6), load_runs(x + 96)), x)
+
+
+@inline
+def _four_scales(b0, b1, b2, b3):
+    return load_four_f16(b0 + D, b1 + D, b2 + D, b3 + D)
+
+
+@inline
 def row_dot(row, x, n_cols):
     """One row times one token: `multiply_block` for a single lane, reading the bytes in place."""
-    acc = np.float32(0)
-    for i in range(n_cols // BLOCK):
-        block, xi = row + i * BLOCK_BYTES, x + i * Q8K_BYTES
-        q = load_i8x64(block)
-        s = dot_u8i8(zero_i32x16(), and_bits(q, 3), load_runs(xi))
-        s = dot_u8i8(s, and_bits(shift_right(q, 2), 3), load_runs(xi + 32))
-        s = dot_u8i8(s, and_bits(shift_right(q, 4), 3), load_runs(xi + 64))
-        s = dot_u8i8(s, shift_right(q, 6), load_runs(xi + 96))
-        total = hsum(s) - load_i32(xi + Q8K_SUM)
-        acc = fma_scalar(load_f16(block + D) * load_f32(xi + Q8K_SCALE), np.float32(total), acc)
-    return acc
+    return dot_in_fours(row, x, n_cols, BLOCK_BYTES, _scaled_sums, _four_scales)
 
 
 @inline
