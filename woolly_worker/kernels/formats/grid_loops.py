@@ -16,7 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUMS16, Q8K_SUMS32, Activation
+from woolly_worker.kernels.activations import (
+    CACHE_LINE_BYTES,
+    Q8K_BYTES,
+    Q8K_SCALE,
+    Q8K_SUMS16,
+    Q8K_SUMS32,
+    Activation,
+)
+from woolly_worker.kernels.formats.ahead import ask_ahead
 from woolly_worker.kernels.formats.format import Format
 from woolly_worker.kernels.formats.fours import BLOCK, PARTS, dot_in_fours
 from woolly_worker.kernels.formats.grids import OFFSET
@@ -164,8 +172,11 @@ def _dot(w, x):
 
 
 @inline
-def scaled_sums_of(block, x, read_block, weights):
+def scaled_sums_of(block, x, block_bytes, read_block, weights):
     """Sixteen lanes of partial sums, the offset taken away."""
+    ask_ahead(block)
+    if block_bytes > CACHE_LINE_BYTES:
+        ask_ahead(block + CACHE_LINE_BYTES)
     notes, signs, scales = read_block(block)
     s = mul(_dot(weights(notes, signs, 0), x), spread(scales, "0000111122223333"))
     s = add(s, mul(_dot(weights(notes, signs, 1), x + 64), spread(scales, "4444555566667777")))
@@ -263,7 +274,7 @@ def grid_format(name: str, block_bytes: int, per_scale: int, read_block: Any, we
 
     @inline
     def scaled_sums(block, x):
-        return scaled_sums_of(block, x, read_block, weights)
+        return scaled_sums_of(block, x, block_bytes, read_block, weights)
 
     @inline
     def four_scales(b0, b1, b2, b3):
