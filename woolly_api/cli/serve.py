@@ -1,5 +1,6 @@
 """`woolly worker`, `woolly api`, `woolly flower`: one part of a cluster each, in this process."""
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -54,11 +55,14 @@ def worker(
     from woolly_worker.queue.parent import fork_worker
 
     introduce = fork_worker(redis)  # before anything large is loaded: a parent is left, which waits for us
+    gc.disable()  # a thousand modules make no garbage to look for
     from pydantic import ValidationError
 
     from woolly_worker.queue.worker import run
     from woolly_worker.settings import WorkerSettings
 
+    gc.enable()
+    gc.freeze()  # nor do they become any
     given: dict[str, Any] = {"model": path, "model_name": name, "n_ctx": n_ctx, "slots": slots, "threads": threads}
     given |= {"redis_url": redis, "kv_dtype": kv_dtype, "baseline": baseline_setting(optimized)}
     try:

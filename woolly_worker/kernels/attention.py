@@ -49,7 +49,8 @@ from woolly_worker.kernels.attention_tile import (
 from woolly_worker.kernels.jit import inline, op
 from woolly_worker.kernels.kv import floats, quants
 from woolly_worker.kernels.kv.blocks import QUERIES
-from woolly_worker.kernels.step import N_TOKENS, POSITIONS, SLOTS, entry, fetch_add, field
+from woolly_worker.kernels.simd import fetch_add
+from woolly_worker.kernels.step import N_TOKENS, POSITIONS, SLOTS, entry, field
 
 __all__ = [
     "ATTENTION_FIELDS",

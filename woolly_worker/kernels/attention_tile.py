@@ -30,6 +30,7 @@ from woolly_worker.kernels.kv.blocks import (
     seen_of,
 )
 from woolly_worker.kernels.simd import (
+    fetch_add,
     load_f32,
     load_f32x16,
     load_first_f32x16,
@@ -38,10 +39,10 @@ from woolly_worker.kernels.simd import (
     store,
     store_i64,
     zero_f32x16,
+    zeros_f32,
 )
-from woolly_worker.kernels.simd.tiles import zeros_f32
 from woolly_worker.kernels.softmax import clear_row, merge_row, weigh, write_mean
-from woolly_worker.kernels.step import BLOCK_TABLES, BLOCKS_PER_SLOT, POSITIONS, SLOTS, entry, fetch_add, field
+from woolly_worker.kernels.step import BLOCK_TABLES, BLOCKS_PER_SLOT, POSITIONS, SLOTS, entry, field
 
 # Fields of the argument record.
 Q = 0  # address of token 0's turned queries, f32[n_head, head_dim]

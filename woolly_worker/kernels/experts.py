@@ -23,6 +23,8 @@ from woolly_worker.kernels.jit import inline, op
 from woolly_worker.kernels.matmul import MATMUL_FIELDS, OUT, OUT_STRIDE, X_STRIDE, X
 from woolly_worker.kernels.simd import (
     add,
+    call_op,
+    fetch_add,
     first_lane,
     fma,
     load_f32,
@@ -35,8 +37,8 @@ from woolly_worker.kernels.simd import (
     store_i32,
     store_i64,
 )
-from woolly_worker.kernels.step import N_TOKENS, STEP_FIELDS, entry, fetch_add, field
-from woolly_worker.kernels.team import LINE, call_op
+from woolly_worker.kernels.step import N_TOKENS, STEP_FIELDS, entry, field
+from woolly_worker.kernels.team import LINE
 
 # The routing: arrays that all operations of this file share. Their addresses stand in each one's record.
 EXPERT_STEPS = 0  # i64[n_expert + 1, STEP_FIELDS]: a step of every expert's tokens, and then one of all pairs

@@ -1,7 +1,7 @@
 """The one place for Numba's options.
 
-Import order matters: this module settles the target CPU and the cache folder before Numba reads its settings, so
-every module of this package imports `jit` first.
+This module settles the target CPU and the cache folder before Numba reads its settings. Numba itself is imported when
+something has to be compiled, not by a start whose operations are all on disk.
 
 Numba's disk cache does not notice an edit in another file than the kernel's own. The cache folder's name therefore
 carries a hash over all sources of this package, Numba's version and the target CPU: a change starts an empty folder.
@@ -12,9 +12,10 @@ import ctypes
 import functools
 import hashlib
 import os
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from woolly_worker.kernels import cache_folder, object_cache
 from woolly_worker.kernels.cpu import CPU
@@ -44,15 +45,6 @@ os.environ["NUMBA_CACHE_DIR"] = str(CACHE_DIR)
 os.environ["NUMBA_CPU_NAME"] = CPU.model
 os.environ["NUMBA_CPU_FEATURES"] = CPU.features
 
-import numba  # noqa: E402
-from numba.core import config  # noqa: E402
-
-_numba_config: Any = config
-
-_numba_config.CACHE_DIR = str(CACHE_DIR)
-_numba_config.CPU_NAME = CPU.model
-_numba_config.CPU_FEATURES = CPU.features
-
 _OPTIONS: dict[str, Any] = {
     "nogil": True,
     "cache": True,
@@ -77,22 +69,80 @@ def _use_cache() -> None:
     cache_folder.use(CACHE_DIR)
 
 
+@functools.cache
+def _numba() -> Any:
+    """Imported when something has to be compiled: that alone takes a quarter of a worker's start."""
+    import numba
+    from numba.core import config
+
+    settings: Any = config
+    settings.CACHE_DIR = str(CACHE_DIR)
+    settings.CPU_NAME = CPU.model
+    settings.CPU_FEATURES = CPU.features
+    return numba
+
+
+class Deferred:
+    """What kernels are written with, before Numba knows it: a function with its options, or a verb of `simd`.
+
+    Kernels refer to it by name. Before the first of them is compiled, all are made, since Numba looks only once at what
+    it can call.
+    """
+
+    _all: ClassVar[list["Deferred"]] = []
+
+    def __init__(self, make: Callable[[], Any], py_func: Any = None) -> None:
+        self._make = make
+        self.py_func = py_func  # the Python function, where there is one
+        self._all.append(self)
+
+    @functools.cached_property
+    def real(self) -> Any:
+        return self._make()
+
+    @property
+    def _numba_type_(self) -> Any:
+        """Numba asks for this wherever a name stands for an object that it does not know."""
+        from numba.core.registry import cpu_target
+
+        return cpu_target.typing_context.resolve_value_type(self.real)
+
+    def __call__(self, *args: Any) -> Any:
+        """From Python, for a `kernel`."""
+        self.make_all()
+        return self.real(*args)
+
+    @classmethod
+    def make_all(cls) -> None:
+        for deferred in cls._all:
+            _ = deferred.real
+        cls._all.clear()
+
+
+def _function(function: Any, options: dict[str, Any]) -> Any:
+    return functools.update_wrapper(Deferred(lambda: _numba().njit(**options)(function), function), function)
+
+
 def kernel(function: Any) -> Any:
     """Compile a function that other kernels call, or that Python calls with plain numbers."""
-    return numba.njit(**_OPTIONS)(function)
+    return _function(function, _OPTIONS)
 
 
 def inline(function: Any) -> Any:
     """A kernel's part: always inlined by LLVM, so that vectors stay in registers across the call."""
-    return numba.njit(**_PART_OPTIONS)(function)
+    return _function(function, _PART_OPTIONS)
 
 
 def subroutine(function: Any) -> Any:
     """A part that is called rather than copied: for what is large and used in several places of one operation."""
-    return numba.njit(**_OPTIONS | {"cache": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True})(function)
+    return _function(function, _OPTIONS | {"cache": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True})
 
 
-OP_SIGNATURE = numba.types.void(numba.types.intp, numba.types.intp, numba.types.intp, numba.types.intp)
+def compile_op(function: Any) -> Any:
+    """A function of four integers as a `numba.cfunc`."""
+    Deferred.make_all()
+    types = _numba().types
+    return _numba().cfunc(types.void(*[types.intp] * 4), error_model="numpy")(function)
 
 
 def op(function: Any) -> Any:
@@ -127,7 +177,7 @@ class LazyOp:
             with compiling():
                 known = object_cache.load(file)  # another process may have been at it
                 if known is None:
-                    compiled: Any = numba.cfunc(OP_SIGNATURE, error_model="numpy")(self.function)
+                    compiled = compile_op(self.function)
                     self._keep_alive = compiled
                     known = int(compiled.address)
                     object_cache.save(file, compiled)

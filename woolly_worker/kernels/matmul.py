@@ -23,9 +23,21 @@ stream, short ones at the end, so that nobody waits long for the last.
 from typing import Any
 
 from woolly_worker.kernels.jit import inline, subroutine
-from woolly_worker.kernels.simd import add, load_f32, load_f32x16, load_i64, store, store_f32, zero_f32x16
-from woolly_worker.kernels.simd.tiles import add_each, load_each, store_each, zeros_f32
-from woolly_worker.kernels.step import TOKEN_IDS, entry, fetch_add, field
+from woolly_worker.kernels.simd import (
+    add,
+    add_each,
+    fetch_add,
+    load_each,
+    load_f32,
+    load_f32x16,
+    load_i64,
+    store,
+    store_each,
+    store_f32,
+    zero_f32x16,
+    zeros_f32,
+)
+from woolly_worker.kernels.step import TOKEN_IDS, entry, field
 
 # Fields of a matmul's argument record.
 WEIGHTS = 0  # address of row 0

@@ -34,7 +34,7 @@ from woolly_worker.kernels.matmul import COUNT_FIELD, N_ROWS, SCRATCH, SCRATCH_S
 from woolly_worker.kernels.matrix_unit_few import rows_times_few_with
 from woolly_worker.kernels.matrix_unit_many import rows_times_many_with
 from woolly_worker.kernels.matrix_unit_parts import TOKENS, MatrixUnit, whole_panels
-from woolly_worker.kernels.simd.matrix_unit import matrix_begin, matrix_end
+from woolly_worker.kernels.simd import matrix_begin, matrix_end
 from woolly_worker.kernels.step import field
 
 

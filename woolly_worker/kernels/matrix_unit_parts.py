@@ -4,15 +4,19 @@ from typing import Any, NamedTuple
 
 from woolly_worker.kernels.jit import inline, subroutine
 from woolly_worker.kernels.matmul import ADD_TO_OUT, N_ROWS, OUT, OUT_STRIDE, PANEL_ROWS, VECTOR_BYTES, add_up
-from woolly_worker.kernels.simd import add, load_f32x16, load_i32x16, shift_left, store
-from woolly_worker.kernels.simd.matrix_unit import (
-    MATRIX_BYTES,
+from woolly_worker.kernels.simd import (
+    add,
+    load_f32x16,
+    load_i32x16,
     matrix_dot_i8i8,
     matrix_dot_i8u8,
     matrix_load,
     matrix_store,
     matrix_zero,
+    shift_left,
+    store,
 )
+from woolly_worker.kernels.simd.sizes import MATRIX_BYTES
 from woolly_worker.kernels.step import field
 
 TOKENS = 16  # that pass together

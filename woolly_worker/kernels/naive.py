@@ -14,7 +14,7 @@ import numpy as np
 from woolly_worker.kernels.activations import LANES
 from woolly_worker.kernels.jit import kernel
 from woolly_worker.kernels.matmul import EMBED_OUT
-from woolly_worker.kernels.team import call_op
+from woolly_worker.kernels.simd import call_op
 
 BLOCK_TOKENS = 32  # as memory/kv_cache.py has it; a test compares
 

@@ -3,16 +3,21 @@ compared with. No model calls them.
 """
 
 from woolly_worker.kernels.jit import kernel
-from woolly_worker.kernels.simd import add, dot_u8i8, hsum, load_i8x64, load_i32x16, prefetch, zero_i32x16
-from woolly_worker.kernels.simd.matrix_unit import (
-    MATRIX_BYTES,
-    MATRIX_ROW_BYTES,
+from woolly_worker.kernels.simd import (
+    add,
+    dot_u8i8,
+    hsum,
+    load_i8x64,
+    load_i32x16,
     matrix_begin,
     matrix_dot_u8i8,
     matrix_end,
     matrix_load,
     matrix_zero,
+    prefetch,
+    zero_i32x16,
 )
+from woolly_worker.kernels.simd.sizes import MATRIX_BYTES, MATRIX_ROW_BYTES
 
 READ_STEP_BYTES = 256  # `read_all` takes whole steps
 PROBE_BYTES = 2048  # memory that `multiply_bytes` reads again and again: it stays in L1

@@ -13,6 +13,7 @@ from woolly_worker.kernels.activations import Activation
 from woolly_worker.kernels.jit import inline, kernel, op
 from woolly_worker.kernels.quantize import quantize_q8, quantize_q8k
 from woolly_worker.kernels.simd import (
+    fetch_add,
     fma,
     hsum,
     load_f32,
@@ -23,7 +24,7 @@ from woolly_worker.kernels.simd import (
     store,
     zero_f32x16,
 )
-from woolly_worker.kernels.step import LOGIT_ROWS, entry, fetch_add, field
+from woolly_worker.kernels.step import LOGIT_ROWS, entry, field
 
 # Fields of the argument record. Rows are padded with zeros to a multiple of 16 floats, and so is the weight.
 X = 0  # address of token 0's row
@@ -54,8 +55,8 @@ def rmsnorm_reference(x: Array, weight: Array, eps: float) -> Array:
     return x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + eps) * weight
 
 
-@kernel
-def rmsnorm_row(x, weight, n, eps, out):
+@inline
+def _normalize(x, weight, n, eps, out):
     """One row. x, weight and out are addresses of f32 rows padded with zeros to a multiple of 16; out may be x."""
     squares = zero_f32x16()
     for k in range(0, n, 16):
@@ -64,6 +65,12 @@ def rmsnorm_row(x, weight, n, eps, out):
     scale = splat_f32x16(np.float32(1) / sqrt_f32(hsum(squares) / np.float32(n) + eps))
     for k in range(0, n, 16):
         store(out + 4 * k, mul(mul(load_f32x16(x + 4 * k), scale), load_f32x16(weight + 4 * k)))
+
+
+@kernel
+def rmsnorm_row(x, weight, n, eps, out):
+    """The same for Python."""
+    _normalize(x, weight, n, eps, out)
 
 
 @inline
@@ -86,5 +93,5 @@ def norm(args, step, member, counter):
             return
         source = entry(field(step, LOGIT_ROWS), i) if field(args, GATHER) else i
         row = field(args, OUT_F32) + i * field(args, OUT_F32_STRIDE)
-        rmsnorm_row(field(args, X) + source * field(args, X_STRIDE), field(args, WEIGHT), n, eps, row)
+        _normalize(field(args, X) + source * field(args, X_STRIDE), field(args, WEIGHT), n, eps, row)
         quantize_row(args, OUT_Q8K, row, n, i, forms)

@@ -21,6 +21,7 @@ from woolly_worker.kernels.jit import inline, op
 from woolly_worker.kernels.kv import floats, quant_blocks
 from woolly_worker.kernels.kv.blocks import BLOCK_TOKENS
 from woolly_worker.kernels.simd import (
+    fetch_add,
     flip_even_signs,
     fma,
     fma_scalar,
@@ -31,16 +32,7 @@ from woolly_worker.kernels.simd import (
     store,
     store_f32,
 )
-from woolly_worker.kernels.step import (
-    BLOCK_TABLES,
-    BLOCKS_PER_SLOT,
-    N_TOKENS,
-    POSITIONS,
-    SLOTS,
-    entry,
-    fetch_add,
-    field,
-)
+from woolly_worker.kernels.step import BLOCK_TABLES, BLOCKS_PER_SLOT, N_TOKENS, POSITIONS, SLOTS, entry, field
 
 # Fields of the argument record.
 Q = 0  # address of token 0's queries, f32, turned in place

@@ -5,10 +5,10 @@ below, h is smaller than 1e-35 * up.
 """
 
 from woolly_worker.kernels.exponential import silu
-from woolly_worker.kernels.jit import kernel, op
+from woolly_worker.kernels.jit import inline, kernel, op
 from woolly_worker.kernels.rmsnorm import quantize_row
-from woolly_worker.kernels.simd import load_f32x16, mul, store
-from woolly_worker.kernels.step import N_TOKENS, fetch_add, field
+from woolly_worker.kernels.simd import fetch_add, load_f32x16, mul, store
+from woolly_worker.kernels.step import N_TOKENS, field
 
 GATE = 0  # address of token 0's row, f32; overwritten with the result
 UP = 1
@@ -22,11 +22,17 @@ FORMS = 8
 SWIGLU_FIELDS = 9
 
 
-@kernel
-def swiglu_row(gate, up, n):
+@inline
+def _activate(gate, up, n):
     """gate := silu(gate) * up, rows of f32 padded to a multiple of 16."""
     for k in range(0, n, 16):
         store(gate + 4 * k, mul(silu(load_f32x16(gate + 4 * k)), load_f32x16(up + 4 * k)))
+
+
+@kernel
+def swiglu_row(gate, up, n):
+    """The same for Python."""
+    _activate(gate, up, n)
 
 
 @op
@@ -38,7 +44,7 @@ def swiglu(args, step, member, counter):
         if t >= n_tokens:
             return
         row = field(args, GATE) + t * stride
-        swiglu_row(row, field(args, UP) + t * stride, n)
+        _activate(row, field(args, UP) + t * stride, n)
         quantize_row(args, OUT_Q8K, row, n, t, field(args, FORMS))
 
 

@@ -8,22 +8,15 @@ Waiting threads spin for a moment, because the others are about to come, then pa
 on a shared machine they may be away for long. Where there is no futex they yield instead.
 """
 
-import platform
-import sys
 import threading
 import weakref
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba.core import types
-from numba.core.cgutils import get_or_insert_function
 
 from woolly_worker.kernels.jit import inline, op
-from woolly_worker.kernels.simd import load_i64, store_i64
-from woolly_worker.kernels.simd.lowering import Builder, Value, call_ir, pointer, verb
-from woolly_worker.kernels.simd.vectors import I32, I64
-from woolly_worker.kernels.step import STEP_FIELDS, fetch_add, field
+from woolly_worker.kernels.simd import call_op, fetch_add, futex, load_i64, load_shared, pause, store_i64
+from woolly_worker.kernels.step import STEP_FIELDS, field
 
 # Words of the team's shared memory, each on a cache line of its own.
 LINE = 64
@@ -42,75 +35,19 @@ OP_FUNCTION, OP_ARGS, OP_BARRIER, OP_WORDS = 0, 1, 2, 4
 SPINS_AT_BARRIER = 4000  # `pause` instructions, about 40 us
 SPINS_BETWEEN_STEPS = 8000
 
-_FUTEX_NUMBER = {"x86_64": 202, "aarch64": 98}.get(platform.machine()) if sys.platform == "linux" else None
 _FUTEX_WAIT, _FUTEX_WAKE = 128, 129  # the private kinds
-
-
-@verb
-def _load_shared(typing_context: Any, address: Any) -> Any:
-    """Sequentially consistent, like `fetch_add`: who parks says so and then looks at the word, who changes the word
-    then looks for sleepers. At least one of them must see the other, which an acquire alone would not promise on ARM.
-    """
-
-    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
-        return b.load_atomic(pointer(b, args[0], I64), "seq_cst", 8)
-
-    return types.int64(types.intp), emit
-
-
-@verb
-def _pause(typing_context: Any) -> Any:
-    """Tell the core that this is a spin loop."""
-
-    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
-        if platform.machine() in ("x86_64", "AMD64"):
-            call_ir(b, "llvm.x86.sse2.pause", ir.VoidType())
-        elif platform.machine() in ("aarch64", "arm64"):
-            call_ir(b, "llvm.aarch64.hint", ir.VoidType(), I32(1))
-        return context.get_dummy_value()
-
-    return types.void(), emit
-
-
-@verb
-def _futex(typing_context: Any, address: Any, operation: Any, value: Any) -> Any:
-    """Sleep while the word still has this value, or wake as many sleepers; elsewhere than on Linux: yield."""
-
-    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
-        if _FUTEX_NUMBER is None:
-            b.call(get_or_insert_function(b.module, ir.FunctionType(I32, []), "sched_yield"), [])
-        else:
-            signature = ir.FunctionType(I64, [I64], var_arg=True)
-            call = get_or_insert_function(b.module, signature, "syscall")
-            none = I64(0)
-            b.call(call, [I64(_FUTEX_NUMBER), args[0], args[1], args[2], none, none, none])
-        return context.get_dummy_value()
-
-    return types.void(types.intp, types.int64, types.int64), emit
-
-
-@verb
-def call_op(typing_context: Any, function: Any, args: Any, step: Any, member: Any, counter: Any) -> Any:
-    """Call an operation through its address."""
-
-    def emit(context: Any, b: Builder, sig: Any, values: Any) -> Value:
-        signature = ir.FunctionType(ir.VoidType(), [I64] * 4)
-        b.call(b.inttoptr(values[0], signature.as_pointer()), values[1:])
-        return context.get_dummy_value()
-
-    return types.void(*[types.intp] * 5), emit
 
 
 @inline
 def _wait_while(address, value, team, n_spins):
     """Until the word at `address` differs from `value`."""
     for _ in range(n_spins):
-        if _load_shared(address) != value:
+        if load_shared(address) != value:
             return
-        _pause()
+        pause()
     fetch_add(team + PARKED, 1)
-    while _load_shared(address) == value:
-        _futex(address, _FUTEX_WAIT, value & 0xFFFFFFFF)  # compares the low half; little-endian
+    while load_shared(address) == value:
+        futex(address, _FUTEX_WAIT, value & 0xFFFFFFFF)  # compares the low half; little-endian
     fetch_add(team + PARKED, -1)
 
 
@@ -118,13 +55,13 @@ def _wait_while(address, value, team, n_spins):
 def _advance(address, team):
     """Change a word that others wait for."""
     fetch_add(address, 1)
-    if _load_shared(team + PARKED) > 0:
-        _futex(address, _FUTEX_WAKE, 0x7FFFFFFF)
+    if load_shared(team + PARKED) > 0:
+        futex(address, _FUTEX_WAKE, 0x7FFFFFFF)
 
 
 @inline
 def _barrier(team, n_members):
-    generation = _load_shared(team + GENERATION)
+    generation = load_shared(team + GENERATION)
     if fetch_add(team + ARRIVALS, 1) == n_members - 1:
         store_i64(team + ARRIVALS, 0)
         _advance(team + GENERATION, team)

@@ -1,8 +1,8 @@
 """Operations that do no arithmetic, for the tests of the team: they count, hand over, and come late."""
 
 from woolly_worker.kernels.jit import op
-from woolly_worker.kernels.simd import load_i64, store_i64
-from woolly_worker.kernels.step import fetch_add, field
+from woolly_worker.kernels.simd import fetch_add, load_i64, store_i64
+from woolly_worker.kernels.step import field
 
 # Fields of every argument record here.
 PLACE, N_UNITS, BURN, LATE_MEMBER, N_FIELDS = range(5)

@@ -8,7 +8,7 @@ import pytest
 from kernel_memory import Region, same_bits
 from test_simd_arithmetic import fold
 
-from woolly_worker.kernels.simd.products import ROWS
+from woolly_worker.kernels.simd.sizes import PRODUCT_ROWS as ROWS
 
 TOKENS, LANES, STRIDE = 3, 16, 72
 

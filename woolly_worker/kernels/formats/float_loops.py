@@ -37,17 +37,20 @@ from woolly_worker.kernels.matmul import (
     rows_one_by_one,
     take_rows,
 )
-from woolly_worker.kernels.simd import add, load_f32x16, prefetch, store
-from woolly_worker.kernels.simd.products import (
-    ROWS,
-    TOKENS,
+from woolly_worker.kernels.simd import (
+    add,
     fma_products,
     four_vectors,
+    load_each,
+    load_f32x16,
+    prefetch,
+    store,
+    store_each,
     sums_of_sixteen,
     two_vectors,
     zero_products,
 )
-from woolly_worker.kernels.simd.tiles import load_each, store_each
+from woolly_worker.kernels.simd.sizes import PRODUCT_ROWS, PRODUCT_TOKENS
 from woolly_worker.kernels.step import field
 
 COLUMNS = 512  # six tokens' activations: 12 KB
@@ -56,7 +59,7 @@ LEAST_CHUNK = 24  # tokens: fewer would read the weights from memory too often
 AHEAD = 2048  # bytes: how far a row is asked for before it is used
 SUMS_BYTES = PANEL_ROWS * FEW_TOKENS * VECTOR_BYTES
 
-if ROWS == 4:
+if PRODUCT_ROWS == 4:
 
     @inline
     def _load_rows(row, row_bytes, load):
@@ -82,14 +85,15 @@ else:
 
 @inline
 def _tile(args, row, x, first, last, sums, size, load, load_first, zeros):
-    """sums[r, t] += columns first .. last of ROWS rows times as many tokens as `zeros` has. Where first is 0: =."""
+    """sums[r, t] += columns first .. last of PRODUCT_ROWS rows times as many tokens as `zeros` has; = where first
+    is 0."""
     row_bytes, x_stride = field(args, ROW_BYTES), field(args, X_STRIDE)
     acc = zeros
     if first > 0:
         acc = load_each(sums, VECTOR_BYTES, zeros)
     whole = last - last % 16
     for k in range(first, whole, 16):
-        for r in range(ROWS):
+        for r in range(PRODUCT_ROWS):
             prefetch(row + r * row_bytes + size * k + AHEAD)
         acc = fma_products(acc, _load_rows(row + size * k, row_bytes, load), x + 4 * k, x_stride)
     if whole < last:  # the activations' rows are padded with zeros; the weights' are not
@@ -100,14 +104,14 @@ def _tile(args, row, x, first, last, sums, size, load, load_first, zeros):
 
 @inline
 def _group_size(n_left):
-    return TOKENS if n_left >= TOKENS else 2 if n_left >= 2 else 1
+    return PRODUCT_TOKENS if n_left >= PRODUCT_TOKENS else 2 if n_left >= 2 else 1
 
 
 @subroutine
 def _multiply(args, n_tokens, row, x, first, last, sums, size, load, load_first):
     """One strip of a group of tokens, see _tile."""
-    if n_tokens == TOKENS:
-        _tile(args, row, x, first, last, sums, size, load, load_first, zero_products(TOKENS))
+    if n_tokens == PRODUCT_TOKENS:
+        _tile(args, row, x, first, last, sums, size, load, load_first, zero_products(PRODUCT_TOKENS))
     elif n_tokens == 2:
         _tile(args, row, x, first, last, sums, size, load, load_first, zero_products(2))
     else:
@@ -130,7 +134,7 @@ def _fold(args, r, t, n_tokens, sums):
 def _few_tokens(args, r, n_tokens, sums, size, load, load_first):
     """Rows r .. r + 16 times all tokens. Each group has its own sums, one behind the other."""
     row_bytes, n_cols, x, x_stride = field(args, ROW_BYTES), field(args, N_COLS), field(args, X), field(args, X_STRIDE)
-    for q in range(0, PANEL_ROWS, ROWS):
+    for q in range(0, PANEL_ROWS, PRODUCT_ROWS):
         row = field(args, WEIGHTS) + (r + q) * row_bytes
         for first in range(0, n_cols, COLUMNS):
             last = min(first + COLUMNS, n_cols)
@@ -156,7 +160,7 @@ def _many_tokens(args, r, t, stop, sums, size, load, load_first):
         n = _group_size(stop - t)
         for first in range(0, n_cols, COLUMNS):
             last = min(first + COLUMNS, n_cols)
-            for q in range(0, PANEL_ROWS, ROWS):
+            for q in range(0, PANEL_ROWS, PRODUCT_ROWS):
                 row, s = rows + q * row_bytes, sums + q * n * VECTOR_BYTES
                 _multiply(args, n, row, x + t * x_stride, first, last, s, size, load, load_first)
         _fold(args, r, t, n, sums)
@@ -178,7 +182,7 @@ def run_float_matmul(args, step, member, counter, size, load, load_first, row_do
     n_rows = field(args, N_ROWS)
     sums = field(args, SCRATCH) + member * field(args, SCRATCH_STRIDE)
     whole = n_rows - n_rows % PANEL_ROWS
-    chunk = max(LEAST_CHUNK, CHUNK_BYTES // field(args, X_STRIDE) // TOKENS * TOKENS)
+    chunk = max(LEAST_CHUNK, CHUNK_BYTES // field(args, X_STRIDE) // PRODUCT_TOKENS * PRODUCT_TOKENS)
     while True:
         first, last = take_rows(args, counter)
         if first >= n_rows:

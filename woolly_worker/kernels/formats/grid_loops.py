@@ -16,14 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from woolly_worker.kernels.activations import (
-    CACHE_LINE_BYTES,
-    Q8K_BYTES,
-    Q8K_SCALE,
-    Q8K_SUMS16,
-    Q8K_SUMS32,
-    Activation,
-)
+from woolly_worker.kernels.activations import CACHE_LINE_BYTES, Q8K_BYTES, Q8K_SCALE, Q8K_SUMS16, Q8K_SUMS32, Activation
 from woolly_worker.kernels.formats.ahead import ask_ahead
 from woolly_worker.kernels.formats.format import Format
 from woolly_worker.kernels.formats.fours import BLOCK, PARTS, dot_in_fours
@@ -33,10 +26,15 @@ from woolly_worker.kernels.formats.signed_planes import scales_with, signed_unit
 from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.matrix_unit_parts import FACTORS_BYTES, MatrixUnit
 from woolly_worker.kernels.simd import (
+    accumulate_each,
     add,
+    add_product_each,
     and_bits,
+    dot_groups,
+    dot_pairs,
     dot_u8i8,
     four_f32,
+    gather_columns,
     load_f32x16,
     load_i8x16,
     load_i8x64,
@@ -56,16 +54,9 @@ from woolly_worker.kernels.simd import (
     store_f32,
     sub,
     to_f32,
+    vector_of,
     zero_extend,
     zero_i32x16,
-)
-from woolly_worker.kernels.simd.gathers import gather_columns
-from woolly_worker.kernels.simd.tiles import (
-    accumulate_each,
-    add_product_each,
-    dot_groups,
-    dot_pairs,
-    vector_of,
     zeros_i32_like,
 )
 

@@ -24,13 +24,18 @@ from woolly_worker.kernels.formats.operations import quantised
 from woolly_worker.kernels.formats.signed_planes import scales_with, signed_unit, store_products
 from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.simd import (
+    accumulate_each,
     add,
+    add_product_each,
     and_bits,
     bor,
     bxor,
     byte_table,
     concat,
+    dot_groups,
+    dot_pairs,
     dot_u8i8,
+    gather_columns,
     load_f16,
     load_f32x16,
     load_four_f16,
@@ -56,19 +61,12 @@ from woolly_worker.kernels.simd import (
     spread,
     store,
     sub,
+    sub_scaled_each,
     to_f32,
+    vector_of,
     zero_extend,
     zero_i32x8,
     zero_i32x16,
-)
-from woolly_worker.kernels.simd.gathers import gather_columns
-from woolly_worker.kernels.simd.tiles import (
-    accumulate_each,
-    add_product_each,
-    dot_groups,
-    dot_pairs,
-    sub_scaled_each,
-    vector_of,
     zeros_i32_like,
 )
 

@@ -16,10 +16,15 @@ from woolly_worker.kernels.formats.nibbles import fifth_of_four, high_nibbles, l
 from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.matmul import PANEL_ROWS
 from woolly_worker.kernels.simd import (
+    accumulate_each,
+    accumulate_splat_each,
     add,
     as_i8x64,
     bor,
+    dot_groups,
     filled_like,
+    gather_columns,
+    gather_i32,
     high_halves_f32,
     load_f32x16,
     low_halves_f32,
@@ -28,12 +33,6 @@ from woolly_worker.kernels.simd import (
     shift_right,
     splat_f32x16,
     store,
-)
-from woolly_worker.kernels.simd.gathers import gather_columns, gather_i32
-from woolly_worker.kernels.simd.tiles import (
-    accumulate_each,
-    accumulate_splat_each,
-    dot_groups,
     sub_splat_each,
     vector_of,
     zeros_i32_like,

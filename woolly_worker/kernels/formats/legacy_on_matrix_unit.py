@@ -41,8 +41,8 @@ from woolly_worker.kernels.matmul import (
 )
 from woolly_worker.kernels.matrix_unit_few import following, next_block
 from woolly_worker.kernels.matrix_unit_parts import TOKENS, tokens_of_a_pass, whole_panels
-from woolly_worker.kernels.simd.matrix_unit import (
-    MATRIX_BYTES,
+from woolly_worker.kernels.simd import (
+    load_each,
     matrix_begin_runs,
     matrix_dot_i8i8,
     matrix_dot_i8u8,
@@ -50,8 +50,12 @@ from woolly_worker.kernels.simd.matrix_unit import (
     matrix_load,
     matrix_store,
     matrix_zero,
+    store_each,
+    zeros_f32,
+    zeros_i32,
+    zeros_i32_like,
 )
-from woolly_worker.kernels.simd.tiles import load_each, store_each, zeros_f32, zeros_i32, zeros_i32_like
+from woolly_worker.kernels.simd.sizes import MATRIX_BYTES
 from woolly_worker.kernels.step import field
 
 LEAST_TOKENS = 6  # fewer are faster in vectors

@@ -31,6 +31,8 @@ from woolly_worker.kernels.simd import (
     byte_table,
     dot_u8i8,
     first_lane,
+    gather_first_i32,
+    gather_i32,
     hsum,
     load_i8x32,
     load_i8x64,
@@ -44,7 +46,6 @@ from woolly_worker.kernels.simd import (
     zero_i32x8,
     zero_i32x16,
 )
-from woolly_worker.kernels.simd.gathers import gather_first_i32, gather_i32
 
 BLOCK_BYTES = 17
 

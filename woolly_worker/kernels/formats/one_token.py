@@ -29,14 +29,14 @@ from woolly_worker.kernels.matmul import (
 from woolly_worker.kernels.simd import (
     add,
     as_f32x16,
+    gather_columns,
     load_f32x16,
     load_i8x32,
     store,
     sum_in_order,
+    vector_of,
     zero_f32x16,
 )
-from woolly_worker.kernels.simd.gathers import gather_columns
-from woolly_worker.kernels.simd.tiles import vector_of
 from woolly_worker.kernels.step import field
 
 HALF_VALUES = Q8_VALUES // 2

@@ -19,6 +19,7 @@ from woolly_worker.kernels.simd import (
     and_bits,
     as_i16x32,
     bor,
+    dot_groups,
     fma,
     load_f32,
     load_f32x16,
@@ -29,8 +30,8 @@ from woolly_worker.kernels.simd import (
     splat_i32x16,
     sub,
     to_f32,
+    zeros_i32_like,
 )
-from woolly_worker.kernels.simd.tiles import dot_groups, zeros_i32_like
 
 PANEL_D = 4096
 PANEL_BLOCK_BYTES = PANEL_D + 64

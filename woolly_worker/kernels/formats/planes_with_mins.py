@@ -18,8 +18,10 @@ from woolly_worker.kernels.matrix_unit_parts import LOWER, UPPER, MatrixUnit, Up
 from woolly_worker.kernels.simd import (
     and_bits,
     as_i16x32,
+    bytes_as_halves,
     dot_i16,
     fma,
+    gather_columns,
     high_halves_f32,
     load_f32,
     load_f32x16,
@@ -33,11 +35,9 @@ from woolly_worker.kernels.simd import (
     splat_i32x16,
     store,
     to_f32,
+    vector_of,
     zero_i32x16,
 )
-from woolly_worker.kernels.simd.gathers import gather_columns
-from woolly_worker.kernels.simd.matrix_unit import bytes_as_halves
-from woolly_worker.kernels.simd.tiles import vector_of
 
 # The factors of sixteen rows:
 _D, _DMIN = 0, 64  # f32; dmin is negated

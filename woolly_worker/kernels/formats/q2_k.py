@@ -25,12 +25,15 @@ from woolly_worker.kernels.formats.panels import dot_block, in_both_halves
 from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.matrix_unit_parts import MatrixUnit
 from woolly_worker.kernels.simd import (
+    accumulate_each,
     and_bits,
     as_i16x32,
     concat,
     dot_i16,
+    dot_pairs,
     dot_u8i8,
     fma,
+    gather_columns,
     high_halves_f32,
     load_f16,
     load_f32,
@@ -56,11 +59,11 @@ from woolly_worker.kernels.simd import (
     sub,
     sums_of_four,
     to_f32,
+    vector_of,
     zero_extend,
     zero_i32x16,
+    zeros_i32_like,
 )
-from woolly_worker.kernels.simd.gathers import gather_columns
-from woolly_worker.kernels.simd.tiles import accumulate_each, dot_pairs, vector_of, zeros_i32_like
 
 BLOCK, BLOCK_BYTES = 256, 84
 QS, D, DMIN = 16, 80, 82

@@ -27,6 +27,7 @@ from woolly_worker.kernels.formats.q2_k import load_runs
 from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.matrix_unit_parts import UPPER
 from woolly_worker.kernels.simd import (
+    accumulate_each,
     add,
     and_bits,
     as_i16x32,
@@ -34,6 +35,7 @@ from woolly_worker.kernels.simd import (
     concat,
     dot_i16,
     dot_u8i8,
+    gather_columns,
     high_halves_f32,
     load_f16,
     load_f32x16,
@@ -55,13 +57,13 @@ from woolly_worker.kernels.simd import (
     spread,
     store,
     sub,
+    sub_splat_each,
     to_f32,
+    vector_of,
     widen_bytes,
     zero_extend,
     zero_i32x16,
 )
-from woolly_worker.kernels.simd.gathers import gather_columns
-from woolly_worker.kernels.simd.tiles import accumulate_each, sub_splat_each, vector_of
 
 BLOCK, BLOCK_BYTES = 256, 110
 QS, SCALES, D = 32, 96, 108

@@ -25,6 +25,7 @@ from woolly_worker.kernels.formats.sixteens import parts_in_sixteens
 from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.simd import (
     dot_u8i8,
+    gather_first_halves_f32,
     hsum,
     load_f16,
     load_i8x32,
@@ -33,7 +34,6 @@ from woolly_worker.kernels.simd import (
     zero_i32x8,
     zero_i32x16,
 )
-from woolly_worker.kernels.simd.gathers import gather_first_halves_f32
 
 BLOCK_BYTES = 18
 PLUS_120 = np.int32(0x78787878)  # in every byte: q - 8 + 128

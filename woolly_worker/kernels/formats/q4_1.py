@@ -18,16 +18,13 @@ from woolly_worker.kernels.formats.legacy import (
     store_d_and_m,
 )
 from woolly_worker.kernels.formats.legacy_on_matrix_unit import LegacyUnit
-from woolly_worker.kernels.formats.nibbles import (
-    nibbles,
-    nibbles_of_two,
-    store_numbers_and_min,
-)
+from woolly_worker.kernels.formats.nibbles import nibbles, nibbles_of_two, store_numbers_and_min
 from woolly_worker.kernels.formats.operations import quantised
 from woolly_worker.kernels.formats.sixteens import parts_in_sixteens_with_mins
 from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.simd import (
     dot_u8i8,
+    gather_first_halves_f32,
     hsum,
     load_f16,
     load_i8x32,
@@ -36,7 +33,6 @@ from woolly_worker.kernels.simd import (
     zero_i32x8,
     zero_i32x16,
 )
-from woolly_worker.kernels.simd.gathers import gather_first_halves_f32
 
 BLOCK_BYTES = 20
 

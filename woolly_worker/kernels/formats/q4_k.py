@@ -30,19 +30,20 @@ from woolly_worker.kernels.formats.k_scales import (
 )
 from woolly_worker.kernels.formats.nibbles import high_nibbles, low_nibbles
 from woolly_worker.kernels.formats.operations import quantised
-from woolly_worker.kernels.formats.planes_with_mins import (
-    scales_of,
-    store_products,
-    unit_with_mins,
-    unpack_factors,
-)
+from woolly_worker.kernels.formats.planes_with_mins import scales_of, store_products, unit_with_mins, unpack_factors
 from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.simd import (
+    accumulate_each,
     add,
+    add_product_each,
     and_bits,
+    dot_groups,
     dot_i16,
+    dot_pairs,
     dot_u8i8,
+    dot_vector_each,
     first_of_quarters,
+    gather_columns,
     high_halves_f32,
     load_f16,
     load_f32x16,
@@ -68,17 +69,9 @@ from woolly_worker.kernels.simd import (
     to_f32,
     twice,
     two_bytes,
+    vector_of,
     zero_extend,
     zero_i32x16,
-)
-from woolly_worker.kernels.simd.gathers import gather_columns
-from woolly_worker.kernels.simd.tiles import (
-    accumulate_each,
-    add_product_each,
-    dot_groups,
-    dot_pairs,
-    dot_vector_each,
-    vector_of,
     zeros_i32_like,
 )
 

@@ -22,12 +22,7 @@ from woolly_worker.kernels.formats.ahead import ask_ahead
 from woolly_worker.kernels.formats.fours import PARTS, dot_in_fours_with_mins
 from woolly_worker.kernels.formats.k_scales import PANEL_BLOCK_BYTES, scale_and_min, unpack_scales
 from woolly_worker.kernels.formats.operations import quantised
-from woolly_worker.kernels.formats.planes_with_mins import (
-    scales_of,
-    store_products,
-    unit_with_mins,
-    unpack_factors,
-)
+from woolly_worker.kernels.formats.planes_with_mins import scales_of, store_products, unit_with_mins, unpack_factors
 from woolly_worker.kernels.formats.q4_k import four_blocks, multiply_block
 from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.simd import (
@@ -36,6 +31,7 @@ from woolly_worker.kernels.simd import (
     bor,
     dot_i16,
     dot_u8i8,
+    gather_columns,
     load_f16,
     load_i8x16,
     load_i8x32,
@@ -50,11 +46,10 @@ from woolly_worker.kernels.simd import (
     sub,
     to_f32,
     twice,
+    vector_of,
     zero_extend,
     zero_i32x16,
 )
-from woolly_worker.kernels.simd.gathers import gather_columns
-from woolly_worker.kernels.simd.tiles import vector_of
 
 BLOCK, BLOCK_BYTES = 256, 176
 QH, QS = 16, 48

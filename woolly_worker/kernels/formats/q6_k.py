@@ -29,11 +29,17 @@ from woolly_worker.kernels.formats.operations import quantised
 from woolly_worker.kernels.formats.signed_planes import scales_with, signed_unit, store_products
 from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.simd import (
+    accumulate_each,
     add,
+    add_product_each,
     and_bits,
     bor,
+    dot_groups,
     dot_i16,
+    dot_pairs,
     dot_u8i8,
+    gather_columns,
+    gather_i32,
     high_halves_f32,
     load_f16,
     load_f32x16,
@@ -56,19 +62,12 @@ from woolly_worker.kernels.simd import (
     spread,
     store,
     sub,
+    sub_scaled_each,
     to_f32,
     twice,
+    vector_of,
     zero_extend,
     zero_i32x16,
-)
-from woolly_worker.kernels.simd.gathers import gather_columns, gather_i32
-from woolly_worker.kernels.simd.tiles import (
-    accumulate_each,
-    add_product_each,
-    dot_groups,
-    dot_pairs,
-    sub_scaled_each,
-    vector_of,
     zeros_i32_like,
 )
 

@@ -24,6 +24,8 @@ from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.simd import (
     concat,
     dot_u8i8,
+    gather_columns,
+    gather_first_halves_f32,
     hsum,
     load_f16,
     load_i8x16,
@@ -35,12 +37,11 @@ from woolly_worker.kernels.simd import (
     splat_f32x16,
     store,
     to_f32,
+    vector_of,
     xor_bits,
     zero_i32x8,
     zero_i32x16,
 )
-from woolly_worker.kernels.simd.gathers import gather_columns, gather_first_halves_f32
-from woolly_worker.kernels.simd.tiles import vector_of
 
 BLOCK_BYTES = 34
 

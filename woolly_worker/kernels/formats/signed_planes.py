@@ -14,10 +14,13 @@ from woolly_worker.kernels.activations import Q8K_SCALE
 from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.matrix_unit_parts import LOWER, UPPER, MatrixUnit, UpperPlane
 from woolly_worker.kernels.simd import (
+    bytes_as_halves,
     fma,
+    interleave_bytes,
     load_f32,
     load_f32x16,
     mul,
+    pair_products,
     shift_left,
     shift_right_signed,
     splat_f32x16,
@@ -25,7 +28,6 @@ from woolly_worker.kernels.simd import (
     sub,
     to_f32,
 )
-from woolly_worker.kernels.simd.matrix_unit import bytes_as_halves, interleave_bytes, pair_products
 
 
 def scales_with(offset: int) -> Any:

@@ -32,6 +32,7 @@ from woolly_worker.kernels.simd import (
     bor,
     concat,
     dot_u8i8,
+    gather_columns,
     high_halves_f32,
     lanes_i8x16,
     load_f16,
@@ -48,11 +49,10 @@ from woolly_worker.kernels.simd import (
     store,
     sub,
     to_f32,
+    vector_of,
     zero_extend,
     zero_i32x16,
 )
-from woolly_worker.kernels.simd.gathers import gather_columns
-from woolly_worker.kernels.simd.tiles import vector_of
 
 BLOCK, BLOCK_BYTES = 256, 54
 D = 52

@@ -22,8 +22,11 @@ from woolly_worker.kernels.formats.panels import PANEL_BLOCK_BYTES, PANEL_D, dot
 from woolly_worker.kernels.formats.q2_k import load_runs
 from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.simd import (
+    accumulate_each,
     and_bits,
     dot_u8i8,
+    gather_columns,
+    gather_i32,
     high_halves_f32,
     load_f16,
     load_f32x16,
@@ -39,12 +42,12 @@ from woolly_worker.kernels.simd import (
     splat_i32x16,
     store,
     sub,
+    sub_splat_each,
     to_f32,
+    vector_of,
     zero_extend,
     zero_i32x16,
 )
-from woolly_worker.kernels.simd.gathers import gather_columns, gather_i32
-from woolly_worker.kernels.simd.tiles import accumulate_each, sub_splat_each, vector_of
 
 BLOCK, BLOCK_BYTES = 256, 66
 D = 64

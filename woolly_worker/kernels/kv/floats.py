@@ -24,17 +24,20 @@ from woolly_worker.kernels.kv.blocks import (
 )
 from woolly_worker.kernels.simd import (
     fma,
+    fma_splat_each,
+    load_each,
     load_f16x16,
     load_f32,
     load_f32x16,
     prefetch,
     splat_f32x16,
     store,
+    store_each,
     store_f16,
     store_f32,
     to_f32,
+    zeros_f32_like,
 )
-from woolly_worker.kernels.simd.tiles import fma_splat_each, load_each, store_each, zeros_f32_like
 from woolly_worker.kernels.step import field
 
 LARGEST_F16 = np.float32(65504)

@@ -13,13 +13,10 @@ from llvmlite import ir
 from numba.core import types
 
 from woolly_worker.kernels.simd.lowering import Builder, Value, call_ir, constant, pointer, verb
+from woolly_worker.kernels.simd.sizes import MATRIX_ROW_BYTES, MATRIX_ROWS
 from woolly_worker.kernels.simd.vectors import I32, i8x64, i16x32, i32x16
 
 I8 = ir.IntType(8)
-MATRIX_ROWS = 16
-MATRIX_ROW_BYTES = 64
-MATRIX_BYTES = MATRIX_ROWS * MATRIX_ROW_BYTES
-
 _FEWER_ROWS = (2, 3, 7)  # registers of `matrix_begin`
 
 

@@ -9,22 +9,21 @@ from typing import Any
 from llvmlite import ir
 from numba.core import types
 
-from woolly_worker.kernels.cpu import CPU
 from woolly_worker.kernels.simd.lowering import Builder, Value, call_ir, load_ir, shuffle_ir, verb
+from woolly_worker.kernels.simd.sizes import PRODUCT_ROWS
 from woolly_worker.kernels.simd.tiles import at_ir, pack_ir, unpack_ir
 from woolly_worker.kernels.simd.vectors import Tile, f32x16
 
 # The largest tile that leaves registers for a vector of each row and one of a token: 24 + 4 + 1 of 32 that hold sixteen
 # floats; with sixteen registers of eight floats, 2 * 4 + 2 * 2 + 2.
-ROWS, TOKENS = (4, 6) if CPU.has_avx512 else (2, 2)
 
 
 @verb
 def zero_products(typing_context: Any, n_tokens: Any) -> Any:
-    """A tile of ROWS by n_tokens, a literal."""
+    """A tile of PRODUCT_ROWS by n_tokens, a literal."""
     if not isinstance(n_tokens, types.IntegerLiteral):
         return None
-    tile = Tile(f32x16, ROWS * n_tokens.literal_value)
+    tile = Tile(f32x16, PRODUCT_ROWS * n_tokens.literal_value)
     return tile(n_tokens), lambda context, b, sig, args: ir.Constant(tile.llvm, None)
 
 

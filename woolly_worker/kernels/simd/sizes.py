@@ -1,0 +1,11 @@
+"""Numbers that kernels and verbs share."""
+
+from woolly_worker.kernels.cpu import CPU
+
+# A register of the matrix unit.
+MATRIX_ROWS = 16
+MATRIX_ROW_BYTES = 64
+MATRIX_BYTES = MATRIX_ROWS * MATRIX_ROW_BYTES
+
+# A tile of products of floats.
+PRODUCT_ROWS, PRODUCT_TOKENS = (4, 6) if CPU.has_avx512 else (2, 2)
