@@ -55,14 +55,14 @@ def worker(
     from woolly_worker.queue.parent import fork_worker
 
     introduce = fork_worker(redis)  # before anything large is loaded: a parent is left, which waits for us
-    gc.disable()  # a thousand modules make no garbage to look for
+    gc.disable()  # modules come to stay: looking for garbage among them takes a twentieth of the start
     from pydantic import ValidationError
 
     from woolly_worker.queue.worker import run
     from woolly_worker.settings import WorkerSettings
 
     gc.enable()
-    gc.freeze()  # nor do they become any
+    gc.freeze()
     given: dict[str, Any] = {"model": path, "model_name": name, "n_ctx": n_ctx, "slots": slots, "threads": threads}
     given |= {"redis_url": redis, "kv_dtype": kv_dtype, "baseline": baseline_setting(optimized)}
     try:

@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from woolly_worker.kernels import cache_folder, object_cache
 from woolly_worker.kernels.cpu import CPU
@@ -83,40 +83,29 @@ def _numba() -> Any:
 
 
 class Deferred:
-    """What kernels are written with, before Numba knows it: a function with its options, or a verb of `simd`.
-
-    Kernels refer to it by name. Before the first of them is compiled, all are made, since Numba looks only once at what
-    it can call.
-    """
-
-    _all: ClassVar[list["Deferred"]] = []
+    """What kernels are written with, before Numba knows it: a function with its options, or a verb of `simd`. It is
+    made when Numba meets it in a kernel that is compiled."""
 
     def __init__(self, make: Callable[[], Any], py_func: Any = None) -> None:
         self._make = make
         self.py_func = py_func  # the Python function, where there is one
-        self._all.append(self)
 
     @functools.cached_property
     def real(self) -> Any:
         return self._make()
 
-    @property
+    @functools.cached_property
     def _numba_type_(self) -> Any:
         """Numba asks for this wherever a name stands for an object that it does not know."""
         from numba.core.registry import cpu_target
 
-        return cpu_target.typing_context.resolve_value_type(self.real)
+        real = self.real
+        cpu_target.typing_context.refresh()  # it has read its registries, maybe before this was in one
+        return cpu_target.typing_context.resolve_value_type(real)
 
     def __call__(self, *args: Any) -> Any:
         """From Python, for a `kernel`."""
-        self.make_all()
         return self.real(*args)
-
-    @classmethod
-    def make_all(cls) -> None:
-        for deferred in cls._all:
-            _ = deferred.real
-        cls._all.clear()
 
 
 def _function(function: Any, options: dict[str, Any]) -> Any:
@@ -124,7 +113,11 @@ def _function(function: Any, options: dict[str, Any]) -> Any:
 
 
 def kernel(function: Any) -> Any:
-    """Compile a function that other kernels call, or that Python calls with plain numbers."""
+    """Compile a function that Python calls with plain numbers.
+
+    Operations call parts instead. A call that LLVM does not copy asks for a Python exception behind it, so that the
+    operation's object file needs symbols of Numba's, and a start that finds it on disk has to import Numba for them.
+    """
     return _function(function, _OPTIONS)
 
 
@@ -140,7 +133,6 @@ def subroutine(function: Any) -> Any:
 
 def compile_op(function: Any) -> Any:
     """A function of four integers as a `numba.cfunc`."""
-    Deferred.make_all()
     types = _numba().types
     return _numba().cfunc(types.void(*[types.intp] * 4), error_model="numpy")(function)
 

@@ -191,25 +191,25 @@ def tile_of_eight(parts: int, multiply_block: Any) -> Any:
 
 
 @inline
-def rows_many_tokens(
-    args, first, last, n_tokens, sums, panel, block, sizes, parts, unpack_block, multiply_block, tile_tokens, whole_tile
+def _rows_many_tokens(
+    args, first, last, n_tokens, sums, panel, block, sizes, parts, unpack_block, multiply_block, whole_tile
 ):
-    """Panels of whole rows times all tokens: tile_tokens at a time by whole_tile, the last ones by multiply_block."""
+    """Panels of whole rows times all tokens: TILE_TOKENS at a time by whole_tile, the last ones by multiply_block."""
     w, row_bytes, n_blocks = field(args, WEIGHTS), field(args, ROW_BYTES), field(args, N_COLS) // block
     x, x_stride = field(args, X), field(args, X_STRIDE)
     out, out_stride, add_to_out = field(args, OUT), field(args, OUT_STRIDE), field(args, ADD_TO_OUT)
-    whole, part_bytes = n_tokens - n_tokens % tile_tokens, tile_tokens * VECTOR_BYTES
+    whole, part_bytes = n_tokens - n_tokens % TILE_TOKENS, TILE_TOKENS * VECTOR_BYTES
     for r in range(first, last, PANEL_ROWS):
         rows, place = w + r * row_bytes, out + 4 * r
         ahead = rows + PANEL_ROWS * row_bytes
         for i in range(n_blocks):
             unpack_block(rows + i * sizes[0], row_bytes, ahead + i * PANEL_ROWS * sizes[0], panel + i * sizes[1])
-        for t in range(0, whole, tile_tokens):
+        for t in range(0, whole, TILE_TOKENS):
             y, here = x + t * x_stride, place + t * out_stride
             whole_tile(panel, sizes[1], y, x_stride, sums, n_blocks, here, out_stride, add_to_out)
         if whole < n_tokens:
             n, y = n_tokens - whole, x + whole * x_stride
-            clear(sums, parts * tile_tokens)
+            clear(sums, parts * TILE_TOKENS)
             for part in range(parts):
                 s = sums + part * part_bytes
                 multiply_tiles(n, s, panel, sizes[1], y, x_stride, part, parts, n_blocks, multiply_block)
@@ -270,7 +270,7 @@ def run_matmul(
                 args, first, stop, n_tokens, sums, panel, block, sizes, parts, prepare_block, multiply_prepared
             )
         else:
-            rows_many_tokens(
+            _rows_many_tokens(
                 args,
                 first,
                 stop,
@@ -282,7 +282,6 @@ def run_matmul(
                 parts,
                 unpack_block,
                 multiply_block,
-                TILE_TOKENS,
                 whole_tile,
             )
         rows_one_by_one(args, max(first, whole), last, n_tokens, row_dot)

@@ -1,8 +1,8 @@
 """Matrix times many tokens on a CPU's matrix unit: sixteen tokens by sixteen rows by 64 columns in one instruction.
 
 The matrix unit adds up plain products of bytes, but weights have integer sub-scales within a quant block. So sixteen
-rows of a block are unpacked to the products of weights and sub-scales, and each of these is told by two bytes, of a
-lower and an upper plane. For example:
+rows of a block are unpacked to the products of weights and sub-scales. Each of these is told by one byte where all of a
+format's fit, else by two, of a lower and an upper plane. For example:
 
     sum of weight * sub-scale * x  =  256 * (sum of upper byte * x)  +  sum of lower byte * x
 
@@ -11,9 +11,9 @@ follow, in the same order for every (row, token). Lanes are rows, as in the pane
 where they lie.
 
     planes     for sixteen rows of a block:  [64 groups][16 rows][4 columns] u8, lower bytes
-                                             the same, u8 or i8, upper bytes
+                                             the same, u8 or i8, upper bytes, if there are any
     factors    what a format's float steps want to know of sixteen rows of a block
-    products   [16 tokens][16 rows] i32 of the lower bytes, then of the upper ones
+    products   [16 tokens][16 rows] i32 of the lower bytes, then of the upper ones, if there are any
     sums       [tokens][16 rows] f32
 
 What waits for something stands between what does not: with sixteen tokens or fewer, a quarter of the next block is

@@ -39,11 +39,11 @@ class UpperPlane(NamedTuple):
 class MatrixUnit(NamedTuple):
     """What a format brings along.
 
-    unpack_factors(block, row_bytes, factors) -> scales    of one block of sixteen rows; what the quarters need of them
-                                                           stays in registers
-    quarters     four of  unpack(block, row_bytes, scales, ahead, planes):  a quarter of the weights each, that need not
-                 be a quarter of the planes; `ahead` is where an equal share of the rows lies that come next, of which
-                 each quarter asks for its own part
+    unpack_factors(block, row_bytes, factors) -> scales    of one block of sixteen rows; `scales` is what the quarters
+                                                           want to know of it, best in registers
+    quarters     four of  unpack(block, row_bytes, scales, ahead, planes):  a quarter of the work each, one after the
+                 other; `ahead` is where an equal share of the rows lies that come next, of which each quarter asks for
+                 its own part. They may leave notes behind the factors, and in the upper plane where there is none
     load_factors(factors) -> vectors                       what add_token wants of them
     add_token(vectors, record, total, acc) -> acc          the float steps of a token's integers; lanes are rows
     upper                                                  None where all products fit the lower plane's bytes

@@ -22,7 +22,7 @@ from llvmlite import binding as llvm
 from woolly_worker.kernels.cpu import CPU
 
 _DIGEST_BYTES = 32
-_NUMBA_SYMBOLS = (b"NRT_", b"numba_")
+_NUMBA_SYMBOLS = (b"NRT_", b"numba_", b"PyExc_")
 _linked: list[Any] = []  # LLVM's engines own the machine code
 
 

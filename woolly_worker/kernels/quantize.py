@@ -77,8 +77,8 @@ def _inverse(amax):
     return np.float32(0) if amax == np.float32(0) else np.float32(127) / amax
 
 
-@kernel
-def quantize_q8k(x, n, out):
+@inline
+def into_q8k(x, n, out):
     """A row of n floats (a multiple of 256) at address x into Q8K records at address out."""
     for i in range(n // Q8K_VALUES):
         xi, record = x + 4 * Q8K_VALUES * i, out + Q8K_BYTES * i
@@ -102,8 +102,8 @@ def quantize_q8k(x, n, out):
         store_i32(record + Q8K_SUM, total)
 
 
-@kernel
-def quantize_q8(x, n, out):
+@inline
+def into_q8(x, n, out):
     """A row of n floats (a multiple of 32) at address x into Q8 records at address out, whose fill is not touched."""
     for i in range(n // Q8_RUN):
         xi = x + 4 * Q8_RUN * i
@@ -116,3 +116,15 @@ def quantize_q8(x, n, out):
         store(record + Q8_RUN * run + 16, narrow_to_i8(q_high))
         store_f32(record + Q8_SCALES + 4 * run, amax / np.float32(127))
         store_i32(record + Q8_SUMS + 4 * run, 128 * hsum(add(q_low, q_high)))
+
+
+@kernel
+def quantize_q8k(x, n, out):
+    """into_q8k for Python."""
+    into_q8k(x, n, out)
+
+
+@kernel
+def quantize_q8(x, n, out):
+    """into_q8 for Python."""
+    into_q8(x, n, out)

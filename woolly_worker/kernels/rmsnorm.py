@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from woolly_worker.kernels.activations import Activation
 from woolly_worker.kernels.jit import inline, kernel, op
-from woolly_worker.kernels.quantize import quantize_q8, quantize_q8k
+from woolly_worker.kernels.quantize import into_q8, into_q8k
 from woolly_worker.kernels.simd import (
     fetch_add,
     fma,
@@ -69,7 +69,7 @@ def _normalize(x, weight, n, eps, out):
 
 @kernel
 def rmsnorm_row(x, weight, n, eps, out):
-    """The same for Python."""
+    """_normalize for Python."""
     _normalize(x, weight, n, eps, out)
 
 
@@ -77,9 +77,9 @@ def rmsnorm_row(x, weight, n, eps, out):
 def quantize_row(args, first_field, row, n, i, forms):
     """Write row i's quantised forms; the record's four fields from `first_field` on say where."""
     if forms & WANTS_Q8K:
-        quantize_q8k(row, n, field(args, first_field) + i * field(args, first_field + 1))
+        into_q8k(row, n, field(args, first_field) + i * field(args, first_field + 1))
     if forms & WANTS_Q8:
-        quantize_q8(row, n, field(args, first_field + 2) + i * field(args, first_field + 3))
+        into_q8(row, n, field(args, first_field + 2) + i * field(args, first_field + 3))
 
 
 @op

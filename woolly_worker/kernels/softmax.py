@@ -10,7 +10,7 @@ for every time that a larger score came up behind it, and once more.
 import numpy as np
 
 from woolly_worker.kernels.exponential import exp
-from woolly_worker.kernels.jit import inline, kernel
+from woolly_worker.kernels.jit import inline, subroutine
 from woolly_worker.kernels.kv.blocks import ROUND_TOKENS
 from woolly_worker.kernels.simd import (
     add,
@@ -52,7 +52,7 @@ def _shrink(row, padded_dim, largest):
     store_f32(row + 4 * padded_dim + 4, load_f32(row + 4 * padded_dim + 4) * first_lane(factor))
 
 
-@kernel
+@subroutine
 def weigh(scores, n_seen, row, padded_dim):
     """A round's scores of one query become weights, in place.
 
@@ -78,7 +78,7 @@ def weigh(scores, n_seen, row, padded_dim):
     store_f32(row + 4 * padded_dim + 4, load_f32(row + 4 * padded_dim + 4) + hsum(total))
 
 
-@kernel
+@subroutine
 def merge_row(piece, row, padded_dim):
     """row += piece: the rows of a piece of the positions and of all pieces before it."""
     largest, more = load_f32(row + 4 * padded_dim), load_f32(piece + 4 * padded_dim)
@@ -92,7 +92,7 @@ def merge_row(piece, row, padded_dim):
     store_f32(row + 4 * padded_dim + 4, total)
 
 
-@kernel
+@subroutine
 def write_mean(row, padded_dim, out, head_dim):
     """The weighted mean of values: sums by total, f32[head_dim]."""
     inverse = splat_f32x16(np.float32(1) / load_f32(row + 4 * padded_dim + 4))

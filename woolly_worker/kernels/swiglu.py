@@ -31,7 +31,7 @@ def _activate(gate, up, n):
 
 @kernel
 def swiglu_row(gate, up, n):
-    """The same for Python."""
+    """_activate for Python."""
     _activate(gate, up, n)
 
 

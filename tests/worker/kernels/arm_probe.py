@@ -23,16 +23,13 @@ from woolly_worker.kernels import cpu  # noqa: E402
 LEVEL = sys.argv[1]
 cpu.CPU = cpu.Cpu(LEVEL, cpu._MODEL[LEVEL], "")
 
-from numba.core import types  # noqa: E402
-
 from woolly_worker.kernels import attention  # noqa: E402
 from woolly_worker.kernels.formats import q4_k  # noqa: E402
-from woolly_worker.kernels.jit import OP_SIGNATURE  # noqa: E402
 
-KERNELS: dict[str, tuple[Any, Any]] = {
-    "row_dot": (q4_k.row_dot.py_func, types.float32(types.intp, types.intp, types.intp)),
-    "matmul": (q4_k.FORMAT.matmul.function, OP_SIGNATURE),
-    "attention": (attention.attention_f16.function, OP_SIGNATURE),
+KERNELS: dict[str, tuple[Any, str]] = {
+    "row_dot": (q4_k.row_dot.py_func, "float32(intp, intp, intp)"),
+    "matmul": (q4_k.FORMAT.matmul.function, "void(intp, intp, intp, intp)"),
+    "attention": (attention.attention_f16.function, "void(intp, intp, intp, intp)"),
 }
 
 
@@ -43,7 +40,7 @@ def assembly(name: str) -> str:
     dispatcher: Any = numba.njit(signature, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(
         function
     )
-    return str(dispatcher.inspect_asm(signature.args))
+    return str(dispatcher.inspect_asm(dispatcher.signatures[0]))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from test_cpu import run_python
 
-from woolly_worker.kernels import cache_folder
+from woolly_worker.kernels import attention, cache_folder, experts, object_cache, rmsnorm, rope, swiglu
+from woolly_worker.kernels.formats.registry import FORMATS
+from woolly_worker.kernels.jit import CACHE_DIR, LazyOp
 
 RUN_ONE = (
     "import sys\n"
@@ -36,6 +38,20 @@ def test_an_operation_is_compiled_once_and_then_found_without_the_compiler(tmp_p
         assert run_one(tmp_path)[0] == "compiled"
         assert run_one(tmp_path)[0] == "found"
     assert [path.suffix for path in file.parent.glob("*swiglu*.op*")] == [".op"], "no temporary file is left"
+
+
+OPERATIONS = [
+    *(op for module in (attention, experts, rmsnorm, rope, swiglu) for op in vars(module).values()),
+    *(op for format_ in FORMATS.values() for op in (format_.matmul, format_.embed)),
+]
+
+
+@pytest.mark.parametrize("operation", [op for op in OPERATIONS if isinstance(op, LazyOp)], ids=lambda op: op.__name__)
+def test_operations_need_no_symbols_of_numba(operation: LazyOp) -> None:
+    """A start that finds them on disk does without it."""
+    assert operation.address
+    content = object_cache.path_of(operation.function, CACHE_DIR).read_bytes()
+    assert [symbol for symbol in object_cache._NUMBA_SYMBOLS if symbol in content] == []
 
 
 def folder_of_age(root: Path, name: str, days: float) -> Path:

@@ -9,7 +9,7 @@ from quant_blocks import columns_to_try, random_rows
 from test_formats import ALL, activation
 
 from woolly_worker.kernels import matmul
-from woolly_worker.kernels.activations import Activation, row_bytes
+from woolly_worker.kernels.activations import row_bytes
 from woolly_worker.kernels.formats.float_loops import CHUNK_BYTES, LEAST_CHUNK
 from woolly_worker.kernels.formats.registry import FORMATS
 from woolly_worker.kernels.matmul import FEW_TOKENS
@@ -94,11 +94,11 @@ def test_panels_equal_row_dots(name: str, n_tokens: int) -> None:
     assert same_bits(product.at_once(least_take=16 if n_tokens % 2 else 48), product.one_by_one())
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if FORMATS[name].activation is Activation.Q8K])
+@pytest.mark.parametrize("name", [name for name in ALL if name not in FLOATS])
 def test_tokens_that_do_not_pass_at_once(name: str) -> None:
     """A matrix unit takes as many tokens at a time as L2 holds. 53 rows: two panels, one, and five behind them."""
     n_cols = 1 << 14
-    n_tokens = tokens_of_a_pass.py_func(row_bytes(Activation.Q8K, n_cols)) + 22
+    n_tokens = tokens_of_a_pass.py_func(row_bytes(FORMATS[name].activation, n_cols)) + 22
     product = Product(name, 53, n_cols, n_tokens)
     assert same_bits(product.at_once(n_members=2, least_take=48), product.one_by_one())
 

@@ -197,6 +197,7 @@ def test_open_jobs_have_one_until_now(ledger: Ledger) -> None:
 def test_a_job_that_ended_in_the_queue_waited(ledger: Ledger, how: str) -> None:
     job_id = ledger.submit(JobRequest(model="tiny", prompt="x", deadline_seconds=0.05)).job_id
     if how == "cancelled":
+        time.sleep(0.005)  # within one millisecond it has waited for none
         ledger.cancel(job_id)
     else:
         time.sleep(0.1)

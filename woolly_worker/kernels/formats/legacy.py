@@ -4,7 +4,7 @@
     weight = d * q + m        q unsigned
 
 A block of sixteen rows in the panel is [8 groups][16 rows][4 columns] u8, then d as f32 x 16 rows, then m / 128. A
-matrix unit takes signed bytes, so that its panel holds w itself.
+matrix unit takes signed bytes as well, so its panel holds w itself, and nothing has to be taken away.
 """
 
 from typing import Any
@@ -132,33 +132,37 @@ def panel_of_fives(block_bytes: int, at: int, bits_at: int, value: Any, store_sc
 
 
 @inline
-def add_products(panel, x, i, x_stride, acc, s):
-    """The float step of block i, whose products are s. The 128 that every weight is too large leaves as 128 * (sum of
-    the activations)."""
-    record, run = x + (i // RUNS) * Q8_BYTES, i % RUNS
-    s = sub_splat_each(s, record + Q8_SUMS + 4 * run, x_stride, 1)
-    return accumulate_each(acc, load_f32x16(panel + PANEL_D), record + Q8_SCALES + 4 * run, x_stride, s)
+def add_signed_products(panel, x, i, x_stride, acc, s):
+    """The float step of block i, whose products are s."""
+    scales = x + i // RUNS * Q8_BYTES + Q8_SCALES + 4 * (i % RUNS)
+    return accumulate_each(acc, load_f32x16(panel + PANEL_D), scales, x_stride, s)
 
 
 @inline
-def add_signed_products(panel, x, i, x_stride, acc, s):
-    """The same from weights as they are."""
-    record, run = x + (i // RUNS) * Q8_BYTES, i % RUNS
-    return accumulate_each(acc, load_f32x16(panel + PANEL_D), record + Q8_SCALES + 4 * run, x_stride, s)
+def add_products(panel, x, i, x_stride, acc, s):
+    """The same where every weight is 128 too large: that leaves as 128 * (sum of the activations)."""
+    s = sub_splat_each(s, x + i // RUNS * Q8_BYTES + Q8_SUMS + 4 * (i % RUNS), x_stride, 1)
+    return add_signed_products(panel, x, i, x_stride, acc, s)
 
 
 @inline
 def add_products_with_mins(panel, x, i, x_stride, acc, s):
     """The same for unsigned q and a minimum: its part is m / 128 times 128 times the sum of the activations."""
-    record, run = x + (i // RUNS) * Q8_BYTES, i % RUNS
-    acc = accumulate_each(acc, load_f32x16(panel + PANEL_D), record + Q8_SCALES + 4 * run, x_stride, s)
+    acc = add_signed_products(panel, x, i, x_stride, acc, s)
+    record, run = x + i // RUNS * Q8_BYTES, i % RUNS
     m, scales, sums = load_f32x16(panel + PANEL_M), record + Q8_SCALES + 4 * run, record + Q8_SUMS + 4 * run
     return accumulate_splat_each(acc, m, scales, sums, x_stride)
 
 
 @inline
+def values_of(x, i):
+    """Where a token has the values of block i."""
+    return x + i // RUNS * Q8_BYTES + i % RUNS * Q8_RUN
+
+
+@inline
 def _products(panel, x, i, x_stride, acc):
-    return dot_groups(zeros_i32_like(acc), panel, x + i // RUNS * Q8_BYTES + Q8_RUN * (i % RUNS), x_stride, 8)
+    return dot_groups(zeros_i32_like(acc), panel, values_of(x, i), x_stride, 8)
 
 
 @inline

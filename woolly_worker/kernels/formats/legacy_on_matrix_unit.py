@@ -14,8 +14,7 @@ sums stay in registers, and the products of the next two blocks are under way me
 
 from typing import Any, NamedTuple
 
-from woolly_worker.kernels.activations import Q8_BYTES, Q8_RUN
-from woolly_worker.kernels.formats.legacy import BLOCK, PARTS, RUNS
+from woolly_worker.kernels.formats.legacy import BLOCK, PARTS, values_of
 from woolly_worker.kernels.jit import inline, subroutine
 from woolly_worker.kernels.matmul import (
     ADD_TO_OUT,
@@ -74,12 +73,6 @@ class LegacyUnit(NamedTuple):
     is_signed: bool
 
 
-@inline
-def _values_of(x, i):
-    """Where a token has the values of block i."""
-    return x + i // RUNS * Q8_BYTES + i % RUNS * Q8_RUN
-
-
 def _multiply_with(unit: LegacyUnit, products: int, tokens: int) -> Any:
     """Into the register `products`, by way of the register `tokens`."""
     dot = matrix_dot_i8i8 if unit.is_signed else matrix_dot_i8u8
@@ -135,7 +128,7 @@ def _rows_times_few_with(block_bytes: int, panel_bytes: int, unit: LegacyUnit) -
                 r_next, i_next, r_ahead, last = next_block(args, counter, r_next, i, n_blocks, r_ahead, last)
                 if r_next < whole:  # nothing is behind the last block: any will do
                     block = w + r_next * row_bytes + i_next * block_bytes
-                multiply(panel, _values_of(x, i), x_stride)
+                multiply(panel, values_of(x, i), x_stride)
                 unpack_block(block, row_bytes, w + r_ahead * row_bytes + i_next * share, next_panel)
                 if i_before == 0:
                     clear(sums, PARTS * n_tokens)
@@ -172,13 +165,13 @@ def _sixteen_tokens_with(unit: LegacyUnit) -> Any:
         multiply(panel, x, x_stride)
         matrix_store(0, products, VECTOR_BYTES)
         ahead = _block_behind(0, n_blocks)
-        multiply(panel + ahead * panel_bytes, _values_of(x, ahead), x_stride)
+        multiply(panel + ahead * panel_bytes, values_of(x, ahead), x_stride)
         for part in range(PARTS):
             acc = zeros_f32(TOKENS)
             for i in range(part, n_blocks, PARTS):
                 matrix_store(0, next_products, VECTOR_BYTES)
                 ahead = _block_behind(ahead, n_blocks)
-                multiply(panel + ahead * panel_bytes, _values_of(x, ahead), x_stride)
+                multiply(panel + ahead * panel_bytes, values_of(x, ahead), x_stride)
                 s = load_each(products, VECTOR_BYTES, zeros_i32_like(acc))
                 acc = add_products(panel + i * panel_bytes, x, i, x_stride, acc, s)
                 products, next_products = next_products, products
@@ -198,7 +191,7 @@ def _rows_times_many_with(block_bytes: int, panel_bytes: int, unit: LegacyUnit) 
         clear(sums, PARTS * n)
         for i in range(n_blocks):
             here = panel + i * panel_bytes
-            multiply(here, _values_of(x, i), x_stride)
+            multiply(here, values_of(x, i), x_stride)
             matrix_store(2, products, VECTOR_BYTES)
             float_steps(here, x, x_stride, i, n, products, sums)
         add_up(sums, n * VECTOR_BYTES, PARTS, n, place, stride, add_to_out)
@@ -210,8 +203,8 @@ def _rows_times_many_with(block_bytes: int, panel_bytes: int, unit: LegacyUnit) 
         x_stride = field(args, X_STRIDE)
         per_pass = tokens_of_a_pass(x_stride)
         for t in range(0, n_tokens, per_pass):
-            x, stop = field(args, X) + t * x_stride, min(per_pass, n_tokens - t)
-            whole = stop // TOKENS * TOKENS
+            x, n = field(args, X) + t * x_stride, min(per_pass, n_tokens - t)
+            whole = n // TOKENS * TOKENS
             for r in range(first, last, PANEL_ROWS):
                 rows, place = w + r * row_bytes, out + 4 * r + t * stride
                 ahead = rows + PANEL_ROWS * row_bytes
@@ -220,9 +213,9 @@ def _rows_times_many_with(block_bytes: int, panel_bytes: int, unit: LegacyUnit) 
                 for k in range(0, whole, TOKENS):
                     y, here = x + k * x_stride, place + k * stride
                     sixteen_tokens(panel, panel_bytes, y, x_stride, sums, n_blocks, here, stride, add_to_out)
-                if whole < stop:
+                if whole < n:
                     y, here = x + whole * x_stride, place + whole * stride
-                    fewer_tokens(panel, y, x_stride, stop - whole, n_blocks, sums, here, stride, add_to_out)
+                    fewer_tokens(panel, y, x_stride, n - whole, n_blocks, sums, here, stride, add_to_out)
 
     @inline
     def rows_times_many(args, counter, n_tokens, sums):

@@ -86,28 +86,38 @@ def scales_of(sub_block: int) -> Any:
 
 
 @inline
-def _load_factors(factors):
-    mins = factors + _MINS
-    pairs = load_i32x16(mins), load_i32x16(mins + 64), load_i32x16(mins + 128), load_i32x16(mins + 192)
-    return load_f32x16(factors + _D), load_f32x16(factors + _DMIN), pairs
+def load_mins(place):
+    """The mins of eight sub-blocks, as four vectors of pairs. Shared with Q2_K, like the two below."""
+    return load_i32x16(place), load_i32x16(place + 64), load_i32x16(place + 128), load_i32x16(place + 192)
 
 
 @inline
-def _splat(address):
-    return splat_i32x16(load_i32(address))
+def times_sums(offset, mins, sums):
+    """offset + mins times the i16 sums of as many sub-blocks."""
+    offset = dot_i16(offset, mins[0], splat_i32x16(load_i32(sums)))
+    offset = dot_i16(offset, mins[1], splat_i32x16(load_i32(sums + 4)))
+    offset = dot_i16(offset, mins[2], splat_i32x16(load_i32(sums + 8)))
+    return dot_i16(offset, mins[3], splat_i32x16(load_i32(sums + 12)))
+
+
+@inline
+def add_both(d, dmin, record, total, offset, acc):
+    """The float steps of a block and of its mins; dmin is negated."""
+    scale = splat_f32x16(load_f32(record + Q8K_SCALE))
+    acc = fma(mul(d, scale), to_f32(total), acc)
+    return fma(mul(dmin, scale), to_f32(offset), acc)
+
+
+@inline
+def _load_factors(factors):
+    return load_f32x16(factors + _D), load_f32x16(factors + _DMIN), load_mins(factors + _MINS)
 
 
 @inline
 def _add_token(factors, record, total, acc):
     """`_add_to_floats` of q4_k.py for one token."""
     d, dmin, mins = factors
-    sums, scale = record + Q8K_SUMS32, splat_f32x16(load_f32(record + Q8K_SCALE))
-    offset = dot_i16(zero_i32x16(), mins[0], _splat(sums))
-    offset = dot_i16(offset, mins[1], _splat(sums + 4))
-    offset = dot_i16(offset, mins[2], _splat(sums + 8))
-    offset = dot_i16(offset, mins[3], _splat(sums + 12))
-    acc = fma(mul(d, scale), to_f32(total), acc)
-    return fma(mul(dmin, scale), to_f32(offset), acc)
+    return add_both(d, dmin, record, total, times_sums(zero_i32x16(), mins, record + Q8K_SUMS32), acc)
 
 
 def unit_with_mins(unpack_factors: Any, quarter: Callable[[int], Any]) -> MatrixUnit:

@@ -22,6 +22,7 @@ from woolly_worker.kernels.formats.fours import PARTS, dot_in_fours_with_mins
 from woolly_worker.kernels.formats.k_scales import store_pairs
 from woolly_worker.kernels.formats.operations import quantised
 from woolly_worker.kernels.formats.panels import dot_block, in_both_halves
+from woolly_worker.kernels.formats.planes_with_mins import add_both, load_mins, times_sums
 from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.matrix_unit_parts import MatrixUnit
 from woolly_worker.kernels.simd import (
@@ -32,19 +33,15 @@ from woolly_worker.kernels.simd import (
     dot_i16,
     dot_pairs,
     dot_u8i8,
-    fma,
     gather_columns,
     high_halves_f32,
     load_f16,
-    load_f32,
     load_f32x16,
     load_four_f16,
     load_i8x16,
     load_i8x32,
     load_i8x64,
     load_i16x16,
-    load_i32,
-    load_i32x16,
     load_u8,
     low_halves_f32,
     mul,
@@ -53,7 +50,6 @@ from woolly_worker.kernels.simd import (
     shift_right,
     sign_extend,
     splat_f32x16,
-    splat_i32x16,
     spread,
     store,
     sub,
@@ -148,29 +144,15 @@ def _quarter(h: int, part: int) -> Any:
 
 @inline
 def _load_factors(factors):
-    mins = factors + 128
-    first = load_i32x16(mins), load_i32x16(mins + 64), load_i32x16(mins + 128), load_i32x16(mins + 192)
-    last = load_i32x16(mins + 256), load_i32x16(mins + 320), load_i32x16(mins + 384), load_i32x16(mins + 448)
-    return load_f32x16(factors), load_f32x16(factors + 64), first, last
-
-
-@inline
-def _times_sums(offset, mins, sums):
-    """Four pairs of mins times the sums of eight sub-blocks."""
-    offset = dot_i16(offset, mins[0], splat_i32x16(load_i32(sums)))
-    offset = dot_i16(offset, mins[1], splat_i32x16(load_i32(sums + 4)))
-    offset = dot_i16(offset, mins[2], splat_i32x16(load_i32(sums + 8)))
-    return dot_i16(offset, mins[3], splat_i32x16(load_i32(sums + 12)))
+    return load_f32x16(factors), load_f32x16(factors + 64), load_mins(factors + 128), load_mins(factors + 384)
 
 
 @inline
 def _add_token(factors, record, total, acc):
     """The float steps of `multiply_block` for one token."""
     d, dmin, first, last = factors
-    scale = splat_f32x16(load_f32(record + Q8K_SCALE))
-    offset = _times_sums(_times_sums(zero_i32x16(), first, record + Q8K_SUMS16), last, record + Q8K_SUMS16 + 16)
-    acc = fma(mul(d, scale), to_f32(total), acc)
-    return fma(mul(dmin, scale), to_f32(offset), acc)
+    offset = times_sums(times_sums(zero_i32x16(), first, record + Q8K_SUMS16), last, record + Q8K_SUMS16 + 16)
+    return add_both(d, dmin, record, total, offset, acc)
 
 
 @inline

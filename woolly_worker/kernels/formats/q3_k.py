@@ -138,9 +138,9 @@ def _unpack_factors(block, row_bytes, d):
     return s0, s1, s2, s3
 
 
-def _quarter(part: int, h: int) -> Any:
+def _quarter(h: int, part: int) -> Any:
     """For the matrix unit, sixteen weights from each of the four runs of 32 in half h. The third bits of both halves
-    wait behind the plane."""
+    wait behind the plane: of each part, half 0 comes first."""
     bits = 8 * part
 
     @inline
@@ -275,6 +275,6 @@ FORMAT = quantised(
     row_dot=row_dot,
     dequantize=dequantize,
     matrix_unit=unit_of_bytes(
-        _unpack_factors, (_quarter(0, 0), _quarter(0, 1), _quarter(1, 0), _quarter(1, 1)), offset=127
+        _unpack_factors, (_quarter(0, 0), _quarter(1, 0), _quarter(0, 1), _quarter(1, 1)), offset=127
     ),
 )

@@ -5,8 +5,6 @@
 Source: ggml-common.h `block_q4_0`, ggml-quants.c `dequantize_row_q4_0`.
 """
 
-import numpy as np
-
 from woolly_worker.kernels.activations import Activation
 from woolly_worker.kernels.formats.legacy import (
     BLOCK,
@@ -36,7 +34,6 @@ from woolly_worker.kernels.simd import (
 )
 
 BLOCK_BYTES = 18
-PLUS_120 = np.int32(0x78787878)  # in every byte: q - 8 + 128
 
 
 unpack_block = panel_of_nibbles(BLOCK_BYTES, 2, moved_by(120), store_d)

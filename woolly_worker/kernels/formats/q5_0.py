@@ -5,8 +5,6 @@
 Source: ggml-common.h `block_q5_0`, ggml-quants.c `dequantize_row_q5_0`.
 """
 
-import numpy as np
-
 from woolly_worker.kernels.activations import Activation
 from woolly_worker.kernels.formats.legacy import (
     BLOCK,
@@ -36,7 +34,6 @@ from woolly_worker.kernels.simd import (
 )
 
 BLOCK_BYTES = 22
-PLUS_112 = np.int32(0x70707070)  # in every byte: q - 16 + 128
 
 
 unpack_block = panel_of_fives(BLOCK_BYTES, 6, 2, moved_by(112), store_d)

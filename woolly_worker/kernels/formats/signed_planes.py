@@ -5,7 +5,7 @@ sub-scale taken away, it is a number of sixteen bits, whose bytes go to the two 
 
     sum of weight * scale * x  =  256 * (sum of upper byte * x)  +  sum of lower byte * x
 
-Lanes are rows.
+Lanes are rows. Sixteen bits hold the products: 63 * 128 of Q6_K, 241 * 32 of IQ4_XS, 126 * 31 of the grids.
 """
 
 from typing import Any
@@ -34,6 +34,7 @@ def scales_with(offset: int) -> Any:
     """How a format with raised weights, weight + offset, reads its sub-scales: scales_of(sub_block), a part that is
     handed all of them, vectors of four signed bytes a lane."""
     shift = 8 - (offset.bit_length() - 1)
+    assert offset << shift == 256, "a power of two"
 
     def scales_of(sub_block: int) -> Any:
         four, at = sub_block // 4, sub_block % 4

@@ -8,7 +8,7 @@ largest of them: i16 x i8 into i32, at most 32,767 * 127 * 128 < 2**31 in a roun
 import numpy as np
 
 from woolly_worker.kernels.activations import Q8_BYTES, Q8_RUN, Q8_SCALES, Q8_SUMS, Q8_VALUES
-from woolly_worker.kernels.jit import inline, kernel
+from woolly_worker.kernels.jit import inline, subroutine
 from woolly_worker.kernels.kv.blocks import (
     BLOCK_TOKENS,
     PACKED,
@@ -35,7 +35,7 @@ from woolly_worker.kernels.kv.quant_blocks import (
     value_scales_at,
     values_at,
 )
-from woolly_worker.kernels.quantize import quantize_q8
+from woolly_worker.kernels.quantize import into_q8
 from woolly_worker.kernels.simd import (
     absolute,
     accumulate_each,
@@ -93,7 +93,7 @@ def _turn(row, padded_dim):
 def prepare(q, records, padded_dim):
     """The query turned, and rounded to 8 bits for every 32 dimensions."""
     _turn(q, padded_dim)
-    quantize_q8(q, padded_dim, records)
+    into_q8(q, padded_dim, records)
 
 
 @inline
@@ -139,7 +139,7 @@ def _score_block(work, head, ahead, scores, n_panels, padded_dim, group_bytes, d
         store_each(scores + 4 * PANEL_TOKENS * panel, SCORES_STRIDE, acc)
 
 
-@kernel
+@subroutine
 def pack_weights(work, weights, scales, n_seen, n, packed):
     """A round's weights of one query, times the values' scales, as i16 and one scale: see PACKED_BYTES.
 
