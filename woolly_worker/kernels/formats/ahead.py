@@ -10,8 +10,9 @@ from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.simd import prefetch
 
 AHEAD_BYTES = 3072
+LINE_BY_LINE = CPU.has_matrix_unit
 
-if CPU.has_matrix_unit:
+if LINE_BY_LINE:
 
     @inline
     def ask_ahead(address):

@@ -10,6 +10,7 @@ the multipliers are what is busy.
 
     few tokens    a tile's rows all along, strip by strip, all groups for each: memory is read in few streams, as
                   fast as it comes, and the activations stay in L2
+                  (another way where lines are asked for one by one, see `float_few.py`)
     many tokens   a group's activations stay in L1 while all rows of the panel pass them. Chunks of tokens whose
                   activations fit into L2 meet all rows that a member has taken before the next ones do
 
@@ -17,6 +18,8 @@ None of this changes what is added to what: a lane's products are added in the o
 in the tile. Where a strip ends, the lanes are put down and picked up again as they are.
 """
 
+from woolly_worker.kernels.formats.ahead import LINE_BY_LINE
+from woolly_worker.kernels.formats.float_few import MOST_TOKENS, panel_times_few
 from woolly_worker.kernels.jit import inline, subroutine
 from woolly_worker.kernels.matmul import (
     ADD_TO_OUT,
@@ -191,7 +194,10 @@ def run_float_matmul(args, step, member, counter, size, load, load_first, row_do
             rows_one_by_one(args, first, last, 1, row_dot)
             continue
         stop = min(last, whole)
-        if n_tokens <= FEW_TOKENS:
+        if LINE_BY_LINE and n_tokens <= MOST_TOKENS:
+            for r in range(first, stop, PANEL_ROWS):
+                panel_times_few(args, r, n_tokens, sums, size, load, load_first, _fold)
+        elif n_tokens <= FEW_TOKENS:
             for r in range(first, stop, PANEL_ROWS):
                 _few_tokens(args, r, n_tokens, sums, size, load, load_first)
         else:
