@@ -136,7 +136,8 @@ def test_a_reader_who_leaves_changes_nothing(api: RunningApi, http: httpx.Client
     worker.serve(Script(permits=permits))
     job_id = submit(http)
     with http.stream("GET", f"/v1/jobs/{job_id}/events") as response:
-        next(sse for sse in parse(response.iter_lines()) if sse.id == "1")
+        events = parse(response.iter_lines())  # kept: an iterator that is dropped closes the connection
+        next(sse for sse in events if sse.id == "1")
         wait_for(lambda: api.metric("woolly_api_streams_open") == 1)
     wait_for(lambda: api.metric("woolly_api_streams_open") == 0)
     wait_for(lambda: worker.ledger.client.pubsub_channels() == [])  # no subscription is left behind
