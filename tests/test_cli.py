@@ -294,6 +294,15 @@ def test_up_refuses_a_taken_port(model: Path, tmp_path: Path) -> None:
     assert one_line(result) == f"woolly: port {port} is taken; choose another with --port or --flower-port"
 
 
+@pytest.mark.parametrize("option", ["--port", "--flower-port"])
+@pytest.mark.parametrize("port", [-1, 65536])
+def test_up_refuses_a_port_that_is_none(model: Path, tmp_path: Path, option: str, port: int) -> None:
+    result = woolly("up", "-m", str(model), option, str(port), "--state-dir", str(tmp_path))
+    assert result.returncode == 2
+    said = f"woolly: there is no port {port}: the last one is 65535; choose another with --port or --flower-port"
+    assert one_line(result) == said
+
+
 def test_what_is_hardly_meant_is_remarked_on(model: Path) -> None:
     from woolly_worker.kernels.cpu import allowed_cpus
 

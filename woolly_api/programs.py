@@ -24,6 +24,7 @@ from woolly_worker.ledger.server import DEFAULT_APPENDFSYNC, AppendFsync, find_p
 
 WOOLLY = (sys.executable, "-m", "woolly_api.cli")
 LOOPBACK = "127.0.0.1"
+LAST_PORT = 65535
 # A worker that compiles all kernels on a slow machine, or reads a large file from a slow disk, is still starting.
 WORKER_READY_SECONDS = 1800.0
 # What ending takes beyond the grace time: last words to Redis, and the threads of the engine or of the server.
@@ -43,6 +44,8 @@ class StateDirBusy(Exception):
 
 def choose_port(wanted: int, *, host: str = LOOPBACK, exact: bool) -> int:
     """`wanted`, or a free port when it is taken and `exact` is false. 0 takes any. Raises CannotListen."""
+    if not 0 <= wanted <= LAST_PORT:  # the system would take some other one: its number modulo 65,536
+        raise CannotListen(f"there is no port {wanted}: the last one is {LAST_PORT}")
     try:
         return _probe(host, wanted)
     except OSError as error:

@@ -37,7 +37,7 @@ class WorkerSettings(BaseSettings):
     )
     model: Path = Field(description="the GGUF file to serve")
     model_name: Annotated[str, Field(pattern=MODEL_NAME_PATTERN, max_length=200)] | None = Field(
-        None, description="what clients call the model; default: the name of the file"
+        None, description="what clients call the model; default: the name of the file, in small letters"
     )
     n_ctx: PositiveInt | None = Field(
         None,
