@@ -53,7 +53,7 @@ def _tile(row, row_bytes, ahead, x, x_stride, first, last, sums, size, load, loa
 
 
 @inline
-def _group_size(n_left):
+def few_group_size(n_left):
     return 8 if n_left >= 8 else 6 if n_left >= 6 else 4 if n_left >= 4 else 2 if n_left >= 2 else 1
 
 
@@ -85,9 +85,8 @@ def _ahead_of(rows, q, row_bytes, first, last, n_cols, size):
 
 
 @inline
-def panel_times_few(args, r, n_tokens, sums, size, load, load_first, fold):
-    """Rows r .. r + 16 times all tokens. Each group has its own sums, one behind the other; `fold` is the one of
-    `float_loops.py`."""
+def panel_times_few(args, r, n_tokens, sums, size, load, load_first):
+    """Rows r .. r + 16 times all tokens, not folded yet. Each group has its own sums, one behind the other."""
     row_bytes, n_cols, x, x_stride = field(args, ROW_BYTES), field(args, N_COLS), field(args, X), field(args, X_STRIDE)
     rows = field(args, WEIGHTS) + r * row_bytes
     for first in range(0, n_cols, COLUMNS):
@@ -96,13 +95,8 @@ def panel_times_few(args, r, n_tokens, sums, size, load, load_first, fold):
             row, ahead = rows + q * row_bytes, _ahead_of(rows, q, row_bytes, first, last, n_cols, size)
             t = 0
             while t < n_tokens:
-                n = _group_size(n_tokens - t)
+                n = few_group_size(n_tokens - t)
                 y, s = x + t * x_stride, sums + (PANEL_ROWS * t + q * n) * VECTOR_BYTES
                 _multiply(n, row, row_bytes, ahead, y, x_stride, first, last, s, size, load, load_first)
                 ahead = row + size * first  # once is enough: these are here
                 t += n
-    t = 0
-    while t < n_tokens:
-        n = _group_size(n_tokens - t)
-        fold(args, r, t, n, sums + PANEL_ROWS * t * VECTOR_BYTES)
-        t += n

@@ -19,7 +19,7 @@ in the tile. Where a strip ends, the lanes are put down and picked up again as t
 """
 
 from woolly_worker.kernels.formats.ahead import LINE_BY_LINE
-from woolly_worker.kernels.formats.float_few import MOST_TOKENS, panel_times_few
+from woolly_worker.kernels.formats.float_few import MOST_TOKENS, few_group_size, panel_times_few
 from woolly_worker.kernels.jit import inline, subroutine
 from woolly_worker.kernels.matmul import (
     ADD_TO_OUT,
@@ -134,6 +134,16 @@ def _fold(args, r, t, n_tokens, sums):
 
 
 @inline
+def _fold_groups(args, r, n_tokens, sums, group_size):
+    """All groups of a few tokens, whose sums lie one behind the other."""
+    t = 0
+    while t < n_tokens:
+        n = group_size(n_tokens - t)
+        _fold(args, r, t, n, sums + PANEL_ROWS * t * VECTOR_BYTES)
+        t += n
+
+
+@inline
 def _few_tokens(args, r, n_tokens, sums, size, load, load_first):
     """Rows r .. r + 16 times all tokens. Each group has its own sums, one behind the other."""
     row_bytes, n_cols, x, x_stride = field(args, ROW_BYTES), field(args, N_COLS), field(args, X), field(args, X_STRIDE)
@@ -147,11 +157,7 @@ def _few_tokens(args, r, n_tokens, sums, size, load, load_first):
                 s = sums + (PANEL_ROWS * t + q * n) * VECTOR_BYTES
                 _multiply(args, n, row, x + t * x_stride, first, last, s, size, load, load_first)
                 t += n
-    t = 0
-    while t < n_tokens:
-        n = _group_size(n_tokens - t)
-        _fold(args, r, t, n, sums + PANEL_ROWS * t * VECTOR_BYTES)
-        t += n
+    _fold_groups(args, r, n_tokens, sums, _group_size)
 
 
 @inline
@@ -196,7 +202,8 @@ def run_float_matmul(args, step, member, counter, size, load, load_first, row_do
         stop = min(last, whole)
         if LINE_BY_LINE and n_tokens <= MOST_TOKENS:
             for r in range(first, stop, PANEL_ROWS):
-                panel_times_few(args, r, n_tokens, sums, size, load, load_first, _fold)
+                panel_times_few(args, r, n_tokens, sums, size, load, load_first)
+                _fold_groups(args, r, n_tokens, sums, few_group_size)
         elif n_tokens <= FEW_TOKENS:
             for r in range(first, stop, PANEL_ROWS):
                 _few_tokens(args, r, n_tokens, sums, size, load, load_first)

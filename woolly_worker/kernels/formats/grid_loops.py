@@ -101,7 +101,7 @@ def store_scales_32(rows, panel):
 
 
 @inline
-def store_weights(place, notes, signs, weights):
+def _store_weights(place, notes, signs, weights):
     store(place, weights(notes, signs, 0))
     store(place + 64, weights(notes, signs, 1))
     store(place + 128, weights(notes, signs, 2))
@@ -109,7 +109,7 @@ def store_weights(place, notes, signs, weights):
 
 
 @inline
-def ask_for_a_row(ahead, block_bytes):
+def _ask_for_a_row(ahead, block_bytes):
     """A sixteenth of the next sixteen rows' share, see q4_k."""
     for line in range(block_bytes // 64 + 1):
         prefetch(ahead + 64 * line)
@@ -120,10 +120,10 @@ def unpack_rows(block, row_bytes, ahead, block_bytes, panel, read_block, weights
     """One block of sixteen rows into a panel: row by row onto the stack, then sixteen columns at a time."""
     bytes_of_rows, scales_of_rows = stack_bytes(4096), stack_bytes(1024)  # 256 weights and 16 sub-scales for each
     for r in range(16):
-        ask_for_a_row(ahead + block_bytes * r, block_bytes)
+        _ask_for_a_row(ahead + block_bytes * r, block_bytes)
         row = block + r * row_bytes
         notes, signs, scales = read_block(row)
-        store_weights(bytes_of_rows + 256 * r, notes, signs, weights)
+        _store_weights(bytes_of_rows + 256 * r, notes, signs, weights)
         store(scales_of_rows + 64 * r, scales)
         store_f32(panel + PANEL_D + 4 * r, super_scale(row))
     for j in range(16):
@@ -185,7 +185,7 @@ def numbers_of_row(row, n_cols, out, block_bytes, read_block, weights, super_sca
         block = row + i * block_bytes
         d = super_scale(block)
         notes, signs, scales = read_block(block)
-        store_weights(bytes_of_row, notes, signs, weights)
+        _store_weights(bytes_of_row, notes, signs, weights)
         store(scales_of_row, scales)
         for j in range(16):
             factor = splat_f32x16(d * np.float32(load_i32(scales_of_row + 4 * j)))
@@ -213,9 +213,9 @@ def unit_of_grid(block_bytes: int, read_block: Any, weights: Any, super_scale: A
         @inline
         def unpack_rows_from(block, row_bytes, factors, ahead, planes):
             for r in range(first, first + 8):
-                ask_for_a_row(ahead + block_bytes * r, block_bytes)
+                _ask_for_a_row(ahead + block_bytes * r, block_bytes)
                 notes, signs, scales = read_block(block + r * row_bytes)
-                store_weights(factors + _WEIGHTS + 256 * r, notes, signs, weights)
+                _store_weights(factors + _WEIGHTS + 256 * r, notes, signs, weights)
                 store(factors + _SCALES + 16 * r, narrow_to_i8(scales))
 
         return unpack_rows_from
