@@ -17,6 +17,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from llvmlite import binding as llvm
+
 from woolly_worker.kernels import cache_folder, object_cache
 from woolly_worker.kernels.cpu import CPU
 
@@ -79,6 +81,10 @@ def _numba() -> Any:
     settings.CACHE_DIR = str(CACHE_DIR)
     settings.CPU_NAME = CPU.model
     settings.CPU_FEATURES = CPU.features
+    if CPU.level == "avx2":
+        # LLVM turns a chain of sums into a tree, for its latency, and has no registers for the intermediate ones. An
+        # option that a later LLVM does not know would end the process: the tests would tell, before a lock moves.
+        llvm.set_option("woolly", "-x86-machine-combiner=false")
     return numba
 
 

@@ -4,7 +4,7 @@
 
 One token: each row's bytes are read once, in place, by the format's `row_dot`, or sixteen rows at once where that saves
 work (`formats/one_token.py`); this runs at memory bandwidth.
-More tokens: sixteen rows are unpacked into a panel, and tiles of 8, 4, 2 and 1 tokens are multiplied by it.
+More tokens: sixteen rows are unpacked into a panel, and tiles of TILE_TOKENS and fewer are multiplied by it.
 
     few tokens    one block at a time: its panel never leaves L1, and all tokens use it before the next one is made. The
                   weights are read from memory exactly as fast as they are used. A format may prepare only what a
@@ -22,6 +22,7 @@ stream, short ones at the end, so that nobody waits long for the last.
 
 from typing import Any
 
+from woolly_worker.kernels.cpu import CPU
 from woolly_worker.kernels.jit import inline, subroutine
 from woolly_worker.kernels.simd import (
     add,
@@ -31,12 +32,14 @@ from woolly_worker.kernels.simd import (
     load_f32,
     load_f32x16,
     load_i64,
+    prefetch,
     store,
     store_each,
     store_f32,
     zero_f32x16,
     zeros_f32,
 )
+from woolly_worker.kernels.simd.sizes import IN_SHORTS, TILE_TOKENS
 from woolly_worker.kernels.step import TOKEN_IDS, entry, field
 
 # Fields of a matmul's argument record.
@@ -58,7 +61,10 @@ MATMUL_FIELDS = 14
 
 PANEL_ROWS = 16
 VECTOR_BYTES = 64  # sixteen rows' sums for one token
-TILE_TOKENS = 8  # that a panel of whole rows is multiplied by together, in vectors
+# Where the next sixteen rows of a format with large blocks are asked for: a share of their lines with every tile of
+# tokens, or all while a block is unpacked. Zen 3 takes a quarter longer for 8 tokens of Q6_K where 53 lines are asked
+# for at once.
+ASKS_BETWEEN_TILES = CPU.level == "avx2"
 FEW_TOKENS = 32  # up to here one block at a time; beyond, the sums of all tokens would crowd the panel out of L1
 
 
@@ -111,11 +117,11 @@ def multiply_tiles(n_tokens, sums, panel, panel_bytes, x, x_stride, first, step,
     panel_bytes  between the panels of neighbouring blocks; 0 where one panel holds the present block
     """
     t = 0
-    while t + 8 <= n_tokens:
+    while t + TILE_TOKENS <= n_tokens:
         s, y = sums + t * VECTOR_BYTES, x + t * x_stride
-        _multiply(s, panel, panel_bytes, y, x_stride, first, step, n_blocks, multiply_block, zeros_f32(8))
-        t += 8
-    if t + 4 <= n_tokens:
+        _multiply(s, panel, panel_bytes, y, x_stride, first, step, n_blocks, multiply_block, zeros_f32(TILE_TOKENS))
+        t += TILE_TOKENS
+    if TILE_TOKENS > 4 and t + 4 <= n_tokens:
         s, y = sums + t * VECTOR_BYTES, x + t * x_stride
         _multiply(s, panel, panel_bytes, y, x_stride, first, step, n_blocks, multiply_block, zeros_f32(4))
         t += 4
@@ -152,14 +158,25 @@ def _rows_few_tokens(args, first, last, n_tokens, sums, panel, block, sizes, par
     x, x_stride = field(args, X), field(args, X_STRIDE)
     out, out_stride = field(args, OUT), field(args, OUT_STRIDE)
     part_bytes = n_tokens * VECTOR_BYTES
+    lines, n_tiles = PANEL_ROWS * sizes[0] // VECTOR_BYTES + 1, (n_tokens + TILE_TOKENS - 1) // TILE_TOKENS
+    lines_of_tile = (lines + n_tiles - 1) // n_tiles
     for r in range(first, last, PANEL_ROWS):
         rows = w + r * row_bytes
         ahead = rows + PANEL_ROWS * row_bytes
         clear(sums, parts * n_tokens)
         for i in range(n_blocks):
-            prepare_block(rows + i * sizes[0], row_bytes, ahead + i * PANEL_ROWS * sizes[0], panel)
-            s = sums + i % parts * part_bytes
-            multiply_tiles(n_tokens, s, panel, 0, x, x_stride, i, 1, i + 1, multiply_prepared)
+            here, share, s = rows + i * sizes[0], ahead + i * PANEL_ROWS * sizes[0], sums + i % parts * part_bytes
+            if ASKS_BETWEEN_TILES and parts == 1:
+                prepare_block(here, row_bytes, here, panel)  # what it asks for is near; the rest follows
+                for t in range(0, n_tokens, TILE_TOKENS):
+                    for line in range(lines_of_tile):
+                        prefetch(share + VECTOR_BYTES * line)
+                    share += VECTOR_BYTES * lines_of_tile
+                    n, sums_of_tile, y = min(TILE_TOKENS, n_tokens - t), s + t * VECTOR_BYTES, x + t * x_stride
+                    multiply_tiles(n, sums_of_tile, panel, 0, y, x_stride, i, 1, i + 1, multiply_prepared)
+            else:
+                prepare_block(here, row_bytes, share, panel)
+                multiply_tiles(n_tokens, s, panel, 0, x, x_stride, i, 1, i + 1, multiply_prepared)
         add_up(sums, part_bytes, parts, n_tokens, out + 4 * r, out_stride, field(args, ADD_TO_OUT))
 
 
@@ -176,7 +193,7 @@ def put_down_part(part, parts, acc, sums, place, stride, add_to_out):
         store_each(place, stride, acc)
 
 
-def tile_of_eight(parts: int, multiply_block: Any) -> Any:
+def tile_of_tokens(parts: int, multiply_block: Any) -> Any:
     """The `whole_tile` of `run_matmul` for TILE_TOKENS, in vectors."""
 
     @inline
@@ -187,7 +204,20 @@ def tile_of_eight(parts: int, multiply_block: Any) -> Any:
                 acc = multiply_block(panel + i * panel_bytes, x, i, x_stride, acc)
             put_down_part(part, parts, acc, sums, place, stride, add_to_out)
 
-    return whole_tile
+    @inline
+    def tile_in_order(panel, panel_bytes, x, x_stride, sums, n_blocks, place, stride, add_to_out):
+        """The same block after block, with the parts' sums in memory: few registers are left for them anyway, and a
+        panel passes once instead of once for every part."""
+        clear(sums, parts * TILE_TOKENS)
+        for i in range(n_blocks):
+            s = sums + i % parts * TILE_TOKENS * VECTOR_BYTES
+            acc = multiply_block(
+                panel + i * panel_bytes, x, i, x_stride, load_each(s, VECTOR_BYTES, zeros_f32(TILE_TOKENS))
+            )
+            store_each(s, VECTOR_BYTES, acc)
+        add_up(sums, TILE_TOKENS * VECTOR_BYTES, parts, TILE_TOKENS, place, stride, add_to_out)
+
+    return tile_in_order if parts > 1 and IN_SHORTS else whole_tile
 
 
 @inline

@@ -20,6 +20,7 @@ from woolly_worker.kernels.activations import (
     Q8_BYTES,
     Q8_RUN,
     Q8_SCALES,
+    Q8_SHORTS,
     Q8_SUMS,
     Q8_VALUES,
     Q8K_BYTES,
@@ -54,7 +55,7 @@ from woolly_worker.model.weights import LayerWeights, Matrix, Weights
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 
-TOKENS = 15  # tiles of 8, 4, 2 and 1
+TOKENS = 15  # tiles of all sizes
 MANY_TOKENS = FEW_TOKENS + 7  # the other way of multiplying, and a last tile that is not whole
 POSITIONS = 40  # a whole KV block and a part of the next
 EPS = 1e-5
@@ -263,7 +264,7 @@ def _turned(rows: Floats, table: Floats) -> Doubles:
 
 
 def _compare_forms(operation: str, rows: Rows) -> None:
-    """The quantised forms of what `rows` holds against the definition: values, scales and sums, bit for bit."""
+    """The quantised forms of what `rows` holds against the definition, all parts of a record, bit for bit."""
     for form, n_record, n_run in ((Activation.Q8K, Q8K_VALUES, Q8K_VALUES), (Activation.Q8, Q8_VALUES, Q8_RUN)):
         if form not in rows.forms:
             continue
@@ -282,6 +283,8 @@ def _compare_forms(operation: str, rows: Rows) -> None:
                 parts[place] = q.reshape(len(q), -1, n).sum(axis=2, dtype=np.int16)
         else:
             parts |= {Q8_SCALES: d, Q8_SUMS: 128 * sums}
+            if Q8_BYTES > Q8_SHORTS:
+                parts[Q8_SHORTS] = q.reshape(-1, 4)[:, [0, 2, 1, 3]].astype(np.int16)
         for place, expected in parts.items():
             part = expected.reshape(len(records), -1)
             stored: npt.NDArray[Any] = records[:, place : place + part[0].nbytes].copy().view(part.dtype)

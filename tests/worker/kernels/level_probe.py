@@ -22,7 +22,7 @@ from woolly_worker.kernels.cpu import CPU
 from woolly_worker.kernels.formats.registry import FORMATS
 from woolly_worker.memory.kv_cache import KVType
 
-KEYS_AND_VALUES: tuple[KVType, ...] = ("f16", "q4_0")
+KEYS_AND_VALUES: tuple[KVType, ...] = ("f16", "q8_0", "q4_0")
 
 
 def digest(*arrays: np.ndarray) -> str:
@@ -55,8 +55,8 @@ def of_halves() -> str:
 
 
 def of_model(path: Path) -> str:
-    """Logits of a prompt in one step, of decoding, and of a chunk beside another sequence, with two types of keys
-    and values: one of floats, and the one of integers that takes more operations."""
+    """Logits of a prompt in one step, of decoding, and of a chunk beside another sequence, with keys and values as
+    floats, as bytes and as nibbles."""
     logits = []
     for dtype in KEYS_AND_VALUES:
         with Bench(path, kv_dtype=dtype) as bench:

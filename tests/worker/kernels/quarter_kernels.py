@@ -29,7 +29,7 @@ from woolly_worker.kernels.simd import (
     sums_of_eight,
     sums_of_four,
     twice,
-    two_bytes,
+    two_factors,
     with_lane,
 )
 
@@ -54,7 +54,7 @@ def quarters(x, out):
 def selected_bytes(x, out):
     """x: 64 bytes, the first of which is zero. 64 bytes for each result."""
     all64, half = load_i8x64(x), load_i8x32(x)
-    store(out, two_bytes(as_i32x16(all64), 22))
+    store(out, two_factors(as_i32x16(all64), 22))
     store(out + 64, shift_halves(all64, 0, 4))
     store(out + 128, shift_halves(all64, -4, 2))
     store(out + 192, shift_sixteens(all64, 0, 4))

@@ -189,27 +189,6 @@ def test_integer_maxima() -> None:
         assert out.values.tolist() == [*np.maximum(a, b), *np.minimum(a, b), a.max()]
 
 
-def exact_dot(acc: npt.NDArray[np.int32], u: npt.NDArray[np.uint8], s: npt.NDArray[np.int8]) -> npt.NDArray[np.int32]:
-    products = u.astype(np.int32) * s.astype(np.int32)
-    return acc + products.reshape(-1, 4).sum(axis=1, dtype=np.int32)
-
-
-@pytest.mark.parametrize("fill", [None, (255, 127), (255, -128), (128, 127), (0, -128), (1, -1)])
-def test_dot_u8i8_is_exact(fill: tuple[int, int] | None) -> None:
-    """255 * -128 * 4 leaves the 16 bits that a multiply-add of bytes would saturate at."""
-    rng = np.random.default_rng(4)
-    for _ in range(20 if fill is None else 1):
-        acc = rng.integers(-(2**30), 2**30, LANES).astype(np.int32)
-        u, s = rng.integers(0, 256, 64).astype(np.uint8), rng.integers(-128, 128, 64).astype(np.int8)
-        if fill is not None:
-            u[:], s[:] = fill
-        out = Region(np.zeros(24), np.int32)
-        regions = Region(acc, np.int32, 1), Region(u, np.uint8, 1), Region(s, np.int8, 1)
-        kernels.dots(*(region.address for region in regions), out.address)
-        assert np.array_equal(out.values[:16], exact_dot(acc, u, s))
-        assert np.array_equal(out.values[16:], exact_dot(acc[:8], u[:32], s[:32]))
-
-
 def exact_pair_dot(acc: npt.NDArray[np.int32], x: npt.NDArray[np.int16], y: npt.NDArray[np.int16]) -> list[int]:
     products = x.astype(np.int64) * y.astype(np.int64)
     return (acc + products.reshape(-1, 2).sum(axis=1)).tolist()

@@ -5,6 +5,8 @@ import pytest
 import quarter_kernels as kernels
 from kernel_memory import Region, same_bits
 
+from woolly_worker.kernels.simd.sizes import IN_SHORTS
+
 LANES = 16
 
 
@@ -31,7 +33,10 @@ def test_selected_bytes() -> None:
     out = Region(np.zeros((8, 64)), np.uint8)
     kernels.selected_bytes(Region(x, np.uint8, 1).address, out.address)
     two, halves, left, sixteens, again, in_turn, bits, sixteen = out.values
-    assert np.array_equal(two.view(np.int32), np.repeat(x[22:24], 8))
+    bytes_of_lanes = np.zeros((16, 4), np.uint8)
+    bytes_of_lanes[:, 0] = np.repeat(x[22:24], 8)
+    bytes_of_lanes[:, 2] = bytes_of_lanes[:, 0] if IN_SHORTS else 0
+    assert np.array_equal(two, bytes_of_lanes.ravel())
     shorts = x.view(np.uint16)
     assert np.array_equal(halves.view(np.uint16), shorts >> np.repeat([0, 4], 16))
     expected = np.concatenate([shorts[:16].astype(np.uint32) << 4, shorts[16:] >> 2]).astype(np.uint16)

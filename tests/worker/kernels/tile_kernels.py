@@ -1,14 +1,12 @@
 """Kernels that apply the verbs over register tiles, a tile of three vectors, for the tests of the vocabulary."""
 
 from woolly_worker.kernels.jit import kernel
-from woolly_worker.kernels.simd import load_f32x16, load_i32x16, store, store_i64
+from woolly_worker.kernels.simd import dot_groups, load_f32x16, load_i32x16, store, store_i64
 from woolly_worker.kernels.simd.gathers import gather_columns, gather_i32
 from woolly_worker.kernels.simd.tiles import (
     accumulate_each,
     add_each,
     add_product_each,
-    dot_bytes_each,
-    dot_groups,
     dot_pairs,
     dot_shorts_each,
     fma_splat_each,
@@ -28,23 +26,15 @@ from woolly_worker.kernels.simd.tiles import (
 
 @kernel
 def integer_dots(panel, x, stride, out):
-    """Two groups of four bytes, then two pairs of 16-bit integers: each 3 x 64 bytes."""
-    store_each(out, 64, dot_groups(zeros_i32(3), panel, x, stride, 2))
-    store_each(out + 192, 64, dot_pairs(zeros_i32(3), panel, x, stride, 2))
-
-
-@kernel
-def integer_splats(vector, x, stride, out):
-    """One vector's bytes, then its 16-bit integers, with four bytes of every token: each 3 x 64 bytes."""
-    v = load_i32x16(vector)
-    store_each(out, 64, dot_bytes_each(zeros_i32(3), v, x, stride))
-    store_each(out + 192, 64, dot_shorts_each(zeros_i32(3), v, x, stride))
+    """Two pairs of 16-bit integers, then one vector of them: each 3 x 64 bytes."""
+    store_each(out, 64, dot_pairs(zeros_i32(3), panel, x, stride, 2))
+    store_each(out + 192, 64, dot_shorts_each(zeros_i32(3), load_i32x16(panel), x, stride))
 
 
 @kernel
 def integer_tiles(panel, x, stride, vector, out):
     """acc = dot_groups(...), then every integer verb that takes it further: each 3 x 64 bytes."""
-    acc = dot_groups(zeros_i32(3), panel, x, stride, 1)
+    acc = dot_groups(zeros_i32(3), panel, x, stride, 1, 255)
     store_each(out, 64, acc)
     store_each(out + 192, 64, add_product_each(acc, acc, load_i32x16(vector)))
     store_each(out + 384, 64, sub_scaled_each(acc, acc, 3))
@@ -63,7 +53,7 @@ def float_tiles(tile, panel, vector, x, stride, out):
     store_each(out, 64, fma_splat_each(acc, v, x, stride))
     store_each(out + 192, 64, add_each(acc, acc))
     store_each(out + 384, 64, zeros_f32_like(acc))
-    sums = dot_groups(zeros_i32(3), panel, x, stride, 1)
+    sums = dot_groups(zeros_i32(3), panel, x, stride, 1, 255)
     store_each(out + 576, 64, accumulate_each(acc, v, x, stride, sums))
 
 

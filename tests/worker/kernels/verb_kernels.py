@@ -26,7 +26,6 @@ from woolly_worker.kernels.simd import (
     concat,
     div,
     dot_i16,
-    dot_u8i8,
     filled_like,
     first_lane,
     first_lanes_or,
@@ -196,13 +195,6 @@ def int_maxima(x, y, out):
     store(out, maximum(a, b))
     store(out + 64, minimum(a, b))
     store_i32(out + 128, hmax(a))
-
-
-@kernel
-def dots(acc, u, s, out):
-    """Sixteen lanes, then eight."""
-    store(out, dot_u8i8(load_i32x16(acc), load_i8x64(u), load_i8x64(s)))
-    store(out + 64, dot_u8i8(load_i32x8(acc), load_i8x32(u), load_i8x32(s)))
 
 
 @kernel

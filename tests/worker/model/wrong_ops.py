@@ -3,9 +3,9 @@
 from woolly_worker.kernels.formats import q8_0
 from woolly_worker.kernels.formats.one_token import dot_of_parts, row_after_row
 from woolly_worker.kernels.jit import inline, op
-from woolly_worker.kernels.matmul import run_matmul, tile_of_eight
+from woolly_worker.kernels.matmul import run_matmul, tile_of_tokens
 
-SIZES = (q8_0.BLOCK_BYTES, q8_0.PANEL_BLOCK_BYTES)
+SIZES = (q8_0.BLOCK_BYTES, q8_0.FORMAT.panel_block_bytes)
 row_dot = dot_of_parts(q8_0.row_parts)
 
 
@@ -30,8 +30,8 @@ def row_dot_of_the_first_block(row, x, n_cols):
 
 rows_and_a_bit = row_after_row(row_dot_and_a_bit)
 rows_of_the_first_block = row_after_row(row_dot_of_the_first_block)
-whole_tile = tile_of_eight(q8_0.PARTS, q8_0.multiply_block)
-whole_tile_of_the_first_block = tile_of_eight(q8_0.PARTS, multiply_the_first_block)
+whole_tile = tile_of_tokens(q8_0.PARTS, q8_0.multiply_block)
+whole_tile_of_the_first_block = tile_of_tokens(q8_0.PARTS, multiply_the_first_block)
 
 
 @op

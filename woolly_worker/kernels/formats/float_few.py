@@ -1,12 +1,13 @@
 """Floats times up to sixteen tokens, for CPUs that like to be asked for one line at a time (see `ahead.py`).
 
-A register tile is two rows by up to eight tokens, so that a row is read, and turned into f32, once for eight. Panels of
-sixteen rows are read strip by strip, a strip of every row, while the strip's activations stay in L1. Each line is asked
-for once, ROWS_AHEAD rows before its time in that order.
+A register tile is two rows by up to eight tokens (three, where registers hold eight floats), so that a row is read, and
+turned into f32, once for all of them. Panels of sixteen rows are read strip by strip, a strip of every row, while the
+strip's activations stay in L1. Each line is asked for once, ROWS_AHEAD rows before its time in that order.
 
 What is added to what is as in `float_loops.py`.
 """
 
+from woolly_worker.kernels.cpu import CPU
 from woolly_worker.kernels.jit import inline, subroutine
 from woolly_worker.kernels.matmul import N_COLS, PANEL_ROWS, ROW_BYTES, VECTOR_BYTES, WEIGHTS, X_STRIDE, X
 from woolly_worker.kernels.simd import fma_products, load_each, prefetch, store_each, two_vectors, zeros_f32
@@ -52,24 +53,41 @@ def _tile(row, row_bytes, ahead, x, x_stride, first, last, sums, size, load, loa
     store_each(sums, VECTOR_BYTES, acc)
 
 
-@inline
-def few_group_size(n_left):
-    return 8 if n_left >= 8 else 6 if n_left >= 6 else 4 if n_left >= 4 else 2 if n_left >= 2 else 1
+if CPU.has_avx512:
 
+    @inline
+    def few_group_size(n_left):
+        return 8 if n_left >= 8 else 6 if n_left >= 6 else 4 if n_left >= 4 else 2 if n_left >= 2 else 1
 
-@subroutine
-def _multiply(n, row, row_bytes, ahead, x, x_stride, first, last, sums, size, load, load_first):
-    """A group of n tokens, see _tile."""
-    if n == 8:
-        _tile(row, row_bytes, ahead, x, x_stride, first, last, sums, size, load, load_first, zeros_f32(16))
-    elif n == 6:
-        _tile(row, row_bytes, ahead, x, x_stride, first, last, sums, size, load, load_first, zeros_f32(12))
-    elif n == 4:
-        _tile(row, row_bytes, ahead, x, x_stride, first, last, sums, size, load, load_first, zeros_f32(8))
-    elif n == 2:
-        _tile(row, row_bytes, ahead, x, x_stride, first, last, sums, size, load, load_first, zeros_f32(4))
-    else:
-        _tile(row, row_bytes, ahead, x, x_stride, first, last, sums, size, load, load_first, zeros_f32(2))
+    @subroutine
+    def _multiply(n, row, row_bytes, ahead, x, x_stride, first, last, sums, size, load, load_first):
+        """A group of n tokens, see _tile."""
+        if n == 8:
+            _tile(row, row_bytes, ahead, x, x_stride, first, last, sums, size, load, load_first, zeros_f32(16))
+        elif n == 6:
+            _tile(row, row_bytes, ahead, x, x_stride, first, last, sums, size, load, load_first, zeros_f32(12))
+        elif n == 4:
+            _tile(row, row_bytes, ahead, x, x_stride, first, last, sums, size, load, load_first, zeros_f32(8))
+        elif n == 2:
+            _tile(row, row_bytes, ahead, x, x_stride, first, last, sums, size, load, load_first, zeros_f32(4))
+        else:
+            _tile(row, row_bytes, ahead, x, x_stride, first, last, sums, size, load, load_first, zeros_f32(2))
+
+else:
+
+    @inline
+    def few_group_size(n_left):
+        return 3 if n_left >= 3 and n_left != 4 else 2 if n_left >= 2 else 1
+
+    @subroutine
+    def _multiply(n, row, row_bytes, ahead, x, x_stride, first, last, sums, size, load, load_first):
+        """A group of n tokens, see _tile."""
+        if n == 3:
+            _tile(row, row_bytes, ahead, x, x_stride, first, last, sums, size, load, load_first, zeros_f32(6))
+        elif n == 2:
+            _tile(row, row_bytes, ahead, x, x_stride, first, last, sums, size, load, load_first, zeros_f32(4))
+        else:
+            _tile(row, row_bytes, ahead, x, x_stride, first, last, sums, size, load, load_first, zeros_f32(2))
 
 
 @inline

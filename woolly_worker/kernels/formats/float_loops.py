@@ -107,7 +107,8 @@ def _tile(args, row, x, first, last, sums, size, load, load_first, zeros):
 
 @inline
 def _group_size(n_left):
-    return PRODUCT_TOKENS if n_left >= PRODUCT_TOKENS else 2 if n_left >= 2 else 1
+    # Four are two and two where three go together.
+    return PRODUCT_TOKENS if n_left >= PRODUCT_TOKENS and n_left != 4 else 2 if n_left >= 2 else 1
 
 
 @subroutine

@@ -28,9 +28,8 @@ from woolly_worker.kernels.matrix_unit_parts import FACTORS_BYTES, MatrixUnit
 from woolly_worker.kernels.simd import (
     accumulate_each,
     add,
-    add_product_each,
     and_bits,
-    dot_groups,
+    dot_groups_times,
     dot_pairs,
     dot_u8i8,
     four_f32,
@@ -68,6 +67,7 @@ PANEL_BLOCK_BYTES_16 = PANEL_PAIRS_16 + 8 * 64
 PANEL_BLOCK_BYTES_32 = PANEL_PAIRS_32 + 4 * 64
 
 assert OFFSET == 64  # the shifts by 6 below
+LARGEST = 126  # of OFFSET + w
 
 
 @inline
@@ -141,8 +141,8 @@ def multiply_block_16(panel, x, i, x_stride, acc):
     x += i * Q8K_BYTES
     total = dot_pairs(zeros_i32_like(acc), panel + PANEL_PAIRS_16, x + Q8K_SUMS16, x_stride, 8)
     for j in range(16):
-        s = dot_groups(zeros_i32_like(acc), panel + 256 * j, x + 16 * j, x_stride, 4)
-        total = add_product_each(total, s, load_i32x16(panel + PANEL_SCALES + 64 * j))
+        scales = load_i32x16(panel + PANEL_SCALES + 64 * j)
+        total = dot_groups_times(total, panel + 256 * j, x + 16 * j, x_stride, 4, LARGEST, scales)
     return accumulate_each(acc, load_f32x16(panel + PANEL_D), x + Q8K_SCALE, x_stride, total)
 
 
@@ -152,14 +152,14 @@ def multiply_block_32(panel, x, i, x_stride, acc):
     x += i * Q8K_BYTES
     total = dot_pairs(zeros_i32_like(acc), panel + PANEL_PAIRS_32, x + Q8K_SUMS32, x_stride, 4)
     for j in range(8):
-        s = dot_groups(zeros_i32_like(acc), panel + 512 * j, x + 32 * j, x_stride, 8)
-        total = add_product_each(total, s, load_i32x16(panel + PANEL_SCALES + 64 * j))
+        scales = load_i32x16(panel + PANEL_SCALES + 64 * j)
+        total = dot_groups_times(total, panel + 512 * j, x + 32 * j, x_stride, 8, LARGEST, scales)
     return accumulate_each(acc, load_f32x16(panel + PANEL_D), x + Q8K_SCALE, x_stride, total)
 
 
 @inline
 def _dot(w, x):
-    return dot_u8i8(zero_i32x16(), w, load_i8x64(x))
+    return dot_u8i8(zero_i32x16(), w, load_i8x64(x), LARGEST)
 
 
 @inline

@@ -6,15 +6,19 @@ Source: ggml-common.h `block_iq4_nl`, `kvalues_iq4nl`, ggml-quants.c `dequantize
 """
 
 from woolly_worker.kernels.activations import Activation
-from woolly_worker.kernels.formats.iq4_xs import raised_value, signed_value
+from woolly_worker.kernels.formats.iq4_xs import LARGEST, OFFSET, dot_values, raised_value, signed_value
 from woolly_worker.kernels.formats.legacy import (
     BLOCK,
     PANEL_BLOCK_BYTES,
+    PANEL_BLOCK_BYTES_OF_SHORTS,
     PARTS,
     add_signed_products,
-    multiply_block,
+    multiply_raised,
+    multiply_shorts,
     panel_of_nibbles,
+    put_shorts,
     store_d,
+    store_d_behind_shorts,
 )
 from woolly_worker.kernels.formats.legacy_on_matrix_unit import LegacyUnit
 from woolly_worker.kernels.formats.nibbles import nibbles, nibbles_of_two, store_numbers
@@ -22,7 +26,6 @@ from woolly_worker.kernels.formats.operations import quantised
 from woolly_worker.kernels.formats.sixteens import parts_in_sixteens
 from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.simd import (
-    dot_u8i8,
     gather_first_halves_f32,
     hsum,
     load_f16,
@@ -32,21 +35,27 @@ from woolly_worker.kernels.simd import (
     zero_i32x8,
     zero_i32x16,
 )
+from woolly_worker.kernels.simd.sizes import IN_SHORTS
 
 BLOCK_BYTES = 18
 
 
-unpack_block = panel_of_nibbles(BLOCK_BYTES, 2, raised_value, store_d)
+if IN_SHORTS:
+    unpack_block = panel_of_nibbles(BLOCK_BYTES, 2, signed_value, store_d_behind_shorts, put_shorts)
+    multiply_block = multiply_shorts
+else:
+    unpack_block = panel_of_nibbles(BLOCK_BYTES, 2, raised_value, store_d)
+    multiply_block = multiply_raised(128, LARGEST)
 
 
 @inline
 def _pair(block, x):
-    return dot_u8i8(zero_i32x16(), raised_value(nibbles_of_two(block, 2, BLOCK_BYTES)), load_i8x64(x))
+    return dot_values(zero_i32x16(), nibbles_of_two(block, 2, BLOCK_BYTES), load_i8x64(x))
 
 
 @inline
 def _single(block, x):
-    return hsum(dot_u8i8(zero_i32x8(), raised_value(nibbles(block, 2)), load_i8x32(x)))
+    return hsum(dot_values(zero_i32x8(), nibbles(block, 2), load_i8x32(x)))
 
 
 @inline
@@ -57,7 +66,7 @@ def _scales(block, n):
 @inline
 def row_parts(row, x, n_cols):
     """One row times one token: `multiply_block` for a single lane, reading the bytes in place; in parts."""
-    return parts_in_sixteens(row, x, n_cols, BLOCK_BYTES, 128, _pair, _single, _scales)
+    return parts_in_sixteens(row, x, n_cols, BLOCK_BYTES, OFFSET, _pair, _single, _scales)
 
 
 @inline
@@ -74,7 +83,7 @@ FORMAT = quantised(
     block=BLOCK,
     block_bytes=BLOCK_BYTES,
     activation=Activation.Q8,
-    panel_block_bytes=PANEL_BLOCK_BYTES,
+    panel_block_bytes=PANEL_BLOCK_BYTES_OF_SHORTS if IN_SHORTS else PANEL_BLOCK_BYTES,
     parts=PARTS,
     unpack_block=unpack_block,
     multiply_block=multiply_block,

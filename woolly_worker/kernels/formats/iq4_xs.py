@@ -7,8 +7,8 @@
 
     weight = d * (scale - 32) * VALUES[q]
 
-The table's values lie in -127..113. The kernels keep value + 128 unsigned and take 128 * sum(scale * sum of
-activations) away, in integers.
+The table's values lie in -127..113. Panels keep value + 128 unsigned, and 128 * sum(scale * sum of activations) is
+taken away, in integers; so does one token where it has to.
 
 Source: ggml-common.h `block_iq4_xs`, `kvalues_iq4nl`, ggml-quants.c `dequantize_row_iq4_xs`.
 """
@@ -26,13 +26,13 @@ from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.simd import (
     accumulate_each,
     add,
-    add_product_each,
     and_bits,
     bor,
     bxor,
     byte_table,
     concat,
-    dot_groups,
+    dot_groups_times,
+    dot_i8i8,
     dot_pairs,
     dot_u8i8,
     gather_columns,
@@ -69,6 +69,7 @@ from woolly_worker.kernels.simd import (
     zero_i32x16,
     zeros_i32_like,
 )
+from woolly_worker.kernels.simd.sizes import IN_SHORTS
 
 BLOCK, BLOCK_BYTES = 256, 136
 SCALES_H, SCALES_L, QS = 2, 4, 8
@@ -90,6 +91,25 @@ def _values() -> list[int]:
 
 raised_value = byte_table(lambda: [value + 128 for value in _values()])
 signed_value = byte_table(lambda: [value & 0xFF for value in _values()])
+
+LARGEST = 241  # of the raised values
+
+# One token's products: with values + OFFSET.
+OFFSET = 0 if IN_SHORTS else 128
+
+if IN_SHORTS:
+
+    @inline
+    def dot_values(acc, q, x):
+        """acc += VALUES[q] . x, four at a time. Shared with IQ4_NL."""
+        return dot_i8i8(acc, signed_value(q), x)
+
+else:
+
+    @inline
+    def dot_values(acc, q, x):
+        """acc += (VALUES[q] + OFFSET) . x, four at a time. Shared with IQ4_NL."""
+        return dot_u8i8(acc, raised_value(q), x, LARGEST)
 
 
 @inline
@@ -139,8 +159,8 @@ def multiply_block(panel, x, i, x_stride, acc):
     x += i * Q8K_BYTES
     total = zeros_i32_like(acc)
     for j in range(8):
-        s = dot_groups(zeros_i32_like(acc), panel + 512 * j, x + 32 * j, x_stride, 8)
-        total = add_product_each(total, s, load_i32x16(panel + PANEL_SCALES + 64 * j))
+        scales = load_i32x16(panel + PANEL_SCALES + 64 * j)
+        total = dot_groups_times(total, panel + 512 * j, x + 32 * j, x_stride, 8, LARGEST, scales)
     offsets = dot_pairs(zeros_i32_like(acc), panel + PANEL_PAIRS, x + Q8K_SUMS32, x_stride, 4)
     total = sub_scaled_each(total, offsets, 128)
     return accumulate_each(acc, load_f32x16(panel + PANEL_D), x + Q8K_SCALE, x_stride, total)
@@ -216,13 +236,13 @@ def _scales(block):
 @inline
 def _dot(qs, x):
     """64 weights, two sub-blocks of 32, times their activations: eight lanes of partial sums each."""
-    q = raised_value(and_bits(shift_sixteens(sixteen_twice(load_i8x32(qs)), 0, 4), 15))
-    return dot_u8i8(zero_i32x16(), q, load_i8x64(x))
+    q = and_bits(shift_sixteens(sixteen_twice(load_i8x32(qs)), 0, 4), 15)
+    return dot_values(zero_i32x16(), q, load_i8x64(x))
 
 
 @inline
 def _scaled_sums(block, x):
-    """Sixteen lanes of partial sums, the 128 that every value is too large taken away."""
+    """Sixteen lanes of partial sums, what every value is too large taken away."""
     ask_ahead(block)
     scales = _scales(block)
     s = mul(_dot(block + QS, x), spread(scales, "0000000011111111"))
@@ -232,7 +252,7 @@ def _scaled_sums(block, x):
     ask_ahead(block + 128)
     s = add(s, mul(_dot(block + QS + 96, x + 192), spread(scales, "6666666677777777")))
     offset = mul(scales, sign_extend(load_i16x8(x + Q8K_SUMS32)))
-    return sub(s, concat(shift_left(offset, 7), zero_i32x8()))
+    return sub(s, concat(mul(offset, splat_i32x8(np.int32(OFFSET))), zero_i32x8()))
 
 
 @inline

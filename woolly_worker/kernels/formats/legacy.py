@@ -1,7 +1,10 @@
 """What the formats of 32 weights with one or two f16 scales share: their panel, and how tokens are multiplied by it.
 
-    weight = d * w            w signed, kept in the panel as w + 128, so that the bytes are unsigned
+    weight = d * w            w signed, kept in the panel as w + OFFSET, so that the bytes are unsigned
     weight = d * q + m        q unsigned
+
+Where products of bytes are added up in 16 bits (see simd/bytes.py), w of full range would have to be taken apart: it
+lies in the panel as i16, and meets i16 activations.
 
 A block of sixteen rows in the panel is [8 groups][16 rows][4 columns] u8, then d as f32 x 16 rows, then m / 128. A
 matrix unit takes signed bytes as well, so its panel holds w itself, and nothing has to be taken away.
@@ -11,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from woolly_worker.kernels.activations import Q8_BYTES, Q8_RUN, Q8_SCALES, Q8_SUMS, Q8_VALUES
+from woolly_worker.kernels.activations import Q8_BYTES, Q8_RUN, Q8_SCALES, Q8_SHORTS, Q8_SUMS, Q8_VALUES
 from woolly_worker.kernels.formats.nibbles import fifth_of_four, high_nibbles, low_nibbles
 from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.matmul import PANEL_ROWS
@@ -20,8 +23,10 @@ from woolly_worker.kernels.simd import (
     accumulate_splat_each,
     add,
     as_i8x64,
+    as_i16x32,
     bor,
     dot_groups,
+    dot_pairs,
     filled_like,
     gather_columns,
     gather_i32,
@@ -30,18 +35,30 @@ from woolly_worker.kernels.simd import (
     low_halves_f32,
     mul,
     prefetch,
+    shift_left,
     shift_right,
+    shift_right_signed,
     splat_f32x16,
     store,
-    sub_splat_each,
+    sub_shifted_each,
     vector_of,
     zeros_i32_like,
 )
+from woolly_worker.kernels.simd.sizes import IN_SHORTS
 
 BLOCK = 32
+
+
+def offset_of(magnitude: int) -> int:
+    """What makes weights from -magnitude on unsigned in a panel: no more than that where small bytes are faster, else
+    128, whose share of a result lies ready in the activations."""
+    return magnitude if IN_SHORTS else 128
+
+
 PARTS = 16  # a lane of `sixteens.py` each
 PANEL_D = 8 * 64
 PANEL_BLOCK_BYTES = PANEL_D + 64
+PANEL_BLOCK_BYTES_OF_SHORTS = 2 * PANEL_D + 64
 PANEL_M = PANEL_D + 64  # where there is one
 PANEL_BLOCK_BYTES_WITH_MINS = PANEL_M + 64
 RUNS = Q8_VALUES // Q8_RUN
@@ -78,26 +95,46 @@ def moved_by(n: int) -> Any:
     return moved
 
 
-def panel_of_nibbles(block_bytes: int, at: int, value: Any, store_scales: Any) -> Any:
+@inline
+def put_bytes(panel, group, q):
+    """Four bytes of sixteen rows, as they are."""
+    store(panel + 64 * group, q)
+
+
+@inline
+def put_shorts(panel, group, q):
+    """The same as i16: the first and the third, then the others."""
+    place, q = panel + 128 * group, as_i16x32(q)
+    store(place, shift_right_signed(shift_left(q, 8), 8))
+    store(place + 64, shift_right_signed(q, 8))
+
+
+@inline
+def store_d_behind_shorts(block, row_bytes, panel):
+    store_d(block, row_bytes, panel + PANEL_D)
+
+
+def panel_of_nibbles(block_bytes: int, at: int, value: Any, store_scales: Any, put: Any = put_bytes) -> Any:
     """The unpack_block of a format with sixteen bytes of nibbles `at` bytes into its block, see `nibbles.py`: value(q)
-    is what the panel holds for the bytes q, store_scales(block, row_bytes, panel) adds the rest."""
+    is what the panel holds for the bytes q, by way of put(panel, group, value); store_scales(block, row_bytes, panel)
+    adds the rest."""
     lines_left = -(-PANEL_ROWS * block_bytes // 64) - 4
 
     @inline
-    def column(q, ahead, place):
+    def column(q, ahead, panel, group):
         """Four weights of sixteen rows from each half of the block."""
         prefetch(ahead)
-        store(place, value(low_nibbles(q)))
-        store(place + 256, value(high_nibbles(q)))
+        put(panel, group, value(low_nibbles(q)))
+        put(panel, group + 4, value(high_nibbles(q)))
 
     @inline
     def unpack_block(block, row_bytes, ahead, panel):
         """One block of sixteen rows into a panel; an equal share of the next sixteen rows is asked for, see q4_k."""
         q = gather_columns(block + at, row_bytes)
-        column(vector_of(q, 0), ahead, panel)
-        column(vector_of(q, 1), ahead + 64, panel + 64)
-        column(vector_of(q, 2), ahead + 128, panel + 128)
-        column(vector_of(q, 3), ahead + 192, panel + 192)
+        column(vector_of(q, 0), ahead, panel, 0)
+        column(vector_of(q, 1), ahead + 64, panel, 1)
+        column(vector_of(q, 2), ahead + 128, panel, 2)
+        column(vector_of(q, 3), ahead + 192, panel, 3)
         store_scales(block, row_bytes, panel)
         for line in range(lines_left):
             prefetch(ahead + 256 + 64 * line)
@@ -139,13 +176,6 @@ def add_signed_products(panel, x, i, x_stride, acc, s):
 
 
 @inline
-def add_products(panel, x, i, x_stride, acc, s):
-    """The same where every weight is 128 too large: that leaves as 128 * (sum of the activations)."""
-    s = sub_splat_each(s, x + i // RUNS * Q8_BYTES + Q8_SUMS + 4 * (i % RUNS), x_stride, 1)
-    return add_signed_products(panel, x, i, x_stride, acc, s)
-
-
-@inline
 def add_products_with_mins(panel, x, i, x_stride, acc, s):
     """The same for unsigned q and a minimum: its part is m / 128 times 128 times the sum of the activations."""
     acc = add_signed_products(panel, x, i, x_stride, acc, s)
@@ -160,18 +190,37 @@ def values_of(x, i):
     return x + i // RUNS * Q8_BYTES + i % RUNS * Q8_RUN
 
 
-@inline
-def _products(panel, x, i, x_stride, acc):
-    return dot_groups(zeros_i32_like(acc), panel, values_of(x, i), x_stride, 8)
+def multiply_raised(offset: int, largest: int) -> Any:
+    """The multiply_block of a panel that holds w + offset, at most `largest`: what is too much leaves as offset * (sum
+    of the activations)."""
+    assert offset.bit_count() == 1, offset
+    shift = 8 - offset.bit_length()  # records hold 128 times the sums
+
+    @inline
+    def multiply_block(panel, x, i, x_stride, acc):
+        """acc[t] += panel . x[t]."""
+        s = dot_groups(zeros_i32_like(acc), panel, values_of(x, i), x_stride, 8, largest)
+        s = sub_shifted_each(s, x + i // RUNS * Q8_BYTES + Q8_SUMS + 4 * (i % RUNS), x_stride, shift)
+        return add_signed_products(panel, x, i, x_stride, acc, s)
+
+    return multiply_block
 
 
 @inline
-def multiply_block(panel, x, i, x_stride, acc):
-    """acc[t] += panel . x[t]."""
-    return add_products(panel, x, i, x_stride, acc, _products(panel, x, i, x_stride, acc))
+def multiply_shorts(panel, x, i, x_stride, acc):
+    """The multiply_block of w as i16, [16 pairs][16 rows][2 columns]; the rest lies behind them as in other panels."""
+    shorts = x + i // RUNS * Q8_BYTES + Q8_SHORTS + 2 * Q8_RUN * (i % RUNS)
+    s = dot_pairs(zeros_i32_like(acc), panel, shorts, x_stride, 16)
+    return add_signed_products(panel + PANEL_D, x, i, x_stride, acc, s)
 
 
-@inline
-def multiply_block_with_mins(panel, x, i, x_stride, acc):
-    """The same with a minimum."""
-    return add_products_with_mins(panel, x, i, x_stride, acc, _products(panel, x, i, x_stride, acc))
+def multiply_with_mins(largest: int) -> Any:
+    """The multiply_block of unsigned q, at most `largest`, and a minimum."""
+
+    @inline
+    def multiply_block(panel, x, i, x_stride, acc):
+        """acc[t] += panel . x[t]."""
+        s = dot_groups(zeros_i32_like(acc), panel, values_of(x, i), x_stride, 8, largest)
+        return add_products_with_mins(panel, x, i, x_stride, acc, s)
+
+    return multiply_block

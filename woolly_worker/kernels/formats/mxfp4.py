@@ -16,7 +16,8 @@ from woolly_worker.kernels.formats.legacy import (
     PANEL_D,
     PARTS,
     add_signed_products,
-    multiply_block,
+    multiply_raised,
+    offset_of,
     panel_of_nibbles,
 )
 from woolly_worker.kernels.formats.legacy_on_matrix_unit import LegacyUnit
@@ -48,6 +49,8 @@ from woolly_worker.kernels.simd import (
 )
 
 BLOCK_BYTES = 17
+OFFSET = offset_of(16)
+LARGEST = OFFSET + 12
 
 
 def _values() -> list[int]:
@@ -56,7 +59,7 @@ def _values() -> list[int]:
     return list(MXFP4.kvalues)
 
 
-raised_value = byte_table(lambda: [value + 128 for value in _values()])
+raised_value = byte_table(lambda: [value + OFFSET for value in _values()])
 signed_value = byte_table(lambda: [value & 0xFF for value in _values()])
 
 
@@ -74,16 +77,17 @@ def _store_d(block, row_bytes, panel):
 
 
 unpack_block = panel_of_nibbles(BLOCK_BYTES, 1, raised_value, _store_d)
+multiply_block = multiply_raised(OFFSET, LARGEST)
 
 
 @inline
 def _pair(block, x):
-    return dot_u8i8(zero_i32x16(), raised_value(nibbles_of_two(block, 1, BLOCK_BYTES)), load_i8x64(x))
+    return dot_u8i8(zero_i32x16(), raised_value(nibbles_of_two(block, 1, BLOCK_BYTES)), load_i8x64(x), LARGEST)
 
 
 @inline
 def _single(block, x):
-    return hsum(dot_u8i8(zero_i32x8(), raised_value(nibbles(block, 1)), load_i8x32(x)))
+    return hsum(dot_u8i8(zero_i32x8(), raised_value(nibbles(block, 1)), load_i8x32(x), LARGEST))
 
 
 @inline
@@ -94,7 +98,7 @@ def _scales(block, n):
 @inline
 def row_parts(row, x, n_cols):
     """One row times one token: `multiply_block` for a single lane, reading the bytes in place; in parts."""
-    return parts_in_sixteens(row, x, n_cols, BLOCK_BYTES, 128, _pair, _single, _scales)
+    return parts_in_sixteens(row, x, n_cols, BLOCK_BYTES, OFFSET, _pair, _single, _scales)
 
 
 @inline
@@ -103,7 +107,7 @@ def dequantize(row, n_cols, out):
     for i in range(n_cols // BLOCK):
         block = row + i * BLOCK_BYTES
         d = splat_f32x16(first_lane(_powers(splat_i32x16(load_u8(block)))))
-        store_numbers(raised_value(nibbles(block, 1)), 128, d, out + 128 * i)
+        store_numbers(raised_value(nibbles(block, 1)), OFFSET, d, out + 128 * i)
 
 
 FORMAT = quantised(

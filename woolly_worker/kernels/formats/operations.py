@@ -14,7 +14,7 @@ from woolly_worker.kernels.formats.format import Format
 from woolly_worker.kernels.formats.legacy_on_matrix_unit import LEAST_TOKENS, LegacyUnit, legacy_on_matrix_unit
 from woolly_worker.kernels.formats.one_token import dot_of_parts, row_after_row, sixteen_at_once
 from woolly_worker.kernels.jit import LazyOp, inline, op
-from woolly_worker.kernels.matmul import COUNT_FIELD, run_embedding, run_matmul, run_one_token, tile_of_eight
+from woolly_worker.kernels.matmul import COUNT_FIELD, run_embedding, run_matmul, run_one_token, tile_of_tokens
 from woolly_worker.kernels.matrix_unit import matmul_on_matrix_unit
 from woolly_worker.kernels.matrix_unit_parts import MatrixUnit
 from woolly_worker.kernels.simd import store_f32
@@ -52,7 +52,7 @@ def quantised(
         row_dot = dot_of_parts(row_parts)
         rows_of_one_token = sixteen_at_once(row_parts, row_dot)
 
-    whole_tile = tile_of_eight(parts, multiply_block)
+    whole_tile = tile_of_tokens(parts, multiply_block)
 
     def matmul(args, step, member, counter):
         run_matmul(

@@ -38,11 +38,11 @@ PANEL_BLOCK_BYTES = PANEL_D + 64
 
 
 @inline
-def dot_block(panel, x, x_stride, like):
+def dot_block(panel, x, x_stride, like, largest):
     """256 columns times as many tokens as `like` has vectors, as i32. 256 * 255 * 127 < 2**31."""
     s = zeros_i32_like(like)
     for j in range(8):
-        s = dot_groups(s, panel + 512 * j, x + 32 * j, x_stride, 8)
+        s = dot_groups(s, panel + 512 * j, x + 32 * j, x_stride, 8, largest)
     return s
 
 

@@ -30,9 +30,8 @@ from woolly_worker.kernels.simd import (
     and_bits,
     as_i16x32,
     concat,
-    dot_i16,
     dot_pairs,
-    dot_u8i8,
+    dot_times,
     gather_columns,
     high_halves_f32,
     load_f16,
@@ -50,11 +49,12 @@ from woolly_worker.kernels.simd import (
     shift_right,
     sign_extend,
     splat_f32x16,
-    spread,
+    spread_factors,
     store,
     sub,
     sums_of_four,
     to_f32,
+    to_factors,
     vector_of,
     zero_extend,
     zero_i32x16,
@@ -177,7 +177,7 @@ def unpack_block(block, row_bytes, ahead, panel):
 def multiply_block(panel, x, i, x_stride, acc):
     """acc[t] += panel . x[t]. Integers: 256 * 45 * 127 < 2**31."""
     x += i * Q8K_BYTES
-    s = dot_block(panel, x, x_stride, acc)
+    s = dot_block(panel, x, x_stride, acc, 45)
     mins = dot_pairs(zeros_i32_like(acc), panel + PANEL_MINS, x + Q8K_SUMS16, x_stride, 8)
     acc = accumulate_each(acc, load_f32x16(panel + PANEL_D), x + Q8K_SCALE, x_stride, s)
     return accumulate_each(acc, negate(load_f32x16(panel + PANEL_DMIN)), x + Q8K_SCALE, x_stride, mins)
@@ -195,17 +195,13 @@ def _scaled_sums(block, x):
     """Sixteen lanes of partial sums, and sixteen of the mins times the sums of the activations."""
     ask_ahead(block)
     both, q = load_i8x16(block), load_i8x64(block + QS)
-    scales, mins = zero_extend(and_bits(both, 15)), zero_extend(shift_right(both, 4))
-    # A sub-block's sums of four products, at most 4 * 3 * 127, fit 16 bits: so do their scales.
-    s0 = dot_u8i8(zero_i32x16(), and_bits(q, 3), load_runs(x))
-    s1 = dot_u8i8(zero_i32x16(), and_bits(shift_right(q, 2), 3), load_runs(x + 32))
+    scales, mins = to_factors(zero_extend(and_bits(both, 15))), zero_extend(shift_right(both, 4))
+    q1, q2 = and_bits(shift_right(q, 2), 3), and_bits(shift_right(q, 4), 3)
+    s = dot_times(zero_i32x16(), and_bits(q, 3), load_runs(x), spread_factors(scales, "0000111188889999"), 3)
+    s = dot_times(s, q1, load_runs(x + 32), spread_factors(scales, "22223333aaaabbbb"), 3)
     ask_ahead(block + 64)
-    s2 = dot_u8i8(zero_i32x16(), and_bits(shift_right(q, 4), 3), load_runs(x + 64))
-    s3 = dot_u8i8(zero_i32x16(), shift_right(q, 6), load_runs(x + 96))
-    s = dot_i16(zero_i32x16(), s0, spread(scales, "0000111188889999"))
-    s = dot_i16(s, s1, spread(scales, "22223333aaaabbbb"))
-    s = dot_i16(s, s2, spread(scales, "44445555ccccdddd"))
-    s = dot_i16(s, s3, spread(scales, "66667777eeeeffff"))
+    s = dot_times(s, q2, load_runs(x + 64), spread_factors(scales, "44445555ccccdddd"), 3)
+    s = dot_times(s, shift_right(q, 6), load_runs(x + 96), spread_factors(scales, "66667777eeeeffff"), 3)
     return s, mul(mins, sign_extend(load_i16x16(x + Q8K_SUMS16)))
 
 

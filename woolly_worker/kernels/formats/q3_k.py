@@ -33,8 +33,7 @@ from woolly_worker.kernels.simd import (
     as_i16x32,
     bor,
     concat,
-    dot_i16,
-    dot_u8i8,
+    dot_times,
     gather_columns,
     high_halves_f32,
     load_f16,
@@ -54,11 +53,12 @@ from woolly_worker.kernels.simd import (
     sign_extend,
     splat_f32x16,
     splat_i32x16,
-    spread,
+    spread_factors,
     store,
     sub,
     sub_splat_each,
     to_f32,
+    to_factors,
     vector_of,
     widen_bytes,
     zero_extend,
@@ -190,7 +190,7 @@ def unpack_block(block, row_bytes, ahead, panel):
 def multiply_block(panel, x, i, x_stride, acc):
     """acc[t] += panel . x[t]. Integers: 256 * (255 + 127) * 127 < 2**31."""
     x += i * Q8K_BYTES
-    s = dot_block(panel, x, x_stride, acc)
+    s = dot_block(panel, x, x_stride, acc, 255)
     s = sub_splat_each(s, x + Q8K_SUM, x_stride, 127)
     return accumulate_each(acc, load_f32x16(panel + PANEL_D), x + Q8K_SCALE, x_stride, s)
 
@@ -216,13 +216,12 @@ def _scaled_sums(block, x):
     q1 = bor(and_bits(shift_right(q, 2), 3), shift_left(and_bits(third, 2), 1))
     q2 = bor(and_bits(shift_right(q, 4), 3), and_bits(third, 4))
     q3 = bor(shift_right(q, 6), shift_right(and_bits(third, 8), 1))
-    # A sub-block's sums of four products, at most 4 * 7 * 127, fit 16 bits: so do their scales.
-    factors = and_bits(scales, 0xFFFF)
-    s = dot_i16(zero_i32x16(), dot_u8i8(zero_i32x16(), q0, load_runs(x)), spread(factors, "0000111188889999"))
+    f = to_factors(scales)
+    s = dot_times(zero_i32x16(), q0, load_runs(x), spread_factors(f, "0000111188889999"), 7)
     ask_ahead(block + 64)
-    s = dot_i16(s, dot_u8i8(zero_i32x16(), q1, load_runs(x + 32)), spread(factors, "22223333aaaabbbb"))
-    s = dot_i16(s, dot_u8i8(zero_i32x16(), q2, load_runs(x + 64)), spread(factors, "44445555ccccdddd"))
-    s = dot_i16(s, dot_u8i8(zero_i32x16(), q3, load_runs(x + 96)), spread(factors, "66667777eeeeffff"))
+    s = dot_times(s, q1, load_runs(x + 32), spread_factors(f, "22223333aaaabbbb"), 7)
+    s = dot_times(s, q2, load_runs(x + 64), spread_factors(f, "44445555ccccdddd"), 7)
+    s = dot_times(s, q3, load_runs(x + 96), spread_factors(f, "66667777eeeeffff"), 7)
     return sub(s, shift_left(mul(scales, sign_extend(load_i16x16(x + Q8K_SUMS16))), 2))
 
 

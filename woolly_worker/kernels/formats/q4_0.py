@@ -12,7 +12,8 @@ from woolly_worker.kernels.formats.legacy import (
     PARTS,
     add_signed_products,
     moved_by,
-    multiply_block,
+    multiply_raised,
+    offset_of,
     panel_of_nibbles,
     store_d,
 )
@@ -34,19 +35,21 @@ from woolly_worker.kernels.simd import (
 )
 
 BLOCK_BYTES = 18
+OFFSET = offset_of(8)
 
 
-unpack_block = panel_of_nibbles(BLOCK_BYTES, 2, moved_by(120), store_d)
+unpack_block = panel_of_nibbles(BLOCK_BYTES, 2, moved_by(OFFSET - 8), store_d)
+multiply_block = multiply_raised(OFFSET, OFFSET + 7)
 
 
 @inline
 def _pair(block, x):
-    return dot_u8i8(zero_i32x16(), nibbles_of_two(block, 2, BLOCK_BYTES), load_i8x64(x))
+    return dot_u8i8(zero_i32x16(), nibbles_of_two(block, 2, BLOCK_BYTES), load_i8x64(x), 15)
 
 
 @inline
 def _single(block, x):
-    return hsum(dot_u8i8(zero_i32x8(), nibbles(block, 2), load_i8x32(x)))
+    return hsum(dot_u8i8(zero_i32x8(), nibbles(block, 2), load_i8x32(x), 15))
 
 
 @inline

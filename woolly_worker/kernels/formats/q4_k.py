@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUMS32, Activation
+from woolly_worker.kernels.cpu import CPU
 from woolly_worker.kernels.formats.ahead import ask_ahead
 from woolly_worker.kernels.formats.fours import PARTS, dot_in_fours_with_mins
 from woolly_worker.kernels.formats.k_scales import (
@@ -37,11 +38,11 @@ from woolly_worker.kernels.simd import (
     add,
     add_product_each,
     and_bits,
-    dot_groups,
+    dot_bytes_each,
+    dot_groups_times,
     dot_i16,
     dot_pairs,
-    dot_u8i8,
-    dot_vector_each,
+    dot_times,
     first_of_quarters,
     gather_columns,
     high_halves_f32,
@@ -68,7 +69,7 @@ from woolly_worker.kernels.simd import (
     sums_of_four,
     to_f32,
     twice,
-    two_bytes,
+    two_factors,
     vector_of,
     zero_extend,
     zero_i32x16,
@@ -109,15 +110,23 @@ def unpack_block(block, row_bytes, ahead, panel):
             store(o + 704, high_nibbles(vector_of(q, 3)))
 
 
-@inline
-def multiply_block(panel, x, i, x_stride, acc):
-    """acc[t] += panel . x[t]. Integers: 256 * 15 * 127 * 63 < 2**31. Shared with Q5_K (31 for 15: still below)."""
-    x += i * Q8K_BYTES
-    total = zeros_i32_like(acc)
-    for j in range(8):
-        s = dot_groups(zeros_i32_like(acc), panel + 512 * j, x + 32 * j, x_stride, 8)
-        total = add_product_each(total, s, load_i32x16(panel + PANEL_SCALES + 64 * j))
-    return _add_to_floats(panel, x, x_stride, acc, total)
+def multiply_block_up_to(largest: int) -> Any:
+    """The multiply_block of values 0..largest. Shared with Q5_K. Integers: 256 * 31 * 127 * 63 < 2**31."""
+
+    @inline
+    def multiply_block(panel, x, i, x_stride, acc):
+        """acc[t] += panel . x[t]."""
+        x += i * Q8K_BYTES
+        total = zeros_i32_like(acc)
+        for j in range(8):
+            scales = load_i32x16(panel + PANEL_SCALES + 64 * j)
+            total = dot_groups_times(total, panel + 512 * j, x + 32 * j, x_stride, 8, largest, scales)
+        return _add_to_floats(panel, x, x_stride, acc, total)
+
+    return multiply_block
+
+
+multiply_block = multiply_block_up_to(15)
 
 
 @inline
@@ -148,23 +157,23 @@ def multiply_prepared(panel, x, i, x_stride, acc):
     for c in range(4):
         u, v = gather_columns(block + 16 + 32 * c, row_bytes), gather_columns(block + 32 + 32 * c, row_bytes)
         y, scales = x + 64 * c, panel + PANEL_SCALES + 128 * c
-        s = dot_vector_each(zeros_i32_like(acc), low_nibbles(vector_of(u, 0)), y, x_stride)
-        s = dot_vector_each(s, low_nibbles(vector_of(u, 1)), y + 4, x_stride)
-        s = dot_vector_each(s, low_nibbles(vector_of(u, 2)), y + 8, x_stride)
-        s = dot_vector_each(s, low_nibbles(vector_of(u, 3)), y + 12, x_stride)
-        s = dot_vector_each(s, low_nibbles(vector_of(v, 0)), y + 16, x_stride)
-        s = dot_vector_each(s, low_nibbles(vector_of(v, 1)), y + 20, x_stride)
-        s = dot_vector_each(s, low_nibbles(vector_of(v, 2)), y + 24, x_stride)
-        s = dot_vector_each(s, low_nibbles(vector_of(v, 3)), y + 28, x_stride)
+        s = dot_bytes_each(zeros_i32_like(acc), low_nibbles(vector_of(u, 0)), y, x_stride, 15)
+        s = dot_bytes_each(s, low_nibbles(vector_of(u, 1)), y + 4, x_stride, 15)
+        s = dot_bytes_each(s, low_nibbles(vector_of(u, 2)), y + 8, x_stride, 15)
+        s = dot_bytes_each(s, low_nibbles(vector_of(u, 3)), y + 12, x_stride, 15)
+        s = dot_bytes_each(s, low_nibbles(vector_of(v, 0)), y + 16, x_stride, 15)
+        s = dot_bytes_each(s, low_nibbles(vector_of(v, 1)), y + 20, x_stride, 15)
+        s = dot_bytes_each(s, low_nibbles(vector_of(v, 2)), y + 24, x_stride, 15)
+        s = dot_bytes_each(s, low_nibbles(vector_of(v, 3)), y + 28, x_stride, 15)
         total = add_product_each(total, s, load_i32x16(scales))
-        s = dot_vector_each(zeros_i32_like(acc), high_nibbles(vector_of(u, 0)), y + 32, x_stride)
-        s = dot_vector_each(s, high_nibbles(vector_of(u, 1)), y + 36, x_stride)
-        s = dot_vector_each(s, high_nibbles(vector_of(u, 2)), y + 40, x_stride)
-        s = dot_vector_each(s, high_nibbles(vector_of(u, 3)), y + 44, x_stride)
-        s = dot_vector_each(s, high_nibbles(vector_of(v, 0)), y + 48, x_stride)
-        s = dot_vector_each(s, high_nibbles(vector_of(v, 1)), y + 52, x_stride)
-        s = dot_vector_each(s, high_nibbles(vector_of(v, 2)), y + 56, x_stride)
-        s = dot_vector_each(s, high_nibbles(vector_of(v, 3)), y + 60, x_stride)
+        s = dot_bytes_each(zeros_i32_like(acc), high_nibbles(vector_of(u, 0)), y + 32, x_stride, 15)
+        s = dot_bytes_each(s, high_nibbles(vector_of(u, 1)), y + 36, x_stride, 15)
+        s = dot_bytes_each(s, high_nibbles(vector_of(u, 2)), y + 40, x_stride, 15)
+        s = dot_bytes_each(s, high_nibbles(vector_of(u, 3)), y + 44, x_stride, 15)
+        s = dot_bytes_each(s, high_nibbles(vector_of(v, 0)), y + 48, x_stride, 15)
+        s = dot_bytes_each(s, high_nibbles(vector_of(v, 1)), y + 52, x_stride, 15)
+        s = dot_bytes_each(s, high_nibbles(vector_of(v, 2)), y + 56, x_stride, 15)
+        s = dot_bytes_each(s, high_nibbles(vector_of(v, 3)), y + 60, x_stride, 15)
         total = add_product_each(total, s, load_i32x16(scales + 64))
     return _add_to_floats(panel, x, x_stride, acc, total)
 
@@ -184,15 +193,15 @@ def _nibbles(packed):
 
 @inline
 def _scaled_sums(block, x, s01, s23, s45, s67):
-    """Sixteen lanes of partial sums. A lane's sum of four products is below 2**15, so it scales as a 16-bit number."""
+    """Sixteen lanes of partial sums."""
     zero = zero_i32x16()
     ask_ahead(block)
-    a = dot_i16(zero, dot_u8i8(zero, _nibbles(load_i8x32(block + 16)), load_i8x64(x)), s01)
+    a = dot_times(zero, _nibbles(load_i8x32(block + 16)), load_i8x64(x), s01, 15)
     ask_ahead(block + 64)
-    a = dot_i16(a, dot_u8i8(zero, _nibbles(load_i8x32(block + 48)), load_i8x64(x + 64)), s23)
-    b = dot_i16(zero, dot_u8i8(zero, _nibbles(load_i8x32(block + 80)), load_i8x64(x + 128)), s45)
+    a = dot_times(a, _nibbles(load_i8x32(block + 48)), load_i8x64(x + 64), s23, 15)
+    b = dot_times(zero, _nibbles(load_i8x32(block + 80)), load_i8x64(x + 128), s45, 15)
     ask_ahead(block + 128)
-    b = dot_i16(b, dot_u8i8(zero, _nibbles(load_i8x32(block + 112)), load_i8x64(x + 192)), s67)
+    b = dot_times(b, _nibbles(load_i8x32(block + 112)), load_i8x64(x + 192), s67, 15)
     return add(a, b)
 
 
@@ -203,10 +212,10 @@ def four_blocks(b0, b1, b2, b3, x0, x1, x2, x3, scaled_sums):
     heads = load_quarters(b0, b1, b2, b3)  # d and dmin, then three words of scales
     lo, hi = low_scales(heads), high_scales(heads)
     sums = sums_of_four(
-        scaled_sums(b0, x0, two_bytes(lo, 4), two_bytes(lo, 6), two_bytes(hi, 4), two_bytes(hi, 6)),
-        scaled_sums(b1, x1, two_bytes(lo, 20), two_bytes(lo, 22), two_bytes(hi, 20), two_bytes(hi, 22)),
-        scaled_sums(b2, x2, two_bytes(lo, 36), two_bytes(lo, 38), two_bytes(hi, 36), two_bytes(hi, 38)),
-        scaled_sums(b3, x3, two_bytes(lo, 52), two_bytes(lo, 54), two_bytes(hi, 52), two_bytes(hi, 54)),
+        scaled_sums(b0, x0, two_factors(lo, 4), two_factors(lo, 6), two_factors(hi, 4), two_factors(hi, 6)),
+        scaled_sums(b1, x1, two_factors(lo, 20), two_factors(lo, 22), two_factors(hi, 20), two_factors(hi, 22)),
+        scaled_sums(b2, x2, two_factors(lo, 36), two_factors(lo, 38), two_factors(hi, 36), two_factors(hi, 38)),
+        scaled_sums(b3, x3, two_factors(lo, 52), two_factors(lo, 54), two_factors(hi, 52), two_factors(hi, 54)),
     )
     d = first_of_quarters(heads)
     return low_halves_f32(d), sums, high_halves_f32(d), _sums_of_mins(lo, hi, x0, x1, x2, x3)
@@ -275,7 +284,7 @@ FORMAT = quantised(
     multiply_block=multiply_block,
     row_dot=row_dot,
     dequantize=dequantize,
-    prepare_block=prepare_block,
-    multiply_prepared=multiply_prepared,
+    prepare_block=prepare_block if CPU.has_avx512 else None,
+    multiply_prepared=multiply_prepared if CPU.has_avx512 else None,
     matrix_unit=unit_with_mins(unpack_factors, _quarter),
 )

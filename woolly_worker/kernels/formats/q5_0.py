@@ -12,7 +12,8 @@ from woolly_worker.kernels.formats.legacy import (
     PARTS,
     add_signed_products,
     moved_by,
-    multiply_block,
+    multiply_raised,
+    offset_of,
     panel_of_fives,
     store_d,
 )
@@ -34,19 +35,21 @@ from woolly_worker.kernels.simd import (
 )
 
 BLOCK_BYTES = 22
+OFFSET = offset_of(16)
 
 
-unpack_block = panel_of_fives(BLOCK_BYTES, 6, 2, moved_by(112), store_d)
+unpack_block = panel_of_fives(BLOCK_BYTES, 6, 2, moved_by(OFFSET - 16), store_d)
+multiply_block = multiply_raised(OFFSET, OFFSET + 15)
 
 
 @inline
 def _pair(block, x):
-    return dot_u8i8(zero_i32x16(), fives_of_two(block, 6, 2, BLOCK_BYTES), load_i8x64(x))
+    return dot_u8i8(zero_i32x16(), fives_of_two(block, 6, 2, BLOCK_BYTES), load_i8x64(x), 31)
 
 
 @inline
 def _single(block, x):
-    return hsum(dot_u8i8(zero_i32x8(), fives(block, 6, 2), load_i8x32(x)))
+    return hsum(dot_u8i8(zero_i32x8(), fives(block, 6, 2), load_i8x32(x), 31))
 
 
 @inline

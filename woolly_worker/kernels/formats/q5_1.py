@@ -12,7 +12,7 @@ from woolly_worker.kernels.formats.legacy import (
     PARTS,
     add_products_with_mins,
     as_it_is,
-    multiply_block_with_mins,
+    multiply_with_mins,
     panel_of_fives,
     store_d_and_m,
 )
@@ -37,16 +37,17 @@ BLOCK_BYTES = 24
 
 
 unpack_block = panel_of_fives(BLOCK_BYTES, 8, 4, as_it_is, store_d_and_m)
+multiply_block = multiply_with_mins(31)
 
 
 @inline
 def _pair(block, x):
-    return dot_u8i8(zero_i32x16(), fives_of_two(block, 8, 4, BLOCK_BYTES), load_i8x64(x))
+    return dot_u8i8(zero_i32x16(), fives_of_two(block, 8, 4, BLOCK_BYTES), load_i8x64(x), 31)
 
 
 @inline
 def _single(block, x):
-    return hsum(dot_u8i8(zero_i32x8(), fives(block, 8, 4), load_i8x32(x)))
+    return hsum(dot_u8i8(zero_i32x8(), fives(block, 8, 4), load_i8x32(x), 31))
 
 
 @inline
@@ -78,7 +79,7 @@ FORMAT = quantised(
     panel_block_bytes=PANEL_BLOCK_BYTES_WITH_MINS,
     parts=PARTS,
     unpack_block=unpack_block,
-    multiply_block=multiply_block_with_mins,
+    multiply_block=multiply_block,
     legacy_unit=LegacyUnit(unpack_block, add_products_with_mins, is_signed=False),
     row_parts=row_parts,
     dequantize=dequantize,

@@ -23,14 +23,13 @@ from woolly_worker.kernels.formats.fours import PARTS, dot_in_fours_with_mins
 from woolly_worker.kernels.formats.k_scales import PANEL_BLOCK_BYTES, scale_and_min, unpack_scales
 from woolly_worker.kernels.formats.operations import quantised
 from woolly_worker.kernels.formats.planes_with_mins import scales_of, store_products, unit_with_mins, unpack_factors
-from woolly_worker.kernels.formats.q4_k import four_blocks, multiply_block
+from woolly_worker.kernels.formats.q4_k import four_blocks, multiply_block_up_to
 from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.simd import (
     add,
     and_bits,
     bor,
-    dot_i16,
-    dot_u8i8,
+    dot_times,
     gather_columns,
     load_f16,
     load_i8x16,
@@ -111,16 +110,16 @@ def _all_weights(block):
 
 @inline
 def _scaled_sums(block, x, s01, s23, s45, s67):
-    """Sixteen lanes of partial sums. A lane's sum of four products is below 2**15, so it scales as a 16-bit number."""
+    """Sixteen lanes of partial sums."""
     zero = zero_i32x16()
     ask_ahead(block)
     q01, q23, q45, q67 = _all_weights(block)
     ask_ahead(block + 64)
-    a = dot_i16(zero, dot_u8i8(zero, q01, load_i8x64(x)), s01)
-    a = dot_i16(a, dot_u8i8(zero, q23, load_i8x64(x + 64)), s23)
+    a = dot_times(zero, q01, load_i8x64(x), s01, 31)
+    a = dot_times(a, q23, load_i8x64(x + 64), s23, 31)
     ask_ahead(block + 128)
-    b = dot_i16(zero, dot_u8i8(zero, q45, load_i8x64(x + 128)), s45)
-    b = dot_i16(b, dot_u8i8(zero, q67, load_i8x64(x + 192)), s67)
+    b = dot_times(zero, q45, load_i8x64(x + 128), s45, 31)
+    b = dot_times(b, q67, load_i8x64(x + 192), s67, 31)
     return add(a, b)
 
 
@@ -202,7 +201,7 @@ FORMAT = quantised(
     panel_block_bytes=PANEL_BLOCK_BYTES,
     parts=PARTS,
     unpack_block=unpack_block,
-    multiply_block=multiply_block,
+    multiply_block=multiply_block_up_to(31),
     row_dot=row_dot,
     dequantize=dequantize,
     matrix_unit=unit_with_mins(_unpack_factors, _quarter),

@@ -31,13 +31,11 @@ from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.simd import (
     accumulate_each,
     add,
-    add_product_each,
     and_bits,
     bor,
-    dot_groups,
-    dot_i16,
+    dot_groups_times,
     dot_pairs,
-    dot_u8i8,
+    dot_times,
     gather_columns,
     gather_i32,
     high_halves_f32,
@@ -59,11 +57,12 @@ from woolly_worker.kernels.simd import (
     sign_extend,
     splat_f32x16,
     splat_i32x16,
-    spread,
+    spread_factors,
     store,
     sub,
     sub_scaled_each,
     to_f32,
+    to_factors,
     twice,
     vector_of,
     zero_extend,
@@ -159,8 +158,8 @@ def multiply_block(panel, x, i, x_stride, acc):
     x += i * Q8K_BYTES
     total = zeros_i32_like(acc)
     for j in range(16):
-        s = dot_groups(zeros_i32_like(acc), panel + 256 * j, x + 16 * j, x_stride, 4)
-        total = add_product_each(total, s, load_i32x16(panel + PANEL_SCALES + 64 * j))
+        scales = load_i32x16(panel + PANEL_SCALES + 64 * j)
+        total = dot_groups_times(total, panel + 256 * j, x + 16 * j, x_stride, 4, 63, scales)
     return _add_to_floats(panel, x, x_stride, acc, total)
 
 
@@ -183,21 +182,20 @@ def _half_of_weights(ql, qh):
 
 @inline
 def _scaled_sums(block, x):
-    """Sixteen lanes of partial sums, offsets included. A lane's sum of four products is below 2**15, so it scales as a
-    16-bit number: the low half of its lane, with the scale there and a zero above it."""
+    """Sixteen lanes of partial sums, offsets included."""
     zero = zero_i32x16()
     scales = sign_extend(load_i8x16(block + SCALES))
-    s = and_bits(scales, 0xFFFF)
+    s = to_factors(scales)
     ask_ahead(block)
     low, high = _half_of_weights(block, block + QH)
     ask_ahead(block + 64)
-    a = dot_i16(zero, dot_u8i8(zero, low, load_i8x64(x)), spread(s, "0000111122223333"))
-    a = dot_i16(a, dot_u8i8(zero, high, load_i8x64(x + 64)), spread(s, "4444555566667777"))
+    a = dot_times(zero, low, load_i8x64(x), spread_factors(s, "0000111122223333"), 63)
+    a = dot_times(a, high, load_i8x64(x + 64), spread_factors(s, "4444555566667777"), 63)
     ask_ahead(block + 128)
     low, high = _half_of_weights(block + 64, block + QH + 32)
     ask_ahead(block + 192)
-    b = dot_i16(zero, dot_u8i8(zero, low, load_i8x64(x + 128)), spread(s, "88889999aaaabbbb"))
-    b = dot_i16(b, dot_u8i8(zero, high, load_i8x64(x + 192)), spread(s, "ccccddddeeeeffff"))
+    b = dot_times(zero, low, load_i8x64(x + 128), spread_factors(s, "88889999aaaabbbb"), 63)
+    b = dot_times(b, high, load_i8x64(x + 192), spread_factors(s, "ccccddddeeeeffff"), 63)
     offset = mul(scales, sign_extend(load_i16x16(x + Q8K_SUMS16)))
     return sub(add(a, b), shift_left(offset, 5))
 

@@ -11,11 +11,15 @@ from woolly_worker.kernels.activations import Activation
 from woolly_worker.kernels.formats.legacy import (
     BLOCK,
     PANEL_BLOCK_BYTES,
+    PANEL_BLOCK_BYTES_OF_SHORTS,
     PARTS,
     add_signed_products,
-    as_it_is,
-    multiply_block,
+    multiply_raised,
+    multiply_shorts,
+    put_bytes,
+    put_shorts,
     store_d,
+    store_d_behind_shorts,
 )
 from woolly_worker.kernels.formats.legacy_on_matrix_unit import LegacyUnit
 from woolly_worker.kernels.formats.operations import quantised
@@ -23,6 +27,7 @@ from woolly_worker.kernels.formats.sixteens import parts_in_sixteens
 from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.simd import (
     concat,
+    dot_i8i8,
     dot_u8i8,
     gather_columns,
     gather_first_halves_f32,
@@ -42,53 +47,66 @@ from woolly_worker.kernels.simd import (
     zero_i32x8,
     zero_i32x16,
 )
+from woolly_worker.kernels.simd.sizes import IN_SHORTS
 
 BLOCK_BYTES = 34
 
 
 @inline
-def _raised(q):
-    return xor_bits(q, 0x80808080)
+def _put_raised(panel, group, q):
+    store(panel + 64 * group, xor_bits(q, 0x80808080))
 
 
-def _panel_of(value: Any) -> Any:
-    """The unpack_block whose panel holds value(q)."""
+def _panel_of(put: Any, store_scales: Any) -> Any:
+    """The unpack_block whose panel is filled by put(panel, group, four bytes of sixteen rows)."""
 
     @inline
-    def half(block, row_bytes, ahead, place):
+    def half(block, row_bytes, ahead, panel, group):
         q = gather_columns(block, row_bytes)
         prefetch(ahead)
-        store(place, value(vector_of(q, 0)))
+        put(panel, group, vector_of(q, 0))
         prefetch(ahead + 64)
-        store(place + 64, value(vector_of(q, 1)))
+        put(panel, group + 1, vector_of(q, 1))
         prefetch(ahead + 128)
-        store(place + 128, value(vector_of(q, 2)))
+        put(panel, group + 2, vector_of(q, 2))
         prefetch(ahead + 192)
-        store(place + 192, value(vector_of(q, 3)))
+        put(panel, group + 3, vector_of(q, 3))
 
     @inline
     def unpack_block(block, row_bytes, ahead, panel):
         """One block of sixteen rows into a panel; 16 * 34 bytes of the next sixteen rows are asked for, see q4_k."""
-        half(block + 2, row_bytes, ahead, panel)
-        half(block + 18, row_bytes, ahead + 256, panel + 256)
-        store_d(block, row_bytes, panel)
+        half(block + 2, row_bytes, ahead, panel, 0)
+        half(block + 18, row_bytes, ahead + 256, panel, 4)
+        store_scales(block, row_bytes, panel)
         prefetch(ahead + 512)
 
     return unpack_block
 
 
-unpack_block = _panel_of(_raised)
+if IN_SHORTS:
+    unpack_block, multiply_block = _panel_of(put_shorts, store_d_behind_shorts), multiply_shorts
+    OFFSET = 0
 
+    @inline
+    def _pair(block, x):
+        return dot_i8i8(zero_i32x16(), concat(load_i8x32(block + 2), load_i8x32(block + 36)), load_i8x64(x))
 
-@inline
-def _pair(block, x):
-    q = xor_bits(concat(load_i8x32(block + 2), load_i8x32(block + 36)), 0x80)
-    return dot_u8i8(zero_i32x16(), q, load_i8x64(x))
+    @inline
+    def _single(block, x):
+        return hsum(dot_i8i8(zero_i32x8(), load_i8x32(block + 2), load_i8x32(x)))
 
+else:
+    unpack_block, multiply_block = _panel_of(_put_raised, store_d), multiply_raised(128, 255)
+    OFFSET = 128
 
-@inline
-def _single(block, x):
-    return hsum(dot_u8i8(zero_i32x8(), xor_bits(load_i8x32(block + 2), 0x80), load_i8x32(x)))
+    @inline
+    def _pair(block, x):
+        q = xor_bits(concat(load_i8x32(block + 2), load_i8x32(block + 36)), 0x80)
+        return dot_u8i8(zero_i32x16(), q, load_i8x64(x), 255)
+
+    @inline
+    def _single(block, x):
+        return hsum(dot_u8i8(zero_i32x8(), xor_bits(load_i8x32(block + 2), 0x80), load_i8x32(x), 255))
 
 
 @inline
@@ -99,7 +117,7 @@ def _scales(block, n):
 @inline
 def row_parts(row, x, n_cols):
     """One row times one token: `multiply_block` for a single lane, reading the bytes in place; in parts."""
-    return parts_in_sixteens(row, x, n_cols, BLOCK_BYTES, 128, _pair, _single, _scales)
+    return parts_in_sixteens(row, x, n_cols, BLOCK_BYTES, OFFSET, _pair, _single, _scales)
 
 
 @inline
@@ -118,11 +136,11 @@ FORMAT = quantised(
     block=BLOCK,
     block_bytes=BLOCK_BYTES,
     activation=Activation.Q8,
-    panel_block_bytes=PANEL_BLOCK_BYTES,
+    panel_block_bytes=PANEL_BLOCK_BYTES_OF_SHORTS if IN_SHORTS else PANEL_BLOCK_BYTES,
     parts=PARTS,
     unpack_block=unpack_block,
     multiply_block=multiply_block,
-    legacy_unit=LegacyUnit(_panel_of(as_it_is), add_signed_products, is_signed=True),
+    legacy_unit=LegacyUnit(_panel_of(put_bytes, store_d), add_signed_products, is_signed=True),
     row_parts=row_parts,
     dequantize=dequantize,
 )

@@ -144,11 +144,11 @@ def _scaled_sums(block, x):
     pairs = as_i16x32(concat(load_i8x32(block), last))
     even, odd = and_bits(pairs, 0xFF), shift_right(pairs, 8)
     q, even, odd = _next_digit(even, odd)
-    s = dot_u8i8(zero_i32x16(), q, concat(load_i8x32(x), concat(load_i8x16(x + 160), load_i8x16(x + 240))))
+    s = dot_u8i8(zero_i32x16(), q, concat(load_i8x32(x), concat(load_i8x16(x + 160), load_i8x16(x + 240))), 2)
     for n in range(1, 5):  # the last sixteen bytes have no more digits
         q, even, odd = _next_digit(even, odd)
         xn = concat(load_i8x16(x + 160 + 16 * n), lanes_i8x16("0000000000000000"))
-        s = dot_u8i8(s, q, concat(load_i8x32(x + 32 * n), xn))
+        s = dot_u8i8(s, q, concat(load_i8x32(x + 32 * n), xn), 2)
     return without_ones(s, x)
 
 

@@ -108,7 +108,7 @@ def unpack_block(block, row_bytes, ahead, panel):
 def multiply_block(panel, x, i, x_stride, acc):
     """acc[t] += panel . x[t]. Integers: 256 * (3 + 1) * 127 < 2**31. Shared with TQ1_0."""
     x += i * Q8K_BYTES
-    s = dot_block(panel, x, x_stride, acc)
+    s = dot_block(panel, x, x_stride, acc, 3)
     s = sub_splat_each(s, x + Q8K_SUM, x_stride, 1)
     return accumulate_each(acc, load_f32x16(panel + PANEL_D), x + Q8K_SCALE, x_stride, s)
 
@@ -123,10 +123,10 @@ def without_ones(sums, x):
 def _scaled_sums(block, x):
     ask_ahead(block)
     q = load_i8x64(block)
-    s = dot_u8i8(zero_i32x16(), and_bits(q, 3), load_runs(x))
-    s = dot_u8i8(s, and_bits(shift_right(q, 2), 3), load_runs(x + 32))
-    s = dot_u8i8(s, and_bits(shift_right(q, 4), 3), load_runs(x + 64))
-    return without_ones(dot_u8i8(s, shift_right(q, 6), load_runs(x + 96)), x)
+    s = dot_u8i8(zero_i32x16(), and_bits(q, 3), load_runs(x), 3)
+    s = dot_u8i8(s, and_bits(shift_right(q, 2), 3), load_runs(x + 32), 3)
+    s = dot_u8i8(s, and_bits(shift_right(q, 4), 3), load_runs(x + 64), 3)
+    return without_ones(dot_u8i8(s, shift_right(q, 6), load_runs(x + 96), 3), x)
 
 
 @inline

@@ -29,12 +29,14 @@ from woolly_worker.kernels.simd import (
     load_f16x16,
     load_f32,
     load_f32x16,
+    part_of,
     prefetch,
     splat_f32x16,
     store,
     store_each,
     store_f16,
     store_f32,
+    tile_size,
     to_f32,
     zeros_f32_like,
 )
@@ -66,21 +68,24 @@ def finish(row, padded_dim):
 @inline
 def _score_block(work, head, ahead, scores, n_panels, head_dim, padded_dim, item_bytes, load, tile):
     q, q_stride, line = field(work, SCALED), 4 * padded_dim, PANEL_TOKENS * item_bytes
+    part = part_of(tile)
     for panel in range(n_panels):
         start = panel * padded_dim * line
-        acc = zeros_f32_like(tile)
-        for d in range(0, head_dim, 2):  # head_dim is even, because heads turn in pairs
-            prefetch(ahead + start + d * line)
-            acc = fma_splat_each(acc, load(head + start + d * line), q + 4 * d, q_stride)
-            acc = fma_splat_each(acc, load(head + start + (d + 1) * line), q + 4 * d + 4, q_stride)
-        store_each(scores + 4 * PANEL_TOKENS * panel, SCORES_STRIDE, acc)
+        for i in range(0, tile_size(tile), tile_size(part)):
+            acc, row = zeros_f32_like(part), q + i * q_stride
+            for d in range(0, head_dim, 2):  # head_dim is even, because heads turn in pairs
+                if i == 0:
+                    prefetch(ahead + start + d * line)
+                acc = fma_splat_each(acc, load(head + start + d * line), row + 4 * d, q_stride)
+                acc = fma_splat_each(acc, load(head + start + (d + 1) * line), row + 4 * d + 4, q_stride)
+            store_each(scores + i * SCORES_STRIDE + 4 * PANEL_TOKENS * panel, SCORES_STRIDE, acc)
 
 
 @inline
 def _add_values(work, position, n_tokens, n_heads, start, n_here, padded_dim, item_bytes, load, tile):
     """Block by block: first the positions that every query sees, all queries together; then, next to the end of a
     chunk, those that only its later tokens see. What a query does not see is never touched, be it infinite or NaN."""
-    stride = row_bytes(padded_dim)
+    stride, part = row_bytes(padded_dim), part_of(tile)
     for first in range(0, n_here, BLOCK_TOKENS):
         block = first // BLOCK_TOKENS
         skipped = BLOCK_TOKENS * padded_dim * item_bytes
@@ -89,12 +94,15 @@ def _add_values(work, position, n_tokens, n_heads, start, n_here, padded_dim, it
         here = min(n_here - first, BLOCK_TOKENS)
         by_all = min(max(seen_of(position, 0, n_heads, start + first), 0), here)
         for k in range(0, padded_dim, 16):
-            acc = load_each(sums + 4 * k, stride, tile)
-            for p in range(by_all):
-                at = (p * padded_dim + k) * item_bytes
-                prefetch(ahead + at)
-                acc = fma_splat_each(acc, load(values + at), weights + 4 * p, SCORES_STRIDE)
-            store_each(sums + 4 * k, stride, acc)
+            for i in range(0, tile_size(tile), tile_size(part)):
+                row, of_row = sums + i * stride + 4 * k, weights + i * SCORES_STRIDE
+                acc = load_each(row, stride, part)
+                for p in range(by_all):
+                    at = (p * padded_dim + k) * item_bytes
+                    if i == 0:
+                        prefetch(ahead + at)
+                    acc = fma_splat_each(acc, load(values + at), of_row + 4 * p, SCORES_STRIDE)
+                store_each(row, stride, acc)
         for p in range(by_all, here):
             for i in range(n_tokens * n_heads):
                 if seen_of(position, i, n_heads, start + first) > p:

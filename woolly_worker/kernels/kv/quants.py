@@ -56,6 +56,7 @@ from woolly_worker.kernels.simd import (
     minus_literal,
     mul,
     narrow_to_i16,
+    part_of,
     prefetch,
     round_to_i32,
     shift_right,
@@ -67,6 +68,7 @@ from woolly_worker.kernels.simd import (
     store_f32,
     sub_shifted_each,
     sub_splat_each,
+    tile_size,
     to_f32,
     zero_extend_to_i16,
     zero_i32x16,
@@ -108,7 +110,7 @@ def _dot_q8_0(lines, x, sums, stride, ahead, tile):
     s = zeros_i32_like(tile)
     for line in range(8):
         prefetch(ahead + 64 * line)
-        s = dot_bytes_each(s, load_i32x16(lines + 64 * line), x + 4 * line, stride)
+        s = dot_bytes_each(s, load_i32x16(lines + 64 * line), x + 4 * line, stride, 255)
     return sub_splat_each(s, sums, stride, 1)
 
 
@@ -118,8 +120,8 @@ def _dot_q4_0(lines, x, sums, stride, ahead, tile):
     for line in range(4):
         prefetch(ahead + 64 * line)
         both = load_i32x16(lines + 64 * line)
-        s = dot_bytes_each(s, and_bits(both, 0x0F0F0F0F), x + 4 * line, stride)
-        s = dot_bytes_each(s, and_bits(shift_right(both, 4), 0x0F0F0F0F), x + 16 + 4 * line, stride)
+        s = dot_bytes_each(s, and_bits(both, 0x0F0F0F0F), x + 4 * line, stride, 15)
+        s = dot_bytes_each(s, and_bits(shift_right(both, 4), 0x0F0F0F0F), x + 16 + 4 * line, stride, 15)
     return sub_shifted_each(s, sums, stride, 4)
 
 
@@ -127,16 +129,19 @@ def _dot_q4_0(lines, x, sums, stride, ahead, tile):
 def _score_block(work, head, ahead, scores, n_panels, padded_dim, group_bytes, dot, tile):
     n_groups, stride = padded_dim // GROUP, records_bytes(padded_dim)
     scales = key_scales_at(padded_dim, group_bytes)
+    part = part_of(tile)
     for panel in range(n_panels):
-        acc = zeros_f32_like(tile)
-        for g in range(n_groups):
-            record, run, group = field(work, RECORDS) + g // RUNS * Q8_BYTES, g % RUNS, panel * n_groups + g
-            lines, x, sums = PANEL_TOKENS * group_bytes * group, record + Q8_RUN * run, record + Q8_SUMS + 4 * run
-            s = dot(head + lines, x, sums, stride, ahead + lines, tile)
-            d = to_f32(load_f16x16(head + scales + 2 * PANEL_TOKENS * group))
-            prefetch(ahead + scales + 2 * PANEL_TOKENS * group)
-            acc = accumulate_each(acc, d, record + Q8_SCALES + 4 * run, stride, s)
-        store_each(scores + 4 * PANEL_TOKENS * panel, SCORES_STRIDE, acc)
+        for i in range(0, tile_size(tile), tile_size(part)):
+            acc = zeros_f32_like(part)
+            for g in range(n_groups):
+                record, run = field(work, RECORDS) + i * stride + g // RUNS * Q8_BYTES, g % RUNS
+                group = panel * n_groups + g
+                lines, x, sums = PANEL_TOKENS * group_bytes * group, record + Q8_RUN * run, record + Q8_SUMS + 4 * run
+                s = dot(head + lines, x, sums, stride, ahead + lines, part)
+                d = to_f32(load_f16x16(head + scales + 2 * PANEL_TOKENS * group))
+                prefetch(ahead + scales + 2 * PANEL_TOKENS * group)
+                acc = accumulate_each(acc, d, record + Q8_SCALES + 4 * run, stride, s)
+            store_each(scores + i * SCORES_STRIDE + 4 * PANEL_TOKENS * panel, SCORES_STRIDE, acc)
 
 
 @subroutine
@@ -179,7 +184,7 @@ def _pair_q4_0(pairs, pair, ahead):
 
 @inline
 def _add_values(work, position, n_tokens, n_heads, start, n_here, padded_dim, group_bytes, load_pair, tile):
-    stride, n_pairs = row_bytes(padded_dim), (n_here + 1) // 2
+    stride, n_pairs, part = row_bytes(padded_dim), (n_here + 1) // 2, part_of(tile)
     one = splat_f32x16(np.float32(1))
     for g in range(padded_dim // GROUP):
         scales = value_scales_at(padded_dim, group_bytes) + 2 * BLOCK_TOKENS * g
@@ -187,20 +192,23 @@ def _add_values(work, position, n_tokens, n_heads, start, n_here, padded_dim, gr
             weights, packed = field(work, SCORES) + SCORES_STRIDE * i, field(work, PACKED) + PACKED_BYTES * i
             seen = seen_of(position, i, n_heads, start)
             pack_weights(work, weights, scales, seen, (n_here + 15) // 16 * 16, packed)
-        low, high = zeros_i32_like(tile), zeros_i32_like(tile)
-        for first in range(0, n_pairs, BLOCK_TOKENS // 2):
-            block, at = 2 * first // BLOCK_TOKENS, values_at(padded_dim, group_bytes) + BLOCK_TOKENS * group_bytes * g
-            pairs, ahead = head_of(work, block) + at, ahead_of(work, block) + at
-            prefetch(ahead_of(work, block) + scales)
-            for pair in range(min(n_pairs - first, BLOCK_TOKENS // 2)):
-                here, there = load_pair(pairs, pair, ahead)
-                weights = field(work, PACKED) + 4 * (first + pair)
-                low = dot_shorts_each(low, here, weights, PACKED_BYTES)
-                high = dot_shorts_each(high, there, weights, PACKED_BYTES)
-        sums, scale = field(work, SUMS) + 4 * GROUP * g, field(work, PACKED) + PACKED_SCALE
-        store_each(sums, stride, accumulate_each(load_each(sums, stride, tile), one, scale, PACKED_BYTES, low))
-        sums += 64
-        store_each(sums, stride, accumulate_each(load_each(sums, stride, tile), one, scale, PACKED_BYTES, high))
+        for i in range(0, tile_size(tile), tile_size(part)):
+            low, high = zeros_i32_like(part), zeros_i32_like(part)
+            packed = field(work, PACKED) + i * PACKED_BYTES
+            for first in range(0, n_pairs, BLOCK_TOKENS // 2):
+                block = 2 * first // BLOCK_TOKENS
+                at = values_at(padded_dim, group_bytes) + BLOCK_TOKENS * group_bytes * g
+                pairs, ahead = head_of(work, block) + at, ahead_of(work, block) + at
+                prefetch(ahead_of(work, block) + scales)
+                for pair in range(min(n_pairs - first, BLOCK_TOKENS // 2)):
+                    here, there = load_pair(pairs, pair, ahead)
+                    weights = packed + 4 * (first + pair)
+                    low = dot_shorts_each(low, here, weights, PACKED_BYTES)
+                    high = dot_shorts_each(high, there, weights, PACKED_BYTES)
+            sums, scale = field(work, SUMS) + i * stride + 4 * GROUP * g, packed + PACKED_SCALE
+            store_each(sums, stride, accumulate_each(load_each(sums, stride, part), one, scale, PACKED_BYTES, low))
+            sums += 64
+            store_each(sums, stride, accumulate_each(load_each(sums, stride, part), one, scale, PACKED_BYTES, high))
 
 
 @inline

@@ -2,7 +2,8 @@
 
     vectors      the types: Vec (lanes) and Tile (several vectors that live in registers together)
     memory       load, store, prefetch
-    arithmetic   add, fma, dot_u8i8, hsum and their kin
+    arithmetic   add, fma, hsum and their kin
+    bytes        products of bytes, summed: dot_u8i8, dot_groups
     products     floats: rows times tokens
     conversion   types and orders of lanes
     quarters     four quant blocks at once
@@ -34,10 +35,13 @@ _WORDS = {
         store_i8
     """,
     "arithmetic": """
-        absolute add add_to_exponent and_bits band bor bxor choose div dot_i16 dot_u8i8 filled_like
+        absolute add add_to_exponent and_bits band bor bxor choose div dot_i16 filled_like
         flip_even_signs fma fma_scalar hadamard hmax hsum maximum minimum minus_literal mul negate or_bits
         shift_halves shift_left shift_right shift_right_signed shift_sixteens sqrt_f32 sub xor_bits
         zero_where_less
+    """,
+    "bytes": """
+        dot_bytes_each dot_groups dot_groups_times dot_i8i8 dot_times dot_u8i8 spread_factors to_factors
     """,
     "products": """
         fma_products four_vectors sums_of_sixteen two_vectors zero_products
@@ -51,7 +55,7 @@ _WORDS = {
     """,
     "quarters": """
         first_of_quarters four_f32 in_quarters load_four_f16 load_four_f32 load_quarters mins_of_quarters
-        quarter_sums shift_right_in_quarters sum_in_order sums_of_eight sums_of_four two_bytes
+        quarter_sums shift_right_in_quarters sum_in_order sums_of_eight sums_of_four two_factors
     """,
     "tables": """
         stack_bytes
@@ -60,9 +64,9 @@ _WORDS = {
         lanes_i8x16 shift_right_by
     """,
     "tiles": """
-        accumulate_each accumulate_splat_each add_each add_product_each dot_bytes_each dot_groups dot_pairs
-        dot_shorts_each dot_vector_each fma_splat_each load_each store_each sub_scaled_each sub_shifted_each
-        sub_splat_each vector_of zeros_f32 zeros_f32_like zeros_i32 zeros_i32_like
+        accumulate_each accumulate_splat_each add_each add_product_each dot_pairs dot_shorts_each
+        fma_splat_each load_each part_of store_each sub_scaled_each sub_shifted_each
+        sub_splat_each tile_size vector_of zeros_f32 zeros_f32_like zeros_i32 zeros_i32_like
     """,
     "gathers": """
         gather_columns gather_first_halves_f32 gather_first_i32 gather_i32

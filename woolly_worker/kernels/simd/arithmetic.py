@@ -12,8 +12,8 @@ from woolly_worker.kernels.simd.lowering import (
     call_ir,
     constant,
     dot_i16_ir,
-    dot_u8i8_ir,
     reduce_ir,
+    select_by_bits_ir,
     shuffle_ir,
     splat_ir,
     verb,
@@ -83,8 +83,7 @@ def choose(typing_context: Any, bits: Any, x: Any, y: Any) -> Any:
     """x in the lanes whose bit is set, else y. `bits` is an integer with a bit for each lane, the lowest for lane 0."""
 
     def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
-        mask = b.bitcast(args[0], ir.VectorType(ir.IntType(1), x.n))
-        return b.select(mask, args[1], args[2])
+        return select_by_bits_ir(b, *args)
 
     return x(getattr(types, f"int{x.n}"), x, x), emit
 
@@ -160,17 +159,6 @@ def hmax(typing_context: Any, x: Any) -> Any:
         return reduce_ir(b, args[0], lambda low, high: pick(b, low, high))
 
     return scalar(x), emit
-
-
-@verb
-def dot_u8i8(typing_context: Any, acc: Any, u: Any, s: Any) -> Any:
-    """i32 lanes: acc[i] + the four products of unsigned bytes u[4 i ..] with signed bytes s[4 i ..]. Exact."""
-
-    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
-        lanes = acc.llvm
-        return dot_u8i8_ir(b, args[0], b.bitcast(args[1], lanes), b.bitcast(args[2], lanes))
-
-    return acc(acc, u, s), emit
 
 
 @verb

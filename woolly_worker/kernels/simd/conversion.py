@@ -11,6 +11,7 @@ from woolly_worker.kernels.simd.lowering import (
     constant,
     extend_half_ir,
     join_ir,
+    select_by_bits_ir,
     shuffle_ir,
     splat_ir,
     truncate_to_half_ir,
@@ -274,9 +275,9 @@ def bytes_from_bits(typing_context: Any, low: Any, high: Any, value: Any) -> Any
     byte = value.literal_value
 
     def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
-        i64, bits = ir.IntType(64), ir.VectorType(ir.IntType(1), 64)
+        i64 = ir.IntType(64)
         both = b.or_(b.zext(args[0], i64), b.shl(b.zext(args[1], i64), i64(32)))
-        return b.select(b.bitcast(both, bits), constant(i8x64.llvm, byte), ir.Constant(i8x64.llvm, None))
+        return select_by_bits_ir(b, both, constant(i8x64.llvm, byte), ir.Constant(i8x64.llvm, None))
 
     return i8x64(types.int32, types.int32, value), emit
 

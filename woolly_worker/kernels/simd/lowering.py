@@ -3,8 +3,9 @@
 Everything here runs while a kernel is compiled and emits instructions; nothing here is called by a kernel. Inline
 assembly is out of reach (Numba sets up no asm parser), so everything is an LLVM instruction or intrinsic.
 
-Only `dot_u8i8_ir`, `dot_i16_ir` and the verbs over grids choose instructions by CPU level, and they are exact in
-integers. The conversions of halves do where a plain x86-64 has none, and are exact (or correctly rounded) either way.
+Only the products of bytes and of 16-bit integers, bits as lanes and the verbs over grids choose instructions by CPU
+level, and they are exact in integers. The conversions of halves do where a plain x86-64 has none, and are exact (or
+correctly rounded) either way.
 """
 
 import platform
@@ -17,6 +18,7 @@ from numba.extending import intrinsic
 
 from woolly_worker.kernels import jit  # noqa: F401  (settles Numba's options first)
 from woolly_worker.kernels.cpu import CPU
+from woolly_worker.kernels.simd.sizes import IN_SHORTS
 from woolly_worker.kernels.simd.vectors import I32
 
 Builder = Any
@@ -123,18 +125,11 @@ def truncate_to_half_ir(b: Builder, value: Value) -> Value:
 
 def dot_u8i8_ir(b: Builder, acc: Value, u: Value, s: Value) -> Value:
     """acc[i] += sum over k < 4 of u8[4 i + k] * i8[4 i + k], for i32 lanes; `u` and `s` have acc's type."""
-    vec, n = acc.type, acc.type.count
+    assert not IN_SHORTS  # see bytes.py
+    vec = acc.type
     if CPU.has_avx512 or CPU.level == "avxvnni":
         width = 16 if CPU.has_avx512 else 8
         return _by_pieces(b, f"llvm.x86.avx512.vpdpbusd.{32 * width}", width, acc, u, s)
-    if CPU.level == "avx2":
-        # pmaddubsw would saturate for 8-bit weights; widening even and odd bytes to 16 bits first is exact.
-        wide = ir.VectorType(ir.IntType(16), 2 * n)
-        u16, s16 = b.bitcast(u, wide), b.bitcast(s, wide)
-        eight = constant(wide, 8)
-        even = _madd_i16(b, b.and_(u16, constant(wide, 255)), b.ashr(b.shl(s16, eight), eight), n)
-        odd = _madd_i16(b, b.lshr(u16, eight), b.ashr(s16, eight), n)
-        return b.add(acc, b.add(even, odd))
     if CPU.level in ("dotprod", "i8mm"):
         return _dot_u8i8_arm(b, acc, u, s)
     for k in range(4):
@@ -213,6 +208,35 @@ def join_ir(b: Builder, parts: list[Value]) -> Value:
         both = list(range(2 * n))
         parts = [shuffle_ir(b, parts[i], parts[i + 1], both) for i in range(0, len(parts), 2)]
     return parts[0]
+
+
+# Bits as lanes are a register of their own with AVX-512. Elsewhere LLVM takes a word of 64 apart bit by bit, unless it
+# is told how: every lane gets the part of the word that has its bit. Where bytes cannot be shuffled that is no better.
+_BITS_BY_MASKS = not CPU.has_avx512 and CPU.level != "generic"
+
+
+def select_by_bits_ir(b: Builder, bits: Value, x: Value, y: Value) -> Value:
+    """x where a lane's bit is set, else y. Lane 0 has the lowest bit."""
+    n, width = x.type.count, x.type.element.width
+    if not _BITS_BY_MASKS:
+        return b.select(b.bitcast(bits, ir.VectorType(ir.IntType(1), n)), x, y)
+    assert width in (8, 16), width
+    per_piece = 256 // width
+    element, bits_type = x.type.element, ir.IntType(bits.type.width)
+    results = []
+    for first in range(0, n, per_piece):
+        lanes = list(range(first, min(first + per_piece, n)))
+        part = b.lshr(bits, bits_type(first)) if first else bits
+        if width == 8:
+            words = splat_ir(b, b.trunc(part, I32) if part.type.width > 32 else b.zext(part, I32), len(lanes) // 4)
+            words = b.bitcast(words, ir.VectorType(element, len(lanes)))
+            spread = shuffle_ir(b, words, words, [i // 16 * 16 + i // 8 for i in range(len(lanes))])
+        else:
+            spread = splat_ir(b, b.trunc(part, element) if part.type.width > width else part, len(lanes))
+        masks = ir.Constant(spread.type, [1 << i % min(width, per_piece) for i in range(len(lanes))])
+        is_set = b.icmp_unsigned("==", b.and_(spread, masks), masks)
+        results.append(b.select(is_set, shuffle_ir(b, x, x, lanes), shuffle_ir(b, y, y, lanes)))
+    return join_ir(b, results)
 
 
 def reduce_ir(b: Builder, v: Value, combine: Callable[[Value, Value], Value]) -> Value:

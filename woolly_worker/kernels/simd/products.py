@@ -15,7 +15,8 @@ from woolly_worker.kernels.simd.tiles import at_ir, pack_ir, unpack_ir
 from woolly_worker.kernels.simd.vectors import Tile, f32x16
 
 # The largest tile that leaves registers for a vector of each row and one of a token: 24 + 4 + 1 of 32 that hold sixteen
-# floats; with sixteen registers of eight floats, 2 * 4 + 2 * 2 + 2.
+# floats; where registers are sixteen of eight floats, lanes 0..7 of it
+# come first: 12 + 2 + 1.
 
 
 @verb

@@ -18,6 +18,7 @@ from woolly_worker.kernels.simd.lowering import (
     shuffle_ir,
     verb,
 )
+from woolly_worker.kernels.simd.sizes import IN_SHORTS
 from woolly_worker.kernels.simd.vectors import I32, f32x4, i8x64, i32x4, i32x16
 
 _FOUR = [types.intp] * 4
@@ -162,14 +163,15 @@ def sums_of_eight(typing_context: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f
 
 
 @verb
-def two_bytes(typing_context: Any, x: Any, at: Any) -> Any:
-    """Byte `at` of x in lanes 0 to 7 and the byte behind it in lanes 8 to 15, zero-extended.
+def two_factors(typing_context: Any, x: Any, at: Any) -> Any:
+    """Byte `at` of x in lanes 0 to 7 and the byte behind it in lanes 8 to 15, zero-extended, as `dot_times` wants them.
 
     Byte 0 of x must be zero: the upper bytes of every lane come from there, which makes this one permutation.
     """
     if not isinstance(at, types.IntegerLiteral):
         return None
-    indices = [index for lane in range(16) for index in (at.literal_value + lane // 8, 0, 0, 0)]
+    numbers = [at.literal_value + lane // 8 for lane in range(16)]
+    indices = [index for n in numbers for index in ((n, 0, n, 0) if IN_SHORTS else (n, 0, 0, 0))]
 
     def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
         x8 = b.bitcast(args[0], i8x64.llvm)

@@ -6,7 +6,6 @@ once. The number of vectors is part of the type, so a kernel that is handed a ti
 Where a verb takes `x` and `stride`, token t's data lies at `x + t * stride`.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -19,12 +18,12 @@ from woolly_worker.kernels.simd.lowering import (
     call_ir,
     constant,
     dot_i16_ir,
-    dot_u8i8_ir,
     load_ir,
     splat_ir,
     store_ir,
     verb,
 )
+from woolly_worker.kernels.simd.sizes import TILE_TOKENS
 from woolly_worker.kernels.simd.vectors import I32, I64, Tile, Vec, f32x16, i32x16
 
 F32 = ir.FloatType()
@@ -78,53 +77,16 @@ zeros_f32_like = _zeros_like(f32x16)
 
 
 @verb
+def part_of(typing_context: Any, tile: Any) -> Any:
+    """Zeros: a tile of as many of its vectors as stay in registers."""
+    part = Tile(tile.vec, min(tile.n, TILE_TOKENS))
+    return part(tile), lambda context, b, sig, args: ir.Constant(part.llvm, None)
+
+
+@verb
 def tile_size(typing_context: Any, tile: Any) -> Any:
     """How many vectors: a constant for the compiler."""
     return types.intp(tile), lambda context, b, sig, args: I64(tile.n)
-
-
-@verb
-def dot_groups(typing_context: Any, acc: Any, panel: Any, x: Any, stride: Any, n_groups: Any) -> Any:
-    """acc[t] += panel . x[t] over n_groups groups of four columns.
-
-    panel   address of n_groups x 64 bytes, unsigned: for each group, four columns of row 0, of row 1, ... of row 15
-    x       address of the tokens' signed bytes, four for each group
-    Exact: i8 x u8 into i32. The caller keeps the sum below 2**31.
-    """
-    if not isinstance(n_groups, types.IntegerLiteral):
-        return None
-    groups = n_groups.literal_value
-    # One token's dot products wait for each other. Small tiles get several chains, summed at the end: integers, so the
-    # order is free.
-    n_chains = min(max(1, 8 // acc.n), groups)
-
-    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
-        zero = ir.Constant(acc.vec.llvm, None)
-        chains = [unpack_ir(b, args[0]), *([zero] * acc.n for _ in range(n_chains - 1))]
-        tokens = [at_ir(b, args[2], t, args[3]) for t in range(acc.n)]
-        for g in range(groups):
-            weights = load_ir(b, b.add(args[1], I64(64 * g)), acc.vec.llvm)
-            accs = chains[g % n_chains]
-            for t in range(acc.n):
-                values = _splat_load(b, b.add(tokens[t], I64(4 * g)), I32, acc.vec.n)
-                accs[t] = dot_u8i8_ir(b, accs[t], weights, values)
-        return pack_ir(b, [functools.reduce(b.add, chain) for chain in zip(*chains, strict=True)])
-
-    return acc(acc, types.intp, types.intp, types.intp, n_groups), emit
-
-
-@verb
-def dot_vector_each(typing_context: Any, acc: Any, vector: Any, x: Any, stride: Any) -> Any:
-    """acc[t] += vector . x[t] for one group of four columns: `vector` has them for sixteen rows, see dot_groups."""
-
-    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
-        results = []
-        for t, a in enumerate(unpack_ir(b, args[0])):
-            values = _splat_load(b, at_ir(b, args[2], t, args[3]), I32, acc.vec.n)
-            results.append(dot_u8i8_ir(b, a, args[1], values))
-        return pack_ir(b, results)
-
-    return acc(acc, vector, types.intp, types.intp), emit
 
 
 @verb
@@ -203,7 +165,8 @@ def sub_shifted_each(typing_context: Any, acc: Any, x: Any, stride: Any, literal
     def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
         results = []
         for t, a in enumerate(unpack_ir(b, args[0])):
-            value = b.ashr(load_ir(b, at_ir(b, args[1], t, args[2]), I32), n_bits)
+            value = load_ir(b, at_ir(b, args[1], t, args[2]), I32)
+            value = b.ashr(value, n_bits) if literal.literal_value else value
             results.append(b.sub(a, splat_ir(b, value, acc.vec.n)))
         return pack_ir(b, results)
 
@@ -258,27 +221,19 @@ def fma_splat_each(typing_context: Any, acc: Any, vector: Any, x: Any, stride: A
     return acc(acc, vector, types.intp, types.intp), emit
 
 
-def _dot_splat_each(dot_ir: Callable[[Builder, Value, Value, Value], Value], doc: str) -> Any:
-    @verb
-    def word(typing_context: Any, acc: Any, vector: Any, x: Any, stride: Any) -> Any:
-        def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
-            weights = b.bitcast(args[1], acc.vec.llvm)
-            results = []
-            for t, a in enumerate(unpack_ir(b, args[0])):
-                values = _splat_load(b, at_ir(b, args[2], t, args[3]), I32, acc.vec.n)
-                results.append(dot_ir(b, a, weights, values))
-            return pack_ir(b, results)
+@verb
+def dot_shorts_each(typing_context: Any, acc: Any, vector: Any, x: Any, stride: Any) -> Any:
+    """acc[t] += two i16 of each lane of `vector` . two i16 at x[t]. Exact."""
 
-        return acc(acc, vector, types.intp, types.intp), emit
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        weights = b.bitcast(args[1], acc.vec.llvm)
+        results = []
+        for t, a in enumerate(unpack_ir(b, args[0])):
+            values = _splat_load(b, at_ir(b, args[2], t, args[3]), I32, acc.vec.n)
+            results.append(dot_i16_ir(b, a, weights, values))
+        return pack_ir(b, results)
 
-    word.__doc__ = doc
-    return word
-
-
-dot_bytes_each = _dot_splat_each(
-    dot_u8i8_ir, "acc[t] += four unsigned bytes of each lane of `vector` . four signed bytes at x[t]. Exact."
-)
-dot_shorts_each = _dot_splat_each(dot_i16_ir, "acc[t] += two i16 of each lane of `vector` . two i16 at x[t]. Exact.")
+    return acc(acc, vector, types.intp, types.intp), emit
 
 
 @verb
