@@ -50,7 +50,7 @@ def model_file(shape: str, quant: str) -> Path:
 def measure(path: Path, options: argparse.Namespace, peer_python: str | None) -> Report:
     depths = (0,) if path == DEMO_MODEL else DEPTHS
     plan = make_plan(decode_steps=options.decode, depths=depths)
-    kept = affordable(path, plan, with_peer=peer_python is not None)
+    kept = affordable(path, plan, with_peer=peer_python is not None or options.peer_program is not None)
     for work in plan:
         if work not in kept:
             print(f"{path.name}: left out, too little memory is free: {work.name}", file=sys.stderr, flush=True)
@@ -60,6 +60,7 @@ def measure(path: Path, options: argparse.Namespace, peer_python: str | None) ->
         n_threads=options.threads,
         n_rounds=options.rounds,
         peer_python=peer_python,
+        peer_program=options.peer_program,
         progress=lambda what, share: print(f"{path.name}: {share:4.0%}  {what}", file=sys.stderr, flush=True),
     )
 
@@ -76,6 +77,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--decode", type=int, default=DECODE_STEPS, help="steps of a decode")
     parser.add_argument("--peer-python", help="a Python that has llama-cpp-python; else WOOLLY_BENCH_PEER, or this one")
+    parser.add_argument("--peer-program", type=Path, help="llama-batched-bench of ik_llama.cpp, measured instead")
     parser.add_argument("--no-peer", action="store_true")
     parser.add_argument("--no-worker", action="store_true", help="leave out a worker's start and memory")
     parser.add_argument("--json", action="store_true")
@@ -89,7 +91,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     options = parse()
     try:
-        peer_python = None if options.no_peer else find_peer_python(options.peer_python)
+        peer_python = None if options.no_peer or options.peer_program else find_peer_python(options.peer_python)
     except PeerFailed as error:
         raise SystemExit(str(error)) from error
     names = [(shape, quant) for shape in words(options.models) for quant in words(options.types)]

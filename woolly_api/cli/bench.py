@@ -41,6 +41,15 @@ def bench(
             show_default=False,
         ),
     ] = None,
+    peer_program: Annotated[
+        Path | None,
+        typer.Option(
+            "--peer-program",
+            metavar="FILE",
+            help="llama-batched-bench of ik_llama.cpp, to be measured instead.",
+            show_default=False,
+        ),
+    ] = None,
     plot: Annotated[
         Path | None, typer.Option("--plot", metavar="FILE.png", help="Draw a roofline; needs matplotlib.")
     ] = None,
@@ -74,8 +83,9 @@ def bench(
             raise Failure(str(error), 2) from error
     with Progress() as progress:
         try:
-            python = find_peer_python(peer_python) if peer else None
-            kept = affordable(path, plan, with_peer=python is not None)
+            python = find_peer_python(peer_python) if peer and peer_program is None else None
+            program = peer_program if peer else None
+            kept = affordable(path, plan, with_peer=python is not None or program is not None)
             for work in plan:
                 if work not in kept:
                     progress.line(f"woolly: left out, too little memory is free: {work.name}")
@@ -87,6 +97,7 @@ def bench(
                 n_threads=threads or allowed_cpus(),
                 n_rounds=rounds,
                 peer_python=python,
+                peer_program=program,
                 progress=lambda what, share: progress.update(f"{share:4.0%}  {what}", topic="measuring"),
             )
         except PeerFailed as error:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from woolly_worker.bench.batched_bench import BatchedBench
 from woolly_worker.bench.limits import LimitProbe, Limits
 from woolly_worker.bench.peer import LlamaCpp
 from woolly_worker.bench.plan import Decode, Mixed, ModelCost, Prefill, Work
@@ -27,6 +28,13 @@ class CanRun(Protocol):
     @property
     def name(self) -> str: ...
     def run(self, work: Work) -> list[float]: ...
+
+
+class Peer(CanRun, Protocol):
+    @property
+    def version(self) -> str: ...
+    def can_run(self, work: Work) -> bool: ...
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +72,7 @@ class Report:
     n_threads: int
     n_rounds: int
     peer: str | None
+    peer_name: str | None
     read_bytes_per_second: float
     products_per_second: float
     rows: list[Row]
@@ -90,15 +99,19 @@ def compare(
     n_threads: int,
     n_rounds: int,
     peer_python: str | None = None,
+    peer_program: Path | None = None,
     progress: Progress = lambda what, share: None,
 ) -> Report:
-    """`peer_python`: None measures Woolly alone. Raises ModelFileError, and PeerFailed when the peer ends."""
+    """With `peer_program`, llama-batched-bench is the peer, else the llama.cpp of `peer_python`, else there is none.
+    Raises ModelFileError, and PeerFailed when there is no such peer or it ends."""
     progress("loading", 0.0)
     runner = Runner(path, plan, n_threads=n_threads)
-    peer = None
+    peer: Peer | None = None
     try:
         probe = LimitProbe(n_threads)
-        if peer_python is not None:
+        if peer_program is not None:
+            peer = BatchedBench(peer_program, path, n_threads=n_threads)
+        elif peer_python is not None:
             progress("loading the peer, filling its context", 0.0)
             peer = LlamaCpp(peer_python, path, plan, n_threads=n_threads)
         times = {work: _Times() for work in plan}
@@ -113,6 +126,7 @@ def compare(
             n_threads=n_threads,
             n_rounds=n_rounds,
             peer=f"{peer.name} ({peer.version})" if peer is not None else None,
+            peer_name=peer.name if peer is not None else None,
             read_bytes_per_second=statistics.median(limit.read_bytes_per_second for limit in limits),
             products_per_second=statistics.median(limit.products_per_second for limit in limits),
             rows=[_row(work, times[work], limits, runner.cost) for work in plan],
@@ -125,7 +139,7 @@ def compare(
 
 def _take_turns(
     runner: CanRun,
-    peer: CanRun | None,
+    peer: Peer | None,
     probe: LimitProbe,
     times: dict[Work, _Times],
     n_rounds: int,
@@ -142,7 +156,7 @@ def _take_turns(
             progress(work.name, (n + i / len(times)) / n_rounds)
             time.sleep(SETTLE_SECONDS)
             taken.ours.append(runner.run(work))
-            if peer is not None:
+            if peer is not None and peer.can_run(work):
                 time.sleep(SETTLE_SECONDS)
                 taken.theirs.append(peer.run(work))
     return limits

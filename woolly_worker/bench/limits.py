@@ -1,5 +1,6 @@
 """The machine's limits, measured: bytes per second that all threads read from memory together, and int8 multiply-adds
-per second that they do in registers, by the matrix unit where there is one.
+per second that they do in registers, by the matrix unit where there is one. With AVX2 alone these are products with
+4-bit weights, the fastest there: other formats have a lower limit.
 
 Shared machines change from minute to minute, so whoever compares with a limit measures it beside the work.
 """

@@ -58,6 +58,10 @@ class LlamaCpp:
         for work in plan:
             self._ask({"do": "prepare", "work": command(work)})
 
+    def can_run(self, work: Work) -> bool:
+        """All of a plan."""
+        return True
+
     def run(self, work: Work) -> list[float]:
         """Seconds of every step of the work."""
         steps: list[float] = self._ask({"do": "run", "work": command(work)})["steps"]

@@ -26,7 +26,7 @@ def print_report(report: Report, console: Console) -> None:
 
 def table(report: Report) -> Table:
     """A row for each work; the columns of the peer only where there was one."""
-    columns = ["Woolly", *(["llama.cpp", "ratio"] if report.peer else []), "of limit", ""]
+    columns = ["Woolly", *([report.peer_name, "ratio"] if report.peer_name else []), "of limit", ""]
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     made.add_column("tokens/s", no_wrap=True)
     for column in columns:

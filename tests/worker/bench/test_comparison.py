@@ -95,7 +95,7 @@ def test_a_python_that_was_asked_for_must_have_the_peer(monkeypatch: pytest.Monk
 
 
 def report_of(*rows: Row) -> Report:
-    return Report("m.gguf", 1000, "Q4_K_M", 1000, "cpu", 2, 1, "llama.cpp (1)", 1e9, 1e9, list(rows))
+    return Report("m.gguf", 1000, "Q4_K_M", 1000, "cpu", 2, 1, "llama.cpp (1)", "llama.cpp", 1e9, 1e9, list(rows))
 
 
 def test_bars_stand_beside_what_was_measured() -> None:
