@@ -207,7 +207,7 @@ def tile_of_tokens(parts: int, multiply_block: Any) -> Any:
     @inline
     def tile_in_order(panel, panel_bytes, x, x_stride, sums, n_blocks, place, stride, add_to_out):
         """The same block after block, with the parts' sums in memory: few registers are left for them anyway, and a
-        panel passes once instead of once for every part."""
+        panel is read in its order, not in a sweep over it for every part."""
         clear(sums, parts * TILE_TOKENS)
         for i in range(n_blocks):
             s = sums + i % parts * TILE_TOKENS * VECTOR_BYTES
