@@ -8,6 +8,7 @@ import pytest
 from kernel_memory import Region, same_bits
 from test_simd_arithmetic import fold
 
+from woolly_worker.kernels.simd.sizes import PRODUCT_LANES
 from woolly_worker.kernels.simd.sizes import PRODUCT_ROWS as ROWS
 
 TOKENS, LANES, STRIDE = 3, 16, 72
@@ -29,10 +30,23 @@ def test_every_row_meets_every_token(n_rows: int, kernel: Callable[..., None]) -
 
 
 def test_a_tile_starts_from_zero() -> None:
-    out = Region(np.full(ROWS * LANES + 2, 7.5), np.float32)
+    out = Region(np.full(ROWS * PRODUCT_LANES + 2, 7.5), np.float32)
     kernels.empty_tile(out.address)
-    assert not out.values[: ROWS * LANES].any()
-    assert out.values[ROWS * LANES :].view(np.int64)[0] == ROWS
+    assert not out.values[: ROWS * PRODUCT_LANES].any()
+    assert out.values[ROWS * PRODUCT_LANES :].view(np.int64)[0] == ROWS
+
+
+def test_parts_of_the_lanes_are_what_all_of_them_are() -> None:
+    rng = np.random.default_rng(3)
+    tile, rows, x = (
+        Region(rng.standard_normal(shape), np.float32, 4)
+        for shape in ((ROWS, TOKENS, LANES), (ROWS, LANES), (TOKENS, STRIDE // 4))
+    )
+    whole, parts = (Region(np.zeros((ROWS, TOKENS, LANES)), np.float32) for _ in range(2))
+    kernels.four_rows(tile.address, rows.address, x.address, STRIDE, whole.address)
+    kernels.first_part(tile.address, rows.address, x.address, STRIDE, parts.address)
+    kernels.last_part(tile.address, rows.address, x.address, STRIDE, parts.address)
+    assert same_bits(parts.values, whole.values)
 
 
 @pytest.mark.parametrize("stride", [64, 128, 68])

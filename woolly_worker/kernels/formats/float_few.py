@@ -1,4 +1,4 @@
-"""Floats times up to sixteen tokens, for CPUs that like to be asked for one line at a time (see `ahead.py`).
+"""Floats times a few tokens, for CPUs that like to be asked for one line at a time (see `ahead.py`).
 
 A register tile is two rows by up to eight tokens (three, where registers hold eight floats), so that a row is read, and
 turned into f32, once for all of them. Panels of sixteen rows are read strip by strip, a strip of every row, while the
@@ -13,7 +13,7 @@ from woolly_worker.kernels.matmul import N_COLS, PANEL_ROWS, ROW_BYTES, VECTOR_B
 from woolly_worker.kernels.simd import fma_products, load_each, prefetch, store_each, two_vectors, zeros_f32
 from woolly_worker.kernels.step import field
 
-MOST_TOKENS = 16
+MOST_TOKENS = 16 if CPU.has_avx512 else 8
 COLUMNS = 256  # sixteen tokens' activations: 16 KB
 ROWS_AHEAD = 8
 

@@ -4,7 +4,8 @@ A row times a token is sixteen lanes of partial sums over the columns, folded at
 where one row meets one token; in a tile each row's load is shared by all tokens and each token's by all rows, so that
 the multipliers are what is busy.
 
-    groups    six tokens meet a row's load together, the last ones of a step by twos and one by one
+    groups    six tokens (three, where registers hold eight floats) meet a row's load together, the last ones of a
+              step by twos and one by one
     panels    sixteen rows, whose sums are folded together
     strips    COLUMNS of every row at a time; the sums of a tile lie in scratch meanwhile
 
@@ -18,8 +19,10 @@ None of this changes what is added to what: a lane's products are added in the o
 in the tile. Where a strip ends, the lanes are put down and picked up again as they are.
 """
 
+from woolly_worker.kernels.cpu import CPU
 from woolly_worker.kernels.formats.ahead import LINE_BY_LINE
 from woolly_worker.kernels.formats.float_few import MOST_TOKENS, few_group_size, panel_times_few
+from woolly_worker.kernels.formats.float_tile import multiply_strip
 from woolly_worker.kernels.jit import inline, subroutine
 from woolly_worker.kernels.matmul import (
     ADD_TO_OUT,
@@ -42,67 +45,28 @@ from woolly_worker.kernels.matmul import (
 )
 from woolly_worker.kernels.simd import (
     add,
-    fma_products,
-    four_vectors,
-    load_each,
     load_f32x16,
-    prefetch,
     store,
-    store_each,
     sums_of_sixteen,
-    two_vectors,
     zero_products,
 )
 from woolly_worker.kernels.simd.sizes import PRODUCT_ROWS, PRODUCT_TOKENS
 from woolly_worker.kernels.step import field
 
-COLUMNS = 512  # six tokens' activations: 12 KB
+COLUMNS = 3072 // PRODUCT_TOKENS  # a group's activations: 12 KB
 CHUNK_BYTES = 384 << 10  # of activations
 LEAST_CHUNK = 24  # tokens: fewer would read the weights from memory too often
-AHEAD = 2048  # bytes: how far a row is asked for before it is used
+# Where it is one line at a time that is asked for, eight tokens and fewer have float_few.py. With more, fewer registers
+# leave no time to wait for memory anyway.
+FEW = FEW_TOKENS if CPU.has_avx512 or not LINE_BY_LINE else MOST_TOKENS
 SUMS_BYTES = PANEL_ROWS * FEW_TOKENS * VECTOR_BYTES
-
-if PRODUCT_ROWS == 4:
-
-    @inline
-    def _load_rows(row, row_bytes, load):
-        return four_vectors(load(row), load(row + row_bytes), load(row + 2 * row_bytes), load(row + 3 * row_bytes))
-
-    @inline
-    def _load_first_of_rows(row, row_bytes, n, load_first):
-        two, three = row + 2 * row_bytes, row + 3 * row_bytes
-        return four_vectors(
-            load_first(row, n), load_first(row + row_bytes, n), load_first(two, n), load_first(three, n)
-        )
-
-else:
-
-    @inline
-    def _load_rows(row, row_bytes, load):
-        return two_vectors(load(row), load(row + row_bytes))
-
-    @inline
-    def _load_first_of_rows(row, row_bytes, n, load_first):
-        return two_vectors(load_first(row, n), load_first(row + row_bytes, n))
 
 
 @inline
 def _tile(args, row, x, first, last, sums, size, load, load_first, zeros):
-    """sums[r, t] += columns first .. last of PRODUCT_ROWS rows times as many tokens as `zeros` has; = where first
-    is 0."""
+    """See `multiply_strip`."""
     row_bytes, x_stride = field(args, ROW_BYTES), field(args, X_STRIDE)
-    acc = zeros
-    if first > 0:
-        acc = load_each(sums, VECTOR_BYTES, zeros)
-    whole = last - last % 16
-    for k in range(first, whole, 16):
-        for r in range(PRODUCT_ROWS):
-            prefetch(row + r * row_bytes + size * k + AHEAD)
-        acc = fma_products(acc, _load_rows(row + size * k, row_bytes, load), x + 4 * k, x_stride)
-    if whole < last:  # the activations' rows are padded with zeros; the weights' are not
-        rows = _load_first_of_rows(row + size * whole, row_bytes, last - whole, load_first)
-        acc = fma_products(acc, rows, x + 4 * whole, x_stride)
-    store_each(sums, VECTOR_BYTES, acc)
+    multiply_strip(row, row_bytes, x, x_stride, first, last, sums, size, load, load_first, zeros)
 
 
 @inline
@@ -205,7 +169,7 @@ def run_float_matmul(args, step, member, counter, size, load, load_first, row_do
             for r in range(first, stop, PANEL_ROWS):
                 panel_times_few(args, r, n_tokens, sums, size, load, load_first)
                 _fold_groups(args, r, n_tokens, sums, few_group_size)
-        elif n_tokens <= FEW_TOKENS:
+        elif n_tokens <= FEW:
             for r in range(first, stop, PANEL_ROWS):
                 _few_tokens(args, r, n_tokens, sums, size, load, load_first)
         else:

@@ -44,7 +44,8 @@ _WORDS = {
         dot_bytes_each dot_groups dot_groups_times dot_i8i8 dot_times dot_u8i8 spread_factors to_factors
     """,
     "products": """
-        fma_products four_vectors sums_of_sixteen two_vectors zero_products
+        fma_products fma_row four_vectors lanes_of load_tokens sums_of_sixteen two_vectors
+        zero_products
     """,
     "conversion": """
         as_f16x16 as_f32x16 as_i16x32 as_i32x16 as_i8x32 as_i8x64 bytes_from_bits concat first_half first_lane
