@@ -9,6 +9,7 @@ from woolly_worker.kernels.simd import (
     dot_groups,
     dot_groups_times,
     dot_i8i8,
+    dot_i8i8_times,
     dot_times,
     dot_u8i8,
     load_i8x32,
@@ -71,3 +72,12 @@ def signed_dots(acc, x, y, out):
     """Sixteen lanes, then eight."""
     store(out, dot_i8i8(load_i32x16(acc), load_i8x64(x), load_i8x64(y)))
     store(out + 64, dot_i8i8(load_i32x8(acc), load_i8x32(x), load_i8x32(y)))
+
+
+@kernel
+def signed_dots_times(acc, x, y, scales, out):
+    """Scales as they are, then the first one in every lane."""
+    f = to_factors(load_i32x16(scales))
+    in_order, first = spread_factors(f, "0123456789abcdef"), spread_factors(f, "0000000000000000")
+    store(out, dot_i8i8_times(load_i32x16(acc), load_i8x64(x), load_i8x64(y), in_order))
+    store(out + 64, dot_i8i8_times(zero_i32x16(), load_i8x64(x), load_i8x64(y), first))

@@ -31,6 +31,7 @@ from woolly_worker.kernels.simd import (
     and_bits,
     dot_groups_times,
     dot_pairs,
+    dot_times,
     dot_u8i8,
     four_f32,
     gather_columns,
@@ -48,16 +49,19 @@ from woolly_worker.kernels.simd import (
     splat_f32x16,
     splat_i32x16,
     spread,
+    spread_factors,
     stack_bytes,
     store,
     store_f32,
     sub,
     to_f32,
+    to_factors,
     vector_of,
     zero_extend,
     zero_i32x16,
     zeros_i32_like,
 )
+from woolly_worker.kernels.simd.sizes import IN_SHORTS
 
 PANEL_D = 4096
 PANEL_SCALES = PANEL_D + 64
@@ -157,9 +161,32 @@ def multiply_block_32(panel, x, i, x_stride, acc):
     return accumulate_each(acc, load_f32x16(panel + PANEL_D), x + Q8K_SCALE, x_stride, total)
 
 
-@inline
-def _dot(w, x):
-    return dot_u8i8(zero_i32x16(), w, load_i8x64(x), LARGEST)
+if IN_SHORTS:
+
+    @inline
+    def _dot(acc, w, x, scales):
+        return dot_times(acc, w, load_i8x64(x), scales, LARGEST)
+
+    @inline
+    def _dot_weights(x, notes, signs, scales, weights):
+        zero, s = zero_i32x16(), to_factors(scales)
+        a = _dot(zero, weights(notes, signs, 0), x, spread_factors(s, "0000111122223333"))
+        a = _dot(a, weights(notes, signs, 1), x + 64, spread_factors(s, "4444555566667777"))
+        b = _dot(zero, weights(notes, signs, 2), x + 128, spread_factors(s, "88889999aaaabbbb"))
+        return add(a, _dot(b, weights(notes, signs, 3), x + 192, spread_factors(s, "ccccddddeeeeffff")))
+
+else:
+
+    @inline
+    def _dot(w, x):
+        return dot_u8i8(zero_i32x16(), w, load_i8x64(x), LARGEST)
+
+    @inline
+    def _dot_weights(x, notes, signs, scales, weights):
+        s = mul(_dot(weights(notes, signs, 0), x), spread(scales, "0000111122223333"))
+        s = add(s, mul(_dot(weights(notes, signs, 1), x + 64), spread(scales, "4444555566667777")))
+        s = add(s, mul(_dot(weights(notes, signs, 2), x + 128), spread(scales, "88889999aaaabbbb")))
+        return add(s, mul(_dot(weights(notes, signs, 3), x + 192), spread(scales, "ccccddddeeeeffff")))
 
 
 @inline
@@ -169,12 +196,8 @@ def scaled_sums_of(block, x, block_bytes, read_block, weights):
     if block_bytes > CACHE_LINE_BYTES:
         ask_ahead(block + CACHE_LINE_BYTES)
     notes, signs, scales = read_block(block)
-    s = mul(_dot(weights(notes, signs, 0), x), spread(scales, "0000111122223333"))
-    s = add(s, mul(_dot(weights(notes, signs, 1), x + 64), spread(scales, "4444555566667777")))
-    s = add(s, mul(_dot(weights(notes, signs, 2), x + 128), spread(scales, "88889999aaaabbbb")))
-    s = add(s, mul(_dot(weights(notes, signs, 3), x + 192), spread(scales, "ccccddddeeeeffff")))
     offset = mul(scales, sign_extend(load_i16x16(x + Q8K_SUMS16)))
-    return sub(s, shift_left(offset, 6))
+    return sub(_dot_weights(x, notes, signs, scales, weights), shift_left(offset, 6))
 
 
 @inline

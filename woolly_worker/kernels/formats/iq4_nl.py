@@ -6,7 +6,7 @@ Source: ggml-common.h `block_iq4_nl`, `kvalues_iq4nl`, ggml-quants.c `dequantize
 """
 
 from woolly_worker.kernels.activations import Activation
-from woolly_worker.kernels.formats.iq4_xs import LARGEST, OFFSET, dot_values, raised_value, signed_value
+from woolly_worker.kernels.formats.iq4_xs import LARGEST, raised_value, signed_value
 from woolly_worker.kernels.formats.legacy import (
     BLOCK,
     PANEL_BLOCK_BYTES,
@@ -26,6 +26,8 @@ from woolly_worker.kernels.formats.operations import quantised
 from woolly_worker.kernels.formats.sixteens import parts_in_sixteens
 from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.simd import (
+    dot_i8i8,
+    dot_u8i8,
     gather_first_halves_f32,
     hsum,
     load_f16,
@@ -47,15 +49,30 @@ else:
     unpack_block = panel_of_nibbles(BLOCK_BYTES, 2, raised_value, store_d)
     multiply_block = multiply_raised(128, LARGEST)
 
+# One token's products: with values + OFFSET.
+OFFSET = 0 if IN_SHORTS else 128
+
+if IN_SHORTS:
+
+    @inline
+    def _dot_values(acc, q, x):
+        return dot_i8i8(acc, signed_value(q), x)
+
+else:
+
+    @inline
+    def _dot_values(acc, q, x):
+        return dot_u8i8(acc, raised_value(q), x, LARGEST)
+
 
 @inline
 def _pair(block, x):
-    return dot_values(zero_i32x16(), nibbles_of_two(block, 2, BLOCK_BYTES), load_i8x64(x))
+    return _dot_values(zero_i32x16(), nibbles_of_two(block, 2, BLOCK_BYTES), load_i8x64(x))
 
 
 @inline
 def _single(block, x):
-    return hsum(dot_values(zero_i32x8(), nibbles(block, 2), load_i8x32(x)))
+    return hsum(_dot_values(zero_i32x8(), nibbles(block, 2), load_i8x32(x)))
 
 
 @inline

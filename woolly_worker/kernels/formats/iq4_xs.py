@@ -20,6 +20,7 @@ import numpy as np
 from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUMS32, Activation
 from woolly_worker.kernels.formats.ahead import ask_ahead
 from woolly_worker.kernels.formats.fours import PARTS, dot_in_fours
+from woolly_worker.kernels.formats.nibbles import nibbles_of_both
 from woolly_worker.kernels.formats.operations import quantised
 from woolly_worker.kernels.formats.signed_planes import scales_with, signed_unit, store_products
 from woolly_worker.kernels.jit import inline
@@ -32,7 +33,7 @@ from woolly_worker.kernels.simd import (
     byte_table,
     concat,
     dot_groups_times,
-    dot_i8i8,
+    dot_i8i8_times,
     dot_pairs,
     dot_u8i8,
     gather_columns,
@@ -40,7 +41,6 @@ from woolly_worker.kernels.simd import (
     load_f32x16,
     load_four_f16,
     load_i8x16,
-    load_i8x32,
     load_i8x64,
     load_i16,
     load_i16x8,
@@ -52,17 +52,17 @@ from woolly_worker.kernels.simd import (
     shift_left,
     shift_right,
     shift_right_by,
-    shift_sixteens,
     sign_extend,
-    sixteen_twice,
     splat_f32x16,
     splat_i32x8,
     splat_i32x16,
     spread,
+    spread_factors,
     store,
     sub,
     sub_scaled_each,
     to_f32,
+    to_factors,
     vector_of,
     zero_extend,
     zero_i32x8,
@@ -93,23 +93,6 @@ raised_value = byte_table(lambda: [value + 128 for value in _values()])
 signed_value = byte_table(lambda: [value & 0xFF for value in _values()])
 
 LARGEST = 241  # of the raised values
-
-# One token's products: with values + OFFSET.
-OFFSET = 0 if IN_SHORTS else 128
-
-if IN_SHORTS:
-
-    @inline
-    def dot_values(acc, q, x):
-        """acc += VALUES[q] . x, four at a time. Shared with IQ4_NL."""
-        return dot_i8i8(acc, signed_value(q), x)
-
-else:
-
-    @inline
-    def dot_values(acc, q, x):
-        """acc += (VALUES[q] + OFFSET) . x, four at a time. Shared with IQ4_NL."""
-        return dot_u8i8(acc, raised_value(q), x, LARGEST)
 
 
 @inline
@@ -233,26 +216,45 @@ def _scales(block):
     return sub(both, splat_i32x8(np.int32(32)))
 
 
-@inline
-def _dot(qs, x):
-    """64 weights, two sub-blocks of 32, times their activations: eight lanes of partial sums each."""
-    q = and_bits(shift_sixteens(sixteen_twice(load_i8x32(qs)), 0, 4), 15)
-    return dot_values(zero_i32x16(), q, load_i8x64(x))
+if IN_SHORTS:
 
+    @inline
+    def _scaled_sums(block, x):
+        """Sixteen lanes of partial sums."""
+        zero = zero_i32x16()
+        ask_ahead(block)
+        s = to_factors(spread(_scales(block), "0123456701234567"))
+        a = _dot(zero, block + QS, x, spread_factors(s, "0000000011111111"))
+        ask_ahead(block + 64)
+        a = _dot(a, block + QS + 32, x + 64, spread_factors(s, "2222222233333333"))
+        b = _dot(zero, block + QS + 64, x + 128, spread_factors(s, "4444444455555555"))
+        ask_ahead(block + 128)
+        return add(a, _dot(b, block + QS + 96, x + 192, spread_factors(s, "6666666677777777")))
 
-@inline
-def _scaled_sums(block, x):
-    """Sixteen lanes of partial sums, what every value is too large taken away."""
-    ask_ahead(block)
-    scales = _scales(block)
-    s = mul(_dot(block + QS, x), spread(scales, "0000000011111111"))
-    ask_ahead(block + 64)
-    s = add(s, mul(_dot(block + QS + 32, x + 64), spread(scales, "2222222233333333")))
-    s = add(s, mul(_dot(block + QS + 64, x + 128), spread(scales, "4444444455555555")))
-    ask_ahead(block + 128)
-    s = add(s, mul(_dot(block + QS + 96, x + 192), spread(scales, "6666666677777777")))
-    offset = mul(scales, sign_extend(load_i16x8(x + Q8K_SUMS32)))
-    return sub(s, concat(mul(offset, splat_i32x8(np.int32(OFFSET))), zero_i32x8()))
+    @inline
+    def _dot(acc, qs, x, scales):
+        return dot_i8i8_times(acc, signed_value(nibbles_of_both(qs, qs + 16)), load_i8x64(x), scales)
+
+else:
+
+    @inline
+    def _dot(qs, x):
+        """64 weights, two sub-blocks of 32, times their activations: eight lanes of partial sums each."""
+        return dot_u8i8(zero_i32x16(), raised_value(nibbles_of_both(qs, qs + 16)), load_i8x64(x), LARGEST)
+
+    @inline
+    def _scaled_sums(block, x):
+        """Sixteen lanes of partial sums, the 128 that every value is too large taken away."""
+        ask_ahead(block)
+        scales = _scales(block)
+        s = mul(_dot(block + QS, x), spread(scales, "0000000011111111"))
+        ask_ahead(block + 64)
+        s = add(s, mul(_dot(block + QS + 32, x + 64), spread(scales, "2222222233333333")))
+        s = add(s, mul(_dot(block + QS + 64, x + 128), spread(scales, "4444444455555555")))
+        ask_ahead(block + 128)
+        s = add(s, mul(_dot(block + QS + 96, x + 192), spread(scales, "6666666677777777")))
+        offset = mul(scales, sign_extend(load_i16x8(x + Q8K_SUMS32)))
+        return sub(s, concat(shift_left(offset, 7), zero_i32x8()))
 
 
 @inline

@@ -117,6 +117,17 @@ def dot_u8i8(typing_context: Any, acc: Any, u: Any, s: Any, largest: Any) -> Any
     return acc(acc, u, s, largest), emit
 
 
+def _dot_signed(b: Builder, acc: Value, x: Value, y: Value, factors: Value) -> Value:
+    """|x| times y with x's sign."""
+    results, lanes = [], [_pieces(b, b.bitcast(vector, acc.type)) for vector in (acc, x, y, factors)]
+    for total, left, right, factor in zip(*lanes, strict=True):
+        left, right = b.bitcast(left, BYTES), b.bitcast(right, BYTES)
+        magnitude = call_ir(b, "llvm.abs.v32i8", BYTES, left, ir.Constant(ir.IntType(1), 0))
+        signed = call_ir(b, "llvm.x86.avx2.psign.b", BYTES, right, left)
+        results.append(_put_down(b, total, _pair_products(b, magnitude, signed), b.bitcast(factor, SHORTS)))
+    return join_ir(b, results)
+
+
 @verb
 def dot_i8i8(typing_context: Any, acc: Any, x: Any, y: Any) -> Any:
     """The same with two signed sides, exact for all but -128 on the right. Only for CPUs that add up in 16 bits: others
@@ -124,16 +135,20 @@ def dot_i8i8(typing_context: Any, acc: Any, x: Any, y: Any) -> Any:
 
     def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
         assert IN_SHORTS
-        ones, results = constant(SHORTS, 1), []
-        lanes = [_pieces(b, b.bitcast(vector, acc.llvm)) for vector in args]
-        for total, left, right in zip(*lanes, strict=True):
-            left, right = b.bitcast(left, BYTES), b.bitcast(right, BYTES)
-            magnitude = call_ir(b, "llvm.abs.v32i8", BYTES, left, ir.Constant(ir.IntType(1), 0))
-            signed = call_ir(b, "llvm.x86.avx2.psign.b", BYTES, right, left)
-            results.append(_put_down(b, total, _pair_products(b, magnitude, signed), ones))
-        return join_ir(b, results)
+        return _dot_signed(b, *args, constant(acc.llvm, 0x10001))
 
     return acc(acc, x, y), emit
+
+
+@verb
+def dot_i8i8_times(typing_context: Any, acc: Any, x: Any, y: Any, scales: Any) -> Any:
+    """The same times scale[i], see `dot_times`."""
+
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        assert IN_SHORTS
+        return _dot_signed(b, *args)
+
+    return acc(acc, x, y, scales), emit
 
 
 @verb
@@ -178,11 +193,12 @@ def spread_factors(typing_context: Any, numbers: Any, pattern: Any) -> Any:
 @verb
 def dot_times(typing_context: Any, acc: Any, u: Any, s: Any, scales: Any, largest: Any) -> Any:
     """acc[i] + scale[i] * (the four products, see dot_u8i8); `scales` are made by `spread_factors` or
-    `two_factors`. Exact: a lane's products fit 16 bits, so `largest` is 64 at the most."""
+    `two_factors`. Exact: what is multiplied by a scale fits 16 bits. That is four products, and `largest` 64 at the
+    most; but two, and 128, where products are added up in 16 bits anyway."""
     limit = _literal(largest)
     if limit is None:
         return None
-    assert limit <= 64, limit
+    assert limit <= (128 if IN_SHORTS else 64), limit
 
     def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
         total, unsigned, signed = args[0], b.bitcast(args[1], acc.llvm), b.bitcast(args[2], acc.llvm)
