@@ -20,7 +20,6 @@ import numpy as np
 from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUMS32, Activation
 from woolly_worker.kernels.formats.ahead import ask_ahead
 from woolly_worker.kernels.formats.fours import PARTS, dot_in_fours
-from woolly_worker.kernels.formats.nibbles import nibbles_of_both
 from woolly_worker.kernels.formats.operations import quantised
 from woolly_worker.kernels.formats.signed_planes import scales_with, signed_unit, store_products
 from woolly_worker.kernels.jit import inline
@@ -41,6 +40,7 @@ from woolly_worker.kernels.simd import (
     load_f32x16,
     load_four_f16,
     load_i8x16,
+    load_i8x32,
     load_i8x64,
     load_i16,
     load_i16x8,
@@ -52,7 +52,9 @@ from woolly_worker.kernels.simd import (
     shift_left,
     shift_right,
     shift_right_by,
+    shift_sixteens,
     sign_extend,
+    sixteen_twice,
     splat_f32x16,
     splat_i32x8,
     splat_i32x16,
@@ -63,6 +65,7 @@ from woolly_worker.kernels.simd import (
     sub_scaled_each,
     to_f32,
     to_factors,
+    twice,
     vector_of,
     zero_extend,
     zero_i32x8,
@@ -216,6 +219,12 @@ def _scales(block):
     return sub(both, splat_i32x8(np.int32(32)))
 
 
+@inline
+def _nibbles(twice_sixteen):
+    """64 table indices: the low nibbles of sixteen bytes, the high ones of their copy, and again."""
+    return and_bits(shift_sixteens(twice_sixteen, 0, 4), 15)
+
+
 if IN_SHORTS:
 
     @inline
@@ -233,14 +242,16 @@ if IN_SHORTS:
 
     @inline
     def _dot(acc, qs, x, scales):
-        return dot_i8i8_times(acc, signed_value(nibbles_of_both(qs, qs + 16)), load_i8x64(x), scales)
+        # Loads put sixteen bytes into both halves of a register; a shuffle across them takes Zen 3 longer.
+        q = concat(twice(load_i8x16(qs)), twice(load_i8x16(qs + 16)))
+        return dot_i8i8_times(acc, signed_value(_nibbles(q)), load_i8x64(x), scales)
 
 else:
 
     @inline
     def _dot(qs, x):
         """64 weights, two sub-blocks of 32, times their activations: eight lanes of partial sums each."""
-        return dot_u8i8(zero_i32x16(), raised_value(nibbles_of_both(qs, qs + 16)), load_i8x64(x), LARGEST)
+        return dot_u8i8(zero_i32x16(), raised_value(_nibbles(sixteen_twice(load_i8x32(qs)))), load_i8x64(x), LARGEST)
 
     @inline
     def _scaled_sums(block, x):

@@ -26,10 +26,8 @@ from woolly_worker.kernels.simd import (
     store,
     sub,
     to_f32,
-    twice,
     zero_extend,
 )
-from woolly_worker.kernels.simd.sizes import IN_SHORTS
 
 
 @inline
@@ -39,29 +37,11 @@ def nibbles(block, at):
     return concat(and_bits(packed, 15), shift_right(packed, 4))
 
 
-if IN_SHORTS:  # from memory into both halves of a register: shuffles across the halves are slow there
-
-    @inline
-    def _both_twice(first, second):
-        return concat(twice(load_i8x16(first)), twice(load_i8x16(second)))
-
-else:
-
-    @inline
-    def _both_twice(first, second):
-        return sixteen_twice(concat(load_i8x16(first), load_i8x16(second)))
-
-
-@inline
-def nibbles_of_both(first, second):
-    """64 values, 32 of each of two runs of sixteen bytes: the low nibbles, then the high ones."""
-    return and_bits(shift_sixteens(_both_twice(first, second), 0, 4), 15)
-
-
 @inline
 def nibbles_of_two(block, at, block_bytes):
     """64 values: those of a block and of the next one."""
-    return nibbles_of_both(block + at, block + block_bytes + at)
+    packed = concat(load_i8x16(block + at), load_i8x16(block + block_bytes + at))
+    return and_bits(shift_sixteens(sixteen_twice(packed), 0, 4), 15)
 
 
 @inline

@@ -135,7 +135,7 @@ def dot_i8i8(typing_context: Any, acc: Any, x: Any, y: Any) -> Any:
 
     def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
         assert IN_SHORTS
-        return _dot_signed(b, *args, constant(acc.llvm, 0x10001))
+        return _dot_signed(b, args[0], args[1], args[2], constant(acc.llvm, 0x10001))
 
     return acc(acc, x, y), emit
 
