@@ -9,7 +9,8 @@
     weight = d * (scale - 32) * (q - 4)
 
 (scale - 32) * (q - 4) lies in -124..128: the panel holds it with 127 added, unsigned, and 127 * sum of activations is
-taken away, in integers. `row_dot` keeps q unsigned and takes 4 * sum(scale * sum of activations) away.
+taken away, in integers. Where products of bytes are added up in 16 bits, it holds q and the scales instead (bytes of
+full range would take twice the instructions), and 4 * sum(scale * sum of activations) is taken away. So does `row_dot`.
 
 Source: ggml-common.h `block_q3_K`, ggml-quants.c `dequantize_row_q3_K`.
 """
@@ -19,11 +20,13 @@ from typing import Any
 import numpy as np
 
 from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUM, Q8K_SUMS16, Activation
+from woolly_worker.kernels.formats import scaled_panels
 from woolly_worker.kernels.formats.ahead import ask_ahead
 from woolly_worker.kernels.formats.fours import PARTS, dot_in_fours
 from woolly_worker.kernels.formats.operations import quantised
 from woolly_worker.kernels.formats.panels import PANEL_BLOCK_BYTES, PANEL_D, dot_block, in_both_halves, unit_of_bytes
 from woolly_worker.kernels.formats.q2_k import load_runs
+from woolly_worker.kernels.formats.scaled_panels import multiply_scaled, store_scales
 from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.matrix_unit_parts import UPPER
 from woolly_worker.kernels.simd import (
@@ -32,6 +35,7 @@ from woolly_worker.kernels.simd import (
     and_bits,
     as_i16x32,
     bor,
+    bxor,
     concat,
     dot_times,
     gather_columns,
@@ -64,6 +68,7 @@ from woolly_worker.kernels.simd import (
     zero_extend,
     zero_i32x16,
 )
+from woolly_worker.kernels.simd.sizes import IN_SHORTS
 
 BLOCK, BLOCK_BYTES = 256, 110
 QS, SCALES, D = 32, 96, 108
@@ -80,17 +85,25 @@ def _products(q, scale):
 
 
 @inline
-def _unpack_column(q, third, scale0, scale1, scale2, scale3, place):
+def _four_runs(q, third):
     """Four weights of sixteen rows from each of the four runs of 32; `third` has their third bits in bits 0..4 of every
     byte."""
-    q0 = bor(and_bits(q, 0x03030303), shift_left(and_bits(third, 0x01010101), 2))
-    q1 = bor(and_bits(shift_right(q, 2), 0x03030303), shift_left(and_bits(third, 0x02020202), 1))
-    q2 = bor(and_bits(shift_right(q, 4), 0x03030303), and_bits(third, 0x04040404))
-    q3 = bor(and_bits(shift_right(q, 6), 0x03030303), shift_right(and_bits(third, 0x08080808), 1))
-    store(place, _products(q0, scale0))
-    store(place + 512, _products(q1, scale1))
-    store(place + 1024, _products(q2, scale2))
-    store(place + 1536, _products(q3, scale3))
+    return (
+        bor(and_bits(q, 0x03030303), shift_left(and_bits(third, 0x01010101), 2)),
+        bor(and_bits(shift_right(q, 2), 0x03030303), shift_left(and_bits(third, 0x02020202), 1)),
+        bor(and_bits(shift_right(q, 4), 0x03030303), and_bits(third, 0x04040404)),
+        bor(and_bits(shift_right(q, 6), 0x03030303), shift_right(and_bits(third, 0x08080808), 1)),
+    )
+
+
+@inline
+def _unpack_column(q, third, scale0, scale1, scale2, scale3, place):
+    """Times their scales."""
+    runs = _four_runs(q, third)
+    store(place, _products(runs[0], scale0))
+    store(place + 512, _products(runs[1], scale1))
+    store(place + 1024, _products(runs[2], scale2))
+    store(place + 1536, _products(runs[3], scale3))
 
 
 @inline
@@ -170,29 +183,74 @@ def _quarter(h: int, part: int) -> Any:
     return unpack_quarter
 
 
-@inline
-def unpack_block(block, row_bytes, ahead, panel):
-    """One block of sixteen rows into a panel."""
-    s0, s1, s2, s3 = _unpack_factors(block, row_bytes, panel + PANEL_D)
-    for part in range(2):
-        third = gather_columns(block + 16 * part, row_bytes)
-        b0, b1, b2, b3 = vector_of(third, 0), vector_of(third, 1), vector_of(third, 2), vector_of(third, 3)
-        q = gather_columns(block + QS + 16 * part, row_bytes)
-        share = ahead + QUARTER_AHEAD * part
-        _unpack_part(q, b0, b1, b2, b3, s0, s1, share, panel + 256 * part)
-        b0, b1, b2, b3 = shift_right(b0, 4), shift_right(b1, 4), shift_right(b2, 4), shift_right(b3, 4)
-        q = gather_columns(block + QS + 32 + 16 * part, row_bytes)
-        _unpack_part(q, b0, b1, b2, b3, s2, s3, share + 2 * QUARTER_AHEAD, panel + 2048 + 256 * part)
-        s0, s1, s2, s3 = shift_right(s0, 8), shift_right(s1, 8), shift_right(s2, 8), shift_right(s3, 8)
+if IN_SHORTS:
 
+    @inline
+    def _unpack_plain(q, third, place):
+        runs = _four_runs(q, third)
+        store(place, runs[0])
+        store(place + 512, runs[1])
+        store(place + 1024, runs[2])
+        store(place + 1536, runs[3])
 
-@inline
-def multiply_block(panel, x, i, x_stride, acc):
-    """acc[t] += panel . x[t]. Integers: 256 * (255 + 127) * 127 < 2**31."""
-    x += i * Q8K_BYTES
-    s = dot_block(panel, x, x_stride, acc, 255)
-    s = sub_splat_each(s, x + Q8K_SUM, x_stride, 127)
-    return accumulate_each(acc, load_f32x16(panel + PANEL_D), x + Q8K_SCALE, x_stride, s)
+    @inline
+    def _unpack_half(qs, third, row_bytes, place):
+        q = gather_columns(qs, row_bytes)
+        _unpack_plain(vector_of(q, 0), third[0], place)
+        _unpack_plain(vector_of(q, 1), third[1], place + 64)
+        _unpack_plain(vector_of(q, 2), third[2], place + 128)
+        _unpack_plain(vector_of(q, 3), third[3], place + 192)
+
+    @inline
+    def _signed(scales):
+        """scale - 32 in every byte: none touches its neighbour."""
+        signs = splat_i32x16(np.int32(-0x7F7F7F80))
+        return bxor(sub(bor(scales, signs), splat_i32x16(np.int32(0x20202020))), signs)
+
+    @inline
+    def unpack_block(block, row_bytes, ahead, panel):
+        """One block of sixteen rows into a panel: q, and the scales beside it."""
+        for line in range(28):  # 16 * 110 bytes of the next sixteen rows, see q4_k
+            prefetch(ahead + 64 * line)
+        s0, s1, s2, s3 = _unpack_factors(block, row_bytes, panel + scaled_panels.PANEL_D)
+        store_scales(_signed(s0), panel, 0)
+        store_scales(_signed(s1), panel, 1)
+        store_scales(_signed(s2), panel, 2)
+        store_scales(_signed(s3), panel, 3)
+        for part in range(2):
+            third = gather_columns(block + 16 * part, row_bytes)
+            b0, b1, b2, b3 = vector_of(third, 0), vector_of(third, 1), vector_of(third, 2), vector_of(third, 3)
+            qs, place = block + QS + 16 * part, panel + 256 * part
+            _unpack_half(qs, (b0, b1, b2, b3), row_bytes, place)
+            upper = shift_right(b0, 4), shift_right(b1, 4), shift_right(b2, 4), shift_right(b3, 4)
+            _unpack_half(qs + 32, upper, row_bytes, place + 2048)
+
+    multiply_block = multiply_scaled(7, 4)  # 256 * 127 * 32 * (7 + 4) < 2**31
+
+else:
+
+    @inline
+    def unpack_block(block, row_bytes, ahead, panel):
+        """One block of sixteen rows into a panel."""
+        s0, s1, s2, s3 = _unpack_factors(block, row_bytes, panel + PANEL_D)
+        for part in range(2):
+            third = gather_columns(block + 16 * part, row_bytes)
+            b0, b1, b2, b3 = vector_of(third, 0), vector_of(third, 1), vector_of(third, 2), vector_of(third, 3)
+            q = gather_columns(block + QS + 16 * part, row_bytes)
+            share = ahead + QUARTER_AHEAD * part
+            _unpack_part(q, b0, b1, b2, b3, s0, s1, share, panel + 256 * part)
+            b0, b1, b2, b3 = shift_right(b0, 4), shift_right(b1, 4), shift_right(b2, 4), shift_right(b3, 4)
+            q = gather_columns(block + QS + 32 + 16 * part, row_bytes)
+            _unpack_part(q, b0, b1, b2, b3, s2, s3, share + 2 * QUARTER_AHEAD, panel + 2048 + 256 * part)
+            s0, s1, s2, s3 = shift_right(s0, 8), shift_right(s1, 8), shift_right(s2, 8), shift_right(s3, 8)
+
+    @inline
+    def multiply_block(panel, x, i, x_stride, acc):
+        """acc[t] += panel . x[t]. Integers: 256 * (255 + 127) * 127 < 2**31."""
+        x += i * Q8K_BYTES
+        s = dot_block(panel, x, x_stride, acc, 255)
+        s = sub_splat_each(s, x + Q8K_SUM, x_stride, 127)
+        return accumulate_each(acc, load_f32x16(panel + PANEL_D), x + Q8K_SCALE, x_stride, s)
 
 
 @inline
@@ -267,7 +325,7 @@ FORMAT = quantised(
     block=BLOCK,
     block_bytes=BLOCK_BYTES,
     activation=Activation.Q8K,
-    panel_block_bytes=PANEL_BLOCK_BYTES,
+    panel_block_bytes=scaled_panels.PANEL_BLOCK_BYTES if IN_SHORTS else PANEL_BLOCK_BYTES,
     parts=PARTS,
     unpack_block=unpack_block,
     multiply_block=multiply_block,

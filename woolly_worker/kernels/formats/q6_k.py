@@ -22,63 +22,56 @@ from typing import Any
 
 import numpy as np
 
-from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUMS16, Activation
+from woolly_worker.kernels.activations import Q8K_SUMS16, Activation
 from woolly_worker.kernels.formats.ahead import ask_ahead
 from woolly_worker.kernels.formats.fours import PARTS, dot_in_fours
 from woolly_worker.kernels.formats.operations import quantised
+from woolly_worker.kernels.formats.scaled_panels import (
+    PANEL_BLOCK_BYTES,
+    PANEL_D,
+    multiply_scaled,
+    store_scales,
+)
 from woolly_worker.kernels.formats.signed_planes import scales_with, signed_unit, store_products
 from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.simd import (
-    accumulate_each,
     add,
     and_bits,
     bor,
-    dot_groups_times,
-    dot_pairs,
     dot_times,
     gather_columns,
     gather_i32,
     high_halves_f32,
     load_f16,
-    load_f32x16,
     load_four_f16,
     load_i8,
     load_i8x16,
     load_i8x32,
     load_i8x64,
     load_i16x16,
-    load_i32x16,
     mul,
     prefetch,
     shift_halves,
     shift_left,
     shift_right,
-    shift_right_signed,
     sign_extend,
     splat_f32x16,
     splat_i32x16,
     spread_factors,
     store,
     sub,
-    sub_scaled_each,
     to_f32,
     to_factors,
     twice,
     vector_of,
     zero_extend,
     zero_i32x16,
-    zeros_i32_like,
 )
 
 BLOCK, BLOCK_BYTES = 256, 210
 QH, SCALES, D = 128, 192, 208
 
 QUARTER_AHEAD = 64 * 14  # bytes of sixteen rows that a quarter asks for: its share, in whole cache lines
-
-PANEL_SCALES = 4096  # i32 x 16 rows, for each of 16 sub-blocks
-PANEL_PAIRS = PANEL_SCALES + 16 * 64  # the same scales as pairs of i16
-PANEL_D = PANEL_PAIRS + 8 * 64
-PANEL_BLOCK_BYTES = PANEL_D + 64
 
 
 @inline
@@ -116,29 +109,12 @@ def _unpack_half(ql, qh, row_bytes, values):
 
 
 @inline
-def _unpack_scales(four, panel, j):
-    """Scales 4 j .. 4 j + 3, one byte each in the lanes of `four`."""
-    s0 = shift_right_signed(shift_left(four, 24), 24)
-    s1 = shift_right_signed(shift_left(four, 16), 24)
-    s2 = shift_right_signed(shift_left(four, 8), 24)
-    s3 = shift_right_signed(four, 24)
-    place = panel + PANEL_SCALES + 256 * j
-    store(place, s0)
-    store(place + 64, s1)
-    store(place + 128, s2)
-    store(place + 192, s3)
-    pairs = panel + PANEL_PAIRS + 128 * j
-    store(pairs, bor(and_bits(s0, 0xFFFF), shift_left(s1, 16)))
-    store(pairs + 64, bor(and_bits(s2, 0xFFFF), shift_left(s3, 16)))
-
-
-@inline
 def _unpack_all_scales(block, row_bytes, panel):
     scales = gather_columns(block + SCALES, row_bytes)
-    _unpack_scales(vector_of(scales, 0), panel, 0)
-    _unpack_scales(vector_of(scales, 1), panel, 1)
-    _unpack_scales(vector_of(scales, 2), panel, 2)
-    _unpack_scales(vector_of(scales, 3), panel, 3)
+    store_scales(vector_of(scales, 0), panel, 0)
+    store_scales(vector_of(scales, 1), panel, 1)
+    store_scales(vector_of(scales, 2), panel, 2)
+    store_scales(vector_of(scales, 3), panel, 3)
     store(panel + PANEL_D, high_halves_f32(gather_i32(block + D - 2, row_bytes)))
 
 
@@ -152,23 +128,7 @@ def unpack_block(block, row_bytes, ahead, panel):
     _unpack_all_scales(block, row_bytes, panel)
 
 
-@inline
-def multiply_block(panel, x, i, x_stride, acc):
-    """acc[t] += panel . x[t]. Integers: 256 * 63 * 127 * 128 < 2**31."""
-    x += i * Q8K_BYTES
-    total = zeros_i32_like(acc)
-    for j in range(16):
-        scales = load_i32x16(panel + PANEL_SCALES + 64 * j)
-        total = dot_groups_times(total, panel + 256 * j, x + 16 * j, x_stride, 4, 63, scales)
-    return _add_to_floats(panel, x, x_stride, acc, total)
-
-
-@inline
-def _add_to_floats(panel, x, x_stride, acc, total):
-    """The offset of every q leaves, then the block's float step."""
-    offsets = dot_pairs(zeros_i32_like(acc), panel + PANEL_PAIRS, x + Q8K_SUMS16, x_stride, 8)
-    total = sub_scaled_each(total, offsets, 32)
-    return accumulate_each(acc, load_f32x16(panel + PANEL_D), x + Q8K_SCALE, x_stride, total)
+multiply_block = multiply_scaled(63, 32)  # 256 * 127 * 128 * (63 + 32) < 2**31
 
 
 @inline
