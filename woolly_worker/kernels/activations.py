@@ -12,15 +12,11 @@
               0..512   i8        values, x ~ d * q
             512..576   f32 x 16  d of every run
             576..640   i32 x 16  128 times the sum of every run: what weights that are kept 128 too large add
-            640..1664  i16       the values once more, of every four the first, third, second and fourth: only where
-                                 products are added up in 16 bits, see legacy.py
 
 The scale is kept as f32 where ggml rounds it to f16 for Q8_0, so results are a little closer to exact than ggml's.
 """
 
 from enum import IntFlag
-
-from woolly_worker.kernels.simd.sizes import IN_SHORTS
 
 Q8K_VALUES = 256
 Q8K_SCALE = 256
@@ -33,8 +29,7 @@ Q8_VALUES = 512
 Q8_RUN = 32  # values that share a scale
 Q8_SCALES = 512
 Q8_SUMS = 576
-Q8_SHORTS = 640
-Q8_BYTES = Q8_SHORTS + (2 * Q8_VALUES if IN_SHORTS else 0)
+Q8_BYTES = 640
 
 LANES = 16
 CACHE_LINE_BYTES = 64

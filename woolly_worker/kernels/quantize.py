@@ -14,7 +14,6 @@ from woolly_worker.kernels.activations import (
     Q8_BYTES,
     Q8_RUN,
     Q8_SCALES,
-    Q8_SHORTS,
     Q8_SUMS,
     Q8_VALUES,
     Q8K_BYTES,
@@ -37,17 +36,14 @@ from woolly_worker.kernels.simd import (
     maximum,
     mul,
     narrow_to_i8,
-    narrow_to_i16,
     round_to_i32,
     splat_f32x16,
     splat_i32x16,
-    spread,
     store,
     store_f32,
     store_i16,
     store_i32,
 )
-from woolly_worker.kernels.simd.sizes import IN_SHORTS
 
 SMALLEST = np.float32(4e-37)  # 127 / SMALLEST is just below the largest f32
 
@@ -118,10 +114,6 @@ def into_q8(x, n, out):
         q_high = round_to_i32(mul(load_f32x16(xi + 64), factor))
         store(record + Q8_RUN * run, narrow_to_i8(q_low))
         store(record + Q8_RUN * run + 16, narrow_to_i8(q_high))
-        if IN_SHORTS:
-            shorts = record + Q8_SHORTS + 2 * Q8_RUN * run
-            store(shorts, spread(narrow_to_i16(q_low), "021346578a9bcedf"))
-            store(shorts + 32, spread(narrow_to_i16(q_high), "021346578a9bcedf"))
         store_f32(record + Q8_SCALES + 4 * run, amax / np.float32(127))
         store_i32(record + Q8_SUMS + 4 * run, 128 * hsum(add(q_low, q_high)))
 

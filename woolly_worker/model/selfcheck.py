@@ -20,7 +20,6 @@ from woolly_worker.kernels.activations import (
     Q8_BYTES,
     Q8_RUN,
     Q8_SCALES,
-    Q8_SHORTS,
     Q8_SUMS,
     Q8_VALUES,
     Q8K_BYTES,
@@ -283,8 +282,6 @@ def _compare_forms(operation: str, rows: Rows) -> None:
                 parts[place] = q.reshape(len(q), -1, n).sum(axis=2, dtype=np.int16)
         else:
             parts |= {Q8_SCALES: d, Q8_SUMS: 128 * sums}
-            if Q8_BYTES > Q8_SHORTS:
-                parts[Q8_SHORTS] = q.reshape(-1, 4)[:, [0, 2, 1, 3]].astype(np.int16)
         for place, expected in parts.items():
             part = expected.reshape(len(records), -1)
             stored: npt.NDArray[Any] = records[:, place : place + part[0].nbytes].copy().view(part.dtype)

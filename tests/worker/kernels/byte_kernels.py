@@ -10,6 +10,8 @@ from woolly_worker.kernels.simd import (
     dot_groups_times,
     dot_i8i8,
     dot_i8i8_times,
+    dot_signed_groups,
+    dot_signed_groups_times,
     dot_times,
     dot_u8i8,
     load_i8x32,
@@ -81,3 +83,12 @@ def signed_dots_times(acc, x, y, scales, out):
     in_order, first = spread_factors(f, "0123456789abcdef"), spread_factors(f, "0000000000000000")
     store(out, dot_i8i8_times(load_i32x16(acc), load_i8x64(x), load_i8x64(y), in_order))
     store(out + 64, dot_i8i8_times(zero_i32x16(), load_i8x64(x), load_i8x64(y), first))
+
+
+@kernel
+def signed_groups(panel, x, stride, scales, out):
+    """Nine groups of four bytes, as they are, times scales on top of that, and of one token."""
+    acc = dot_signed_groups(zeros_i32(3), panel, x, stride, 9)
+    store_each(out, 64, acc)
+    store_each(out + 192, 64, dot_signed_groups_times(acc, panel, x, stride, 9, load_i32x16(scales)))
+    store_each(out + 384, 64, dot_signed_groups(zeros_i32(1), panel, x, stride, 9))

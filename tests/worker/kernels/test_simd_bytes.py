@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 import pytest
-from byte_kernels import kernels_for, signed_dots, signed_dots_times
+from byte_kernels import kernels_for, signed_dots, signed_dots_times, signed_groups
 from kernel_memory import Region
 
 from woolly_worker.kernels.simd.sizes import IN_SHORTS
@@ -79,8 +79,30 @@ def test_groups_are_exact(largest: int, fill: tuple[float, int] | None) -> None:
     assert np.array_equal(out.values[TOKENS], exact[0].astype(np.int32))
 
 
-@pytest.mark.skipif(not IN_SHORTS, reason="only for CPUs that add products of bytes up in 16 bits")
-@pytest.mark.parametrize("fill", [None, (-128, 127), (-128, -127), (127, 127), (127, -127), (-1, 1)])
+SIGNED_FILLS = [None, (-128, 127), (-128, -127), (127, 127), (127, -127), (-1, 1)]  # of the weights, and the tokens
+only_in_shorts = pytest.mark.skipif(not IN_SHORTS, reason="only for CPUs that add products of bytes up in 16 bits")
+
+
+@only_in_shorts
+@pytest.mark.parametrize("fill", SIGNED_FILLS)
+def test_signed_groups_are_exact(fill: tuple[int, int] | None) -> None:
+    rng = np.random.default_rng(7)
+    panel = rng.integers(-128, 128, (GROUPS, LANES, 4)).astype(np.int8)
+    x = rng.integers(-127, 128, (TOKENS, STRIDE)).astype(np.int8)
+    if fill is not None:
+        panel[:], x[:] = fill
+    scales, out = scales_for(rng, 2047), Region(np.zeros((2 * TOKENS + 1, LANES)), np.int32)
+    regions = Region(panel, np.int8, 1), Region(x, np.int8, 1)
+    signed_groups(*(region.address for region in regions), STRIDE, Region(scales, np.int32).address, out.address)
+    values = x[:, : 4 * GROUPS].reshape(TOKENS, GROUPS, 4).astype(np.int32)
+    exact = np.einsum("grk,tgk->tr", panel.astype(np.int32), values)
+    assert np.array_equal(out.values[:TOKENS], exact)
+    assert np.array_equal(out.values[TOKENS : 2 * TOKENS], exact + scales * exact)
+    assert np.array_equal(out.values[2 * TOKENS], exact[0])
+
+
+@only_in_shorts
+@pytest.mark.parametrize("fill", SIGNED_FILLS)
 def test_signed_dots_are_exact(fill: tuple[int, int] | None) -> None:
     rng = np.random.default_rng(6)
     x, y = rng.integers(-128, 128, 64).astype(np.int8), rng.integers(-127, 128, 64).astype(np.int8)

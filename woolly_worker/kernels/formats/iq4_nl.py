@@ -10,15 +10,12 @@ from woolly_worker.kernels.formats.iq4_xs import LARGEST, raised_value, signed_v
 from woolly_worker.kernels.formats.legacy import (
     BLOCK,
     PANEL_BLOCK_BYTES,
-    PANEL_BLOCK_BYTES_OF_SHORTS,
     PARTS,
     add_signed_products,
     multiply_raised,
-    multiply_shorts,
+    multiply_signed,
     panel_of_nibbles,
-    put_shorts,
     store_d,
-    store_d_behind_shorts,
 )
 from woolly_worker.kernels.formats.legacy_on_matrix_unit import LegacyUnit
 from woolly_worker.kernels.formats.nibbles import nibbles, nibbles_of_two, store_numbers
@@ -43,8 +40,8 @@ BLOCK_BYTES = 18
 
 
 if IN_SHORTS:
-    unpack_block = panel_of_nibbles(BLOCK_BYTES, 2, signed_value, store_d_behind_shorts, put_shorts)
-    multiply_block = multiply_shorts
+    unpack_block = panel_of_nibbles(BLOCK_BYTES, 2, signed_value, store_d)
+    multiply_block = multiply_signed
 else:
     unpack_block = panel_of_nibbles(BLOCK_BYTES, 2, raised_value, store_d)
     multiply_block = multiply_raised(128, LARGEST)
@@ -100,7 +97,7 @@ FORMAT = quantised(
     block=BLOCK,
     block_bytes=BLOCK_BYTES,
     activation=Activation.Q8,
-    panel_block_bytes=PANEL_BLOCK_BYTES_OF_SHORTS if IN_SHORTS else PANEL_BLOCK_BYTES,
+    panel_block_bytes=PANEL_BLOCK_BYTES,
     parts=PARTS,
     unpack_block=unpack_block,
     multiply_block=multiply_block,

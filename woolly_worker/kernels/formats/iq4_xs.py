@@ -34,6 +34,7 @@ from woolly_worker.kernels.simd import (
     dot_groups_times,
     dot_i8i8_times,
     dot_pairs,
+    dot_signed_groups_times,
     dot_u8i8,
     gather_columns,
     load_f16,
@@ -116,11 +117,14 @@ def _unpack_scales(low, high, panel):
         low, high = shift_right(low, 8), shift_right(high, 4)
 
 
+panel_value = signed_value if IN_SHORTS else raised_value
+
+
 @inline
 def _unpack_column(q, place):
     """Four weights of sixteen rows from each of the two halves of a sub-block."""
-    store(place, raised_value(and_bits(q, 0x0F0F0F0F)))
-    store(place + 256, raised_value(and_bits(shift_right(q, 4), 0x0F0F0F0F)))
+    store(place, panel_value(and_bits(q, 0x0F0F0F0F)))
+    store(place + 256, panel_value(and_bits(shift_right(q, 4), 0x0F0F0F0F)))
 
 
 @inline
@@ -139,17 +143,31 @@ def unpack_block(block, row_bytes, ahead, panel):
         _unpack_column(vector_of(q, 3), place + 192)
 
 
-@inline
-def multiply_block(panel, x, i, x_stride, acc):
-    """acc[t] += panel . x[t]. Integers: 256 * (241 + 128) * 127 * 32 < 2**31."""
-    x += i * Q8K_BYTES
-    total = zeros_i32_like(acc)
-    for j in range(8):
-        scales = load_i32x16(panel + PANEL_SCALES + 64 * j)
-        total = dot_groups_times(total, panel + 512 * j, x + 32 * j, x_stride, 8, LARGEST, scales)
-    offsets = dot_pairs(zeros_i32_like(acc), panel + PANEL_PAIRS, x + Q8K_SUMS32, x_stride, 4)
-    total = sub_scaled_each(total, offsets, 128)
-    return accumulate_each(acc, load_f32x16(panel + PANEL_D), x + Q8K_SCALE, x_stride, total)
+if IN_SHORTS:
+
+    @inline
+    def multiply_block(panel, x, i, x_stride, acc):
+        """acc[t] += panel . x[t]. Integers: 256 * 127 * 127 * 32 < 2**31."""
+        x += i * Q8K_BYTES
+        total = zeros_i32_like(acc)
+        for j in range(8):
+            scales = load_i32x16(panel + PANEL_SCALES + 64 * j)
+            total = dot_signed_groups_times(total, panel + 512 * j, x + 32 * j, x_stride, 8, scales)
+        return accumulate_each(acc, load_f32x16(panel + PANEL_D), x + Q8K_SCALE, x_stride, total)
+
+else:
+
+    @inline
+    def multiply_block(panel, x, i, x_stride, acc):
+        """acc[t] += panel . x[t]. Integers: 256 * (241 + 128) * 127 * 32 < 2**31."""
+        x += i * Q8K_BYTES
+        total = zeros_i32_like(acc)
+        for j in range(8):
+            scales = load_i32x16(panel + PANEL_SCALES + 64 * j)
+            total = dot_groups_times(total, panel + 512 * j, x + 32 * j, x_stride, 8, LARGEST, scales)
+        offsets = dot_pairs(zeros_i32_like(acc), panel + PANEL_PAIRS, x + Q8K_SUMS32, x_stride, 4)
+        total = sub_scaled_each(total, offsets, 128)
+        return accumulate_each(acc, load_f32x16(panel + PANEL_D), x + Q8K_SCALE, x_stride, total)
 
 
 # Four bytes in every lane, and none of them touches its neighbour:

@@ -3,8 +3,8 @@
     weight = d * w            w signed, kept in the panel as w + OFFSET, so that the bytes are unsigned
     weight = d * q + m        q unsigned
 
-Where products of bytes are added up in 16 bits (see simd/bytes.py), w of full range would have to be taken apart: it
-lies in the panel as i16, and meets i16 activations.
+Where products of bytes are added up in 16 bits (see simd/bytes.py), w + OFFSET of full range would have to be taken
+apart: the panel holds w itself.
 
 A block of sixteen rows in the panel is [8 groups][16 rows][4 columns] u8, then d as f32 x 16 rows, then m / 128. A
 matrix unit takes signed bytes as well, so its panel holds w itself, and nothing has to be taken away.
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from woolly_worker.kernels.activations import Q8_BYTES, Q8_RUN, Q8_SCALES, Q8_SHORTS, Q8_SUMS, Q8_VALUES
+from woolly_worker.kernels.activations import Q8_BYTES, Q8_RUN, Q8_SCALES, Q8_SUMS, Q8_VALUES
 from woolly_worker.kernels.formats.nibbles import fifth_of_four, high_nibbles, low_nibbles
 from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.matmul import PANEL_ROWS
@@ -23,10 +23,9 @@ from woolly_worker.kernels.simd import (
     accumulate_splat_each,
     add,
     as_i8x64,
-    as_i16x32,
     bor,
     dot_groups,
-    dot_pairs,
+    dot_signed_groups,
     filled_like,
     gather_columns,
     gather_i32,
@@ -35,9 +34,7 @@ from woolly_worker.kernels.simd import (
     low_halves_f32,
     mul,
     prefetch,
-    shift_left,
     shift_right,
-    shift_right_signed,
     splat_f32x16,
     store,
     sub_shifted_each,
@@ -58,7 +55,6 @@ def offset_of(magnitude: int) -> int:
 PARTS = 16  # a lane of `sixteens.py` each
 PANEL_D = 8 * 64
 PANEL_BLOCK_BYTES = PANEL_D + 64
-PANEL_BLOCK_BYTES_OF_SHORTS = 2 * PANEL_D + 64
 PANEL_M = PANEL_D + 64  # where there is one
 PANEL_BLOCK_BYTES_WITH_MINS = PANEL_M + 64
 RUNS = Q8_VALUES // Q8_RUN
@@ -95,46 +91,26 @@ def moved_by(n: int) -> Any:
     return moved
 
 
-@inline
-def put_bytes(panel, group, q):
-    """Four bytes of sixteen rows, as they are."""
-    store(panel + 64 * group, q)
-
-
-@inline
-def put_shorts(panel, group, q):
-    """The same as i16: the first and the third, then the others."""
-    place, q = panel + 128 * group, as_i16x32(q)
-    store(place, shift_right_signed(shift_left(q, 8), 8))
-    store(place + 64, shift_right_signed(q, 8))
-
-
-@inline
-def store_d_behind_shorts(block, row_bytes, panel):
-    store_d(block, row_bytes, panel + PANEL_D)
-
-
-def panel_of_nibbles(block_bytes: int, at: int, value: Any, store_scales: Any, put: Any = put_bytes) -> Any:
+def panel_of_nibbles(block_bytes: int, at: int, value: Any, store_scales: Any) -> Any:
     """The unpack_block of a format with sixteen bytes of nibbles `at` bytes into its block, see `nibbles.py`: value(q)
-    is what the panel holds for the bytes q, by way of put(panel, group, value); store_scales(block, row_bytes, panel)
-    adds the rest."""
+    is what the panel holds for the bytes q; store_scales(block, row_bytes, panel) adds the rest."""
     lines_left = -(-PANEL_ROWS * block_bytes // 64) - 4
 
     @inline
-    def column(q, ahead, panel, group):
+    def column(q, ahead, place):
         """Four weights of sixteen rows from each half of the block."""
         prefetch(ahead)
-        put(panel, group, value(low_nibbles(q)))
-        put(panel, group + 4, value(high_nibbles(q)))
+        store(place, value(low_nibbles(q)))
+        store(place + 256, value(high_nibbles(q)))
 
     @inline
     def unpack_block(block, row_bytes, ahead, panel):
         """One block of sixteen rows into a panel; an equal share of the next sixteen rows is asked for, see q4_k."""
         q = gather_columns(block + at, row_bytes)
-        column(vector_of(q, 0), ahead, panel, 0)
-        column(vector_of(q, 1), ahead + 64, panel, 1)
-        column(vector_of(q, 2), ahead + 128, panel, 2)
-        column(vector_of(q, 3), ahead + 192, panel, 3)
+        column(vector_of(q, 0), ahead, panel)
+        column(vector_of(q, 1), ahead + 64, panel + 64)
+        column(vector_of(q, 2), ahead + 128, panel + 128)
+        column(vector_of(q, 3), ahead + 192, panel + 192)
         store_scales(block, row_bytes, panel)
         for line in range(lines_left):
             prefetch(ahead + 256 + 64 * line)
@@ -207,11 +183,10 @@ def multiply_raised(offset: int, largest: int) -> Any:
 
 
 @inline
-def multiply_shorts(panel, x, i, x_stride, acc):
-    """The multiply_block of w as i16, [16 pairs][16 rows][2 columns]; the rest lies behind them as in other panels."""
-    shorts = x + i // RUNS * Q8_BYTES + Q8_SHORTS + 2 * Q8_RUN * (i % RUNS)
-    s = dot_pairs(zeros_i32_like(acc), panel, shorts, x_stride, 16)
-    return add_signed_products(panel + PANEL_D, x, i, x_stride, acc, s)
+def multiply_signed(panel, x, i, x_stride, acc):
+    """The multiply_block of w itself."""
+    s = dot_signed_groups(zeros_i32_like(acc), panel, values_of(x, i), x_stride, 8)
+    return add_signed_products(panel, x, i, x_stride, acc, s)
 
 
 def multiply_with_mins(largest: int) -> Any:

@@ -11,15 +11,12 @@ from woolly_worker.kernels.activations import Activation
 from woolly_worker.kernels.formats.legacy import (
     BLOCK,
     PANEL_BLOCK_BYTES,
-    PANEL_BLOCK_BYTES_OF_SHORTS,
     PARTS,
     add_signed_products,
+    as_it_is,
     multiply_raised,
-    multiply_shorts,
-    put_bytes,
-    put_shorts,
+    multiply_signed,
     store_d,
-    store_d_behind_shorts,
 )
 from woolly_worker.kernels.formats.legacy_on_matrix_unit import LegacyUnit
 from woolly_worker.kernels.formats.operations import quantised
@@ -53,38 +50,38 @@ BLOCK_BYTES = 34
 
 
 @inline
-def _put_raised(panel, group, q):
-    store(panel + 64 * group, xor_bits(q, 0x80808080))
+def _raised(q):
+    return xor_bits(q, 0x80808080)
 
 
-def _panel_of(put: Any, store_scales: Any) -> Any:
-    """The unpack_block whose panel is filled by put(panel, group, four bytes of sixteen rows)."""
+def _panel_of(value: Any) -> Any:
+    """The unpack_block whose panel holds value(four bytes of sixteen rows)."""
 
     @inline
-    def half(block, row_bytes, ahead, panel, group):
+    def half(block, row_bytes, ahead, place):
         q = gather_columns(block, row_bytes)
         prefetch(ahead)
-        put(panel, group, vector_of(q, 0))
+        store(place, value(vector_of(q, 0)))
         prefetch(ahead + 64)
-        put(panel, group + 1, vector_of(q, 1))
+        store(place + 64, value(vector_of(q, 1)))
         prefetch(ahead + 128)
-        put(panel, group + 2, vector_of(q, 2))
+        store(place + 128, value(vector_of(q, 2)))
         prefetch(ahead + 192)
-        put(panel, group + 3, vector_of(q, 3))
+        store(place + 192, value(vector_of(q, 3)))
 
     @inline
     def unpack_block(block, row_bytes, ahead, panel):
         """One block of sixteen rows into a panel; 16 * 34 bytes of the next sixteen rows are asked for, see q4_k."""
-        half(block + 2, row_bytes, ahead, panel, 0)
-        half(block + 18, row_bytes, ahead + 256, panel, 4)
-        store_scales(block, row_bytes, panel)
+        half(block + 2, row_bytes, ahead, panel)
+        half(block + 18, row_bytes, ahead + 256, panel + 256)
+        store_d(block, row_bytes, panel)
         prefetch(ahead + 512)
 
     return unpack_block
 
 
 if IN_SHORTS:
-    unpack_block, multiply_block = _panel_of(put_shorts, store_d_behind_shorts), multiply_shorts
+    unpack_block, multiply_block = _panel_of(as_it_is), multiply_signed
     OFFSET = 0
 
     @inline
@@ -96,7 +93,7 @@ if IN_SHORTS:
         return hsum(dot_i8i8(zero_i32x8(), load_i8x32(block + 2), load_i8x32(x)))
 
 else:
-    unpack_block, multiply_block = _panel_of(_put_raised, store_d), multiply_raised(128, 255)
+    unpack_block, multiply_block = _panel_of(_raised), multiply_raised(128, 255)
     OFFSET = 128
 
     @inline
@@ -136,11 +133,11 @@ FORMAT = quantised(
     block=BLOCK,
     block_bytes=BLOCK_BYTES,
     activation=Activation.Q8,
-    panel_block_bytes=PANEL_BLOCK_BYTES_OF_SHORTS if IN_SHORTS else PANEL_BLOCK_BYTES,
+    panel_block_bytes=PANEL_BLOCK_BYTES,
     parts=PARTS,
     unpack_block=unpack_block,
     multiply_block=multiply_block,
-    legacy_unit=LegacyUnit(_panel_of(put_bytes, store_d), add_signed_products, is_signed=True),
+    legacy_unit=LegacyUnit(_panel_of(as_it_is), add_signed_products, is_signed=True),
     row_parts=row_parts,
     dequantize=dequantize,
 )

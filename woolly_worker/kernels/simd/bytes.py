@@ -117,14 +117,21 @@ def dot_u8i8(typing_context: Any, acc: Any, u: Any, s: Any, largest: Any) -> Any
     return acc(acc, u, s, largest), emit
 
 
+def _magnitude(b: Builder, x: Value) -> Value:
+    return call_ir(b, "llvm.abs.v32i8", BYTES, x, ir.Constant(ir.IntType(1), 0))
+
+
+def _signed_products(b: Builder, magnitude: Value, x: Value, y: Value) -> Value:
+    """Sums of two neighbours' products in 16 bits: |x| times y with x's sign. There is no room for more of them."""
+    return _pair_products(b, magnitude, call_ir(b, "llvm.x86.avx2.psign.b", BYTES, y, x))
+
+
 def _dot_signed(b: Builder, acc: Value, x: Value, y: Value, factors: Value) -> Value:
-    """|x| times y with x's sign."""
     results, lanes = [], [_pieces(b, b.bitcast(vector, acc.type)) for vector in (acc, x, y, factors)]
     for total, left, right, factor in zip(*lanes, strict=True):
         left, right = b.bitcast(left, BYTES), b.bitcast(right, BYTES)
-        magnitude = call_ir(b, "llvm.abs.v32i8", BYTES, left, ir.Constant(ir.IntType(1), 0))
-        signed = call_ir(b, "llvm.x86.avx2.psign.b", BYTES, right, left)
-        results.append(_put_down(b, total, _pair_products(b, magnitude, signed), b.bitcast(factor, SHORTS)))
+        products = _signed_products(b, _magnitude(b, left), left, right)
+        results.append(_put_down(b, total, products, b.bitcast(factor, SHORTS)))
     return join_ir(b, results)
 
 
@@ -304,6 +311,57 @@ def dot_groups_times(
         return pack_ir(b, [b.add(a, b.mul(s, args[6])) for a, s in zip(accs, sums, strict=True)])
 
     return acc(acc, types.intp, types.intp, types.intp, n_groups, largest, scale), emit
+
+
+def _signed_groups(
+    b: Builder, accs: list[Value], panel: Value, tokens: list[Value], n_groups: int, factors: list[Value]
+) -> list[Value]:
+    """acc[t] += factor * (panel . x[t]); a factor for each register of rows."""
+    totals = [_pieces(b, acc) for acc in accs]
+    for g in range(n_groups):
+        places = [I64(4 * LANES * (len(factors) * g + piece)) for piece in range(len(factors))]
+        weights = [load_ir(b, b.add(panel, place), BYTES) for place in places]
+        magnitudes = [_magnitude(b, w) for w in weights]
+        for pieces, x in zip(totals, tokens, strict=True):
+            values = b.bitcast(splat_ir(b, load_ir(b, b.add(x, I64(4 * g)), I32), LANES), BYTES)
+            for i, factor in enumerate(factors):
+                products = _signed_products(b, magnitudes[i], weights[i], values)
+                pieces[i] = _put_down(b, pieces[i], products, factor)
+    return [join_ir(b, pieces) for pieces in totals]
+
+
+@verb
+def dot_signed_groups(typing_context: Any, acc: Any, panel: Any, x: Any, stride: Any, n_groups: Any) -> Any:
+    """The same of a panel of signed bytes, exact where no token has -128. Only for CPUs that add up in 16 bits."""
+    groups = _literal(n_groups)
+    if groups is None:
+        return None
+
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        assert IN_SHORTS
+        accs, tokens = unpack_ir(b, args[0]), [at_ir(b, args[2], t, args[3]) for t in range(acc.n)]
+        ones = [constant(SHORTS, 1)] * (acc.vec.n // LANES)
+        return pack_ir(b, _signed_groups(b, accs, args[1], tokens, groups, ones))
+
+    return acc(acc, types.intp, types.intp, types.intp, n_groups), emit
+
+
+@verb
+def dot_signed_groups_times(
+    typing_context: Any, acc: Any, panel: Any, x: Any, stride: Any, n_groups: Any, scale: Any
+) -> Any:
+    """The same times scale, as in dot_groups_times: a number of 16 bits for each of the sixteen rows."""
+    groups = _literal(n_groups)
+    if groups is None:
+        return None
+
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        assert IN_SHORTS
+        accs, tokens = unpack_ir(b, args[0]), [at_ir(b, args[2], t, args[3]) for t in range(acc.n)]
+        factors = [_both_halves(b, piece) for piece in _pieces(b, args[5])]
+        return pack_ir(b, _signed_groups(b, accs, args[1], tokens, groups, factors))
+
+    return acc(acc, types.intp, types.intp, types.intp, n_groups, scale), emit
 
 
 @verb
