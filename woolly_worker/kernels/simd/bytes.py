@@ -1,13 +1,14 @@
-"""Products of unsigned bytes with signed ones, summed up: `dot_u8i8` over vectors, `dot_groups` over register tiles.
+"""Products of bytes, summed up: `dot_u8i8` and its kin over vectors, `dot_groups` and its kin over register tiles.
 
-Most CPUs have one instruction for four products and their sum. AVX2 has not: `pmaddubsw` adds two products up in 16
-bits, where they saturate, and `pmaddwd` two of those, times a factor each, in 32 bits. So verbs with an unsigned side
-are told the largest byte that may come there (`largest`, a literal; signed bytes may be anything):
+Most CPUs have one instruction for four products of unsigned bytes with signed ones, and their sum. AVX2 has not:
+`pmaddubsw` adds two products up in 16 bits, where they saturate, and `pmaddwd` two of those, times a factor each, in 32
+bits (IN_SHORTS). So verbs with an unsigned side are told the largest byte that may come there (`largest`, a literal;
+signed bytes may be anything). Up to 128, two products fit 16 bits, and the smaller the bytes, the more of such sums can
+be added up there before they are put down: 8 for 4-bit weights, 4 for 5 bits, 2 for 6 bits. A sub-scale is the factor
+then, so that it costs nothing.
 
-    up to 128    two products fit 16 bits. The smaller the bytes, the more of such sums can be added up there before
-                 they are put down: 8 for 4-bit weights, 4 for 5 bits, 2 for 6 bits. A sub-scale is the factor then,
-                 so that it costs nothing
-    up to 255    the two nibbles of a byte by themselves, the upper ones' sum times 16
+Unsigned bytes beyond 128 are not for these CPUs. Their kernels leave such weights signed, and multiply the magnitudes
+by tokens that take the signs over: verbs with `i8i8` and `signed` in their names, which other CPUs do without.
 
 All of it is exact, so the results are those of every other CPU.
 """
@@ -70,35 +71,17 @@ def _both_halves(b: Builder, scale: Value) -> Value:
     return shuffle_ir(b, shorts, shorts, [i - i % 2 for i in range(2 * LANES)])
 
 
-class _Planes:
-    """How unsigned bytes up to `largest` are multiplied: as they are, or their two nibbles by themselves."""
-
-    def __init__(self, largest: int) -> None:
-        self.shifts = (0,) if largest <= 128 else (0, 4)
-        largest_of_plane = largest if largest <= 128 else 15
-        self.room = (1 << 15) // (largest_of_plane << 8)  # sums of two products that can be added up in 16 bits
-
-    def split(self, b: Builder, u: Value) -> list[Value]:
-        if len(self.shifts) == 1:
-            return [u]
-        nibbles = constant(WORDS, 0x0F0F0F0F)
-        return [b.and_(b.lshr(u, constant(WORDS, shift)) if shift else u, nibbles) for shift in self.shifts]
-
-    def factors(self, b: Builder, scale: Value | None) -> list[Value]:
-        """For `_put_down`, of each plane. `scale`: in both halves of a lane."""
-        if scale is None:
-            return [constant(SHORTS, 1 << shift) for shift in self.shifts]
-        return [b.shl(scale, constant(SHORTS, shift)) if shift else scale for shift in self.shifts]
+def _room(largest: int) -> int:
+    """How many sums of two products can be added up in 16 bits."""
+    assert largest <= 128, f"unsigned bytes up to {largest} times signed ones overflow sums of 16 bits"
+    return (1 << 15) // (largest << 8)
 
 
 def _dot_in_shorts(b: Builder, acc: Value, u: Value, s: Value, largest: int) -> Value:
-    planes = _Planes(largest)
-    factors, results = planes.factors(b, None), []
-    for total, unsigned, signed in zip(_pieces(b, acc), _pieces(b, u), _pieces(b, s), strict=True):
-        for plane, factor in zip(planes.split(b, unsigned), factors, strict=True):
-            total = _put_down(b, total, _pair_products(b, plane, signed), factor)
-        results.append(total)
-    return join_ir(b, results)
+    assert _room(largest)
+    lanes, ones = [_pieces(b, vector) for vector in (acc, u, s)], constant(SHORTS, 1)
+    sums = [_put_down(b, total, _pair_products(b, x, y), ones) for total, x, y in zip(*lanes, strict=True)]
+    return join_ir(b, sums)
 
 
 @verb
@@ -224,31 +207,24 @@ def dot_times(typing_context: Any, acc: Any, u: Any, s: Any, scales: Any, larges
 def _groups_in_shorts(
     b: Builder, accs: list[Value], panel: Value, tokens: list[Value], n_groups: int, largest: int, scale: Value | None
 ) -> list[Value]:
-    """acc[t] += scale * (panel . x[t]), eight rows after the other where the nibbles of bytes have sums of their own:
-    these fill the registers."""
-    planes = _Planes(largest)
+    """acc[t] += scale * (panel . x[t])."""
     totals = [_pieces(b, acc) for acc in accs]
     n_pieces = len(totals[0])
-    scales = [_both_halves(b, piece) for piece in _pieces(b, scale)] if scale is not None else [None] * n_pieces
-    factors = [planes.factors(b, piece) for piece in scales]
-    together = [list(range(n_pieces))] if len(planes.shifts) == 1 else [[piece] for piece in range(n_pieces)]
-    for pieces in together:
-        sums: dict[tuple[int, int, int], Value] = {}
-        for g in range(n_groups):
-            weights = {}
-            for piece in pieces:
-                at = I64(4 * LANES * (n_pieces * g + piece))
-                weights[piece] = planes.split(b, load_ir(b, b.add(panel, at), WORDS))
-            for t, x in enumerate(tokens):
-                values = splat_ir(b, load_ir(b, b.add(x, I64(4 * g)), I32), LANES)
-                for piece in pieces:
-                    for plane, u in enumerate(weights[piece]):
-                        products, key = _pair_products(b, u, values), (t, piece, plane)
-                        sums[key] = b.add(sums[key], products) if key in sums else products
-            if (g + 1) % planes.room == 0 or g == n_groups - 1:
-                for (t, piece, plane), shorts in sums.items():
-                    totals[t][piece] = _put_down(b, totals[t][piece], shorts, factors[piece][plane])
-                sums = {}
+    ones = [constant(SHORTS, 1)] * n_pieces
+    factors = ones if scale is None else [_both_halves(b, piece) for piece in _pieces(b, scale)]
+    sums: dict[tuple[int, int], Value] = {}
+    for g in range(n_groups):
+        places = [I64(4 * LANES * (n_pieces * g + piece)) for piece in range(n_pieces)]
+        weights = [load_ir(b, b.add(panel, place), WORDS) for place in places]
+        for t, x in enumerate(tokens):
+            values = splat_ir(b, load_ir(b, b.add(x, I64(4 * g)), I32), LANES)
+            for piece in range(n_pieces):
+                products, key = _pair_products(b, weights[piece], values), (t, piece)
+                sums[key] = b.add(sums[key], products) if key in sums else products
+        if (g + 1) % _room(largest) == 0 or g == n_groups - 1:
+            for (t, piece), shorts in sums.items():
+                totals[t][piece] = _put_down(b, totals[t][piece], shorts, factors[piece])
+            sums = {}
     return [join_ir(b, pieces) for pieces in totals]
 
 
@@ -296,8 +272,7 @@ def dot_groups(typing_context: Any, acc: Any, panel: Any, x: Any, stride: Any, n
 def dot_groups_times(
     typing_context: Any, acc: Any, panel: Any, x: Any, stride: Any, n_groups: Any, largest: Any, scale: Any
 ) -> Any:
-    """acc[t] += scale * (panel . x[t]), see dot_groups. `scale` has a number for each of the sixteen rows that fits 16
-    bits, times 16 where `largest` is beyond 128."""
+    """acc[t] += scale * (panel . x[t]), see dot_groups. `scale`: a number of 16 bits for each of the sixteen rows."""
     groups, limit = _literal(n_groups), _literal(largest)
     if groups is None or limit is None:
         return None
