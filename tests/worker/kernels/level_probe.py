@@ -34,7 +34,7 @@ def digest(*arrays: np.ndarray) -> str:
 
 def of_format(name: str) -> str:
     """Row dots, panels with every tile size, many tokens, and the rows as floats."""
-    products = [Product(name, 37, columns_to_try(FORMATS[name])[-1], n) for n in (1, 15, 47)]
+    products = [Product(name, 37, columns_to_try(FORMATS[name])[-1], n) for n in (1, 7, 15, 47)]
     results = [result for product in products for result in (product.one_by_one(), product.at_once())]
     numbers = Region(np.zeros(products[0].n_cols), np.float32)
     for row in products[0].rows:

@@ -38,7 +38,7 @@ def four_rows(tile, rows, x, stride, out):
 
 @kernel
 def empty_tile(out):
-    """The zeros of a tile of one token, and behind ROWS vectors of LANES how many those are."""
+    """The zeros of a tile of one token, and behind ROWS vectors of PRODUCT_LANES how many those are."""
     acc = zero_products(1)
     store_each(out, PART_BYTES, acc)
     store_i64(out + PART_BYTES * tile_size(acc), tile_size(acc))

@@ -196,6 +196,6 @@ ENDS = {  # bytes that make every value the smallest, and the largest
 def columns_to_try(format_: Format) -> tuple[int, ...]:
     """Row lengths: short ones, odd ones where the format has them, and some blocks."""
     if format_.block == 1:
-        return (1, 2, 15, 16, 17, 31, 100, 172, 256, 1300)  # the last one has three strips, see float_loops.py
+        return (1, 2, 15, 16, 17, 31, 100, 172, 256, 1300)  # the last one has several strips, see float_loops.py
     # Less than one round of the parts, half of one, whole rounds, and something behind them.
     return tuple(format_.block * n for n in ((1, 2, 3, 21) if format_.block == 256 else (1, 8, 16, 37)))

@@ -93,14 +93,17 @@ def test_signed_groups_are_exact(fill: tuple[int, int] | None) -> None:
     x = rng.integers(-127, 128, (TOKENS, STRIDE)).astype(np.int8)
     if fill is not None:
         panel[:], x[:] = fill
-    scales, out = scales_for(rng, 2047), Region(np.zeros((2 * TOKENS + 1, LANES)), np.int32)
+    scales, out = scales_for(rng, 32767), Region(np.zeros((3 * TOKENS + 1, LANES)), np.int32)
     regions = Region(panel, np.int8, 1), Region(x, np.int8, 1)
     signed_groups(*(region.address for region in regions), STRIDE, Region(scales, np.int32).address, out.address)
     values = x[:, : 4 * GROUPS].reshape(TOKENS, GROUPS, 4).astype(np.int32)
     exact = np.einsum("grk,tgk->tr", panel.astype(np.int32), values)
     assert np.array_equal(out.values[:TOKENS], exact)
-    assert np.array_equal(out.values[TOKENS : 2 * TOKENS], exact + scales * exact)
+    times_scales = exact + scales.astype(np.int64) * exact
+    assert np.array_equal(out.values[TOKENS : 2 * TOKENS], times_scales.astype(np.int32))  # wraps where it has to
     assert np.array_equal(out.values[2 * TOKENS], exact[0])
+    each = np.einsum("rk,tk->tr", panel[0].astype(np.int32), values[:, 0])
+    assert np.array_equal(out.values[2 * TOKENS + 1 :], each)
 
 
 @only_in_shorts

@@ -14,7 +14,7 @@ from woolly_worker.kernels.simd import fma_products, load_each, prefetch, store_
 from woolly_worker.kernels.step import field
 
 MOST_TOKENS = 16 if CPU.has_avx512 else 8
-COLUMNS = 256  # sixteen tokens' activations: 16 KB
+COLUMNS = 256  # sixteen tokens' activations: 16 KB, eight tokens' 8 KB
 ROWS_AHEAD = 8
 
 

@@ -56,9 +56,9 @@ from woolly_worker.kernels.step import field
 COLUMNS = 3072 // PRODUCT_TOKENS  # a group's activations: 12 KB
 CHUNK_BYTES = 384 << 10  # of activations
 LEAST_CHUNK = 24  # tokens: fewer would read the weights from memory too often
-# Where it is one line at a time that is asked for, eight tokens and fewer have float_few.py. With more, fewer registers
-# leave no time to wait for memory anyway.
-FEW = FEW_TOKENS if CPU.has_avx512 or not LINE_BY_LINE else MOST_TOKENS
+# Up to here it is the way of few tokens. With AVX2 alone, whatever float_few.py does not take goes that of many: so few
+# registers leave no time to wait for memory.
+FEW = 0 if CPU.level == "avx2" else FEW_TOKENS
 SUMS_BYTES = PANEL_ROWS * FEW_TOKENS * VECTOR_BYTES
 
 

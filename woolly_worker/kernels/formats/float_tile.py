@@ -5,11 +5,12 @@
 Where registers hold sixteen floats, each vector of a row meets all tokens. Where they hold eight, lanes 0..7 of the
 sixteen sums go over the strip before lanes 8..15 do: so four rows and three tokens fill sixteen registers, and seven
 loads feed twelve products. The tokens' vectors are loaded first, and a row's at a time: with all rows in registers one
-of the sums would have to leave them. Nothing is asked for ahead there: the load ports have enough to do.
+of the sums would have to leave them. Zen 3 asks for nothing ahead: its load ports have enough to do.
 """
 
 from typing import Any
 
+from woolly_worker.kernels.cpu import CPU
 from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.matmul import VECTOR_BYTES
 from woolly_worker.kernels.simd import (
@@ -22,10 +23,25 @@ from woolly_worker.kernels.simd import (
     prefetch,
     store_each,
 )
-from woolly_worker.kernels.simd.sizes import PRODUCT_LANES
+from woolly_worker.kernels.simd.sizes import PRODUCT_LANES, PRODUCT_ROWS
 
 PART_BYTES = 4 * PRODUCT_LANES
+assert PRODUCT_ROWS == 4  # written out below
 AHEAD = 2048  # bytes: how far a row is asked for before it is used
+
+
+if CPU.level == "avx2":
+
+    @inline
+    def ask(row, row_bytes):
+        """Nothing."""
+
+else:
+
+    @inline
+    def ask(row, row_bytes):
+        for r in range(PRODUCT_ROWS):
+            prefetch(row + r * row_bytes + AHEAD)
 
 
 def _strip_of(part: int) -> Any:
@@ -36,16 +52,15 @@ def _strip_of(part: int) -> Any:
         @inline
         def times(acc, row, row_bytes, x, x_stride, load):
             one, two, three = row + row_bytes, row + 2 * row_bytes, row + 3 * row_bytes
-            prefetch(row + AHEAD)
-            prefetch(one + AHEAD)
-            prefetch(two + AHEAD)
-            prefetch(three + AHEAD)
+            ask(row, row_bytes)
             return fma_products(acc, four_vectors(load(row), load(one), load(two), load(three)), x, x_stride)
 
     else:
 
         @inline
         def times(acc, row, row_bytes, x, x_stride, load):
+            if part == 0:
+                ask(row, row_bytes)
             tokens = load_tokens(x, x_stride, acc)
             acc = fma_row(acc, 0, lanes_of(load(row), part), tokens)
             acc = fma_row(acc, 1, lanes_of(load(row + row_bytes), part), tokens)
@@ -63,6 +78,8 @@ def _strip_of(part: int) -> Any:
 
     @inline
     def strip(row, row_bytes, x, x_stride, first, last, sums, size, load, load_first, zeros):
+        """sums[r, t] += columns first .. last of PRODUCT_ROWS rows times as many tokens as `zeros` has; = where first
+        is 0."""
         x, sums = x + part * PART_BYTES, sums + part * PART_BYTES
         acc = zeros
         if first > 0:
@@ -86,7 +103,6 @@ else:
 
     @inline
     def multiply_strip(row, row_bytes, x, x_stride, first, last, sums, size, load, load_first, zeros):
-        """sums[r, t] += columns first .. last of PRODUCT_ROWS rows times as many tokens as `zeros` has; = where first
-        is 0."""
+        """One part after the other."""
         _first(row, row_bytes, x, x_stride, first, last, sums, size, load, load_first, zeros)
         _second(row, row_bytes, x, x_stride, first, last, sums, size, load, load_first, zeros)

@@ -39,23 +39,19 @@ from woolly_worker.kernels.simd.sizes import IN_SHORTS
 BLOCK_BYTES = 18
 
 
-if IN_SHORTS:
-    unpack_block = panel_of_nibbles(BLOCK_BYTES, 2, signed_value, store_d)
-    multiply_block = multiply_signed
-else:
-    unpack_block = panel_of_nibbles(BLOCK_BYTES, 2, raised_value, store_d)
-    multiply_block = multiply_raised(128, LARGEST)
+_signed_panel = panel_of_nibbles(BLOCK_BYTES, 2, signed_value, store_d)
 
-# One token's products: with values + OFFSET.
-OFFSET = 0 if IN_SHORTS else 128
-
+# One token's products are those of values + OFFSET.
 if IN_SHORTS:
+    unpack_block, multiply_block, OFFSET = _signed_panel, multiply_signed, 0
 
     @inline
     def _dot_values(acc, q, x):
         return dot_i8i8(acc, signed_value(q), x)
 
 else:
+    unpack_block = panel_of_nibbles(BLOCK_BYTES, 2, raised_value, store_d)
+    multiply_block, OFFSET = multiply_raised(128, LARGEST), 128
 
     @inline
     def _dot_values(acc, q, x):
@@ -101,9 +97,7 @@ FORMAT = quantised(
     parts=PARTS,
     unpack_block=unpack_block,
     multiply_block=multiply_block,
-    legacy_unit=LegacyUnit(
-        panel_of_nibbles(BLOCK_BYTES, 2, signed_value, store_d), add_signed_products, is_signed=True
-    ),
+    legacy_unit=LegacyUnit(_signed_panel, add_signed_products, is_signed=True),
     row_parts=row_parts,
     dequantize=dequantize,
 )

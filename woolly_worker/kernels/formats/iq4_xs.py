@@ -8,7 +8,7 @@
     weight = d * (scale - 32) * VALUES[q]
 
 The table's values lie in -127..113. Panels keep value + 128 unsigned, and 128 * sum(scale * sum of activations) is
-taken away, in integers; so does one token where it has to.
+taken away, in integers. Where products of bytes are added up in 16 bits, values stay as they are.
 
 Source: ggml-common.h `block_iq4_xs`, `kvalues_iq4nl`, ggml-quants.c `dequantize_row_iq4_xs`.
 """
@@ -21,6 +21,7 @@ from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUMS32, 
 from woolly_worker.kernels.formats.ahead import ask_ahead
 from woolly_worker.kernels.formats.fours import PARTS, dot_in_fours
 from woolly_worker.kernels.formats.operations import quantised
+from woolly_worker.kernels.formats.scaled_panels import less_32
 from woolly_worker.kernels.formats.signed_planes import scales_with, signed_unit, store_products
 from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.simd import (
@@ -28,7 +29,6 @@ from woolly_worker.kernels.simd import (
     add,
     and_bits,
     bor,
-    bxor,
     byte_table,
     concat,
     dot_groups_times,
@@ -80,10 +80,10 @@ SCALES_H, SCALES_L, QS = 2, 4, 8
 
 QUARTER_AHEAD = 64 * 9  # bytes of sixteen rows that a quarter asks for: its share, in whole cache lines
 
-# The panel of sixteen rows: values + 128 as [64 groups][16 rows][4 columns] u8, then
+# The panel of sixteen rows: values (+ 128) as [64 groups][16 rows][4 columns] u8, then
 PANEL_SCALES = 4096  # i32 x 16 rows, for each of 8 sub-blocks
 PANEL_PAIRS = PANEL_SCALES + 8 * 64  # the same scales as pairs of i16
-PANEL_D = PANEL_PAIRS + 4 * 64  # f32 x 16 rows
+PANEL_D = PANEL_PAIRS + (0 if IN_SHORTS else 4 * 64)  # f32 x 16 rows
 PANEL_BLOCK_BYTES = PANEL_D + 64
 
 
@@ -113,7 +113,8 @@ def _unpack_scales(low, high, panel):
         s0, s1 = _scale(low, high), _scale(shift_right(low, 4), shift_right(high, 2))
         store(panel + PANEL_SCALES + 128 * pair, s0)
         store(panel + PANEL_SCALES + 128 * pair + 64, s1)
-        store(panel + PANEL_PAIRS + 64 * pair, bor(and_bits(s0, 0xFFFF), shift_left(s1, 16)))
+        if not IN_SHORTS:
+            store(panel + PANEL_PAIRS + 64 * pair, bor(and_bits(s0, 0xFFFF), shift_left(s1, 16)))
         low, high = shift_right(low, 8), shift_right(high, 4)
 
 
@@ -170,15 +171,10 @@ else:
         return accumulate_each(acc, load_f32x16(panel + PANEL_D), x + Q8K_SCALE, x_stride, total)
 
 
-# Four bytes in every lane, and none of them touches its neighbour:
-_THIRTY_TWO, _SIGNS = 0x20202020, np.int32(-0x7F7F7F80)
-
-
 @inline
 def _four_scales_of_each(low, high):
     """Four bytes a lane, scale - 32, from the low four bits and the high two of every byte."""
-    raised = bor(bor(and_bits(low, 0x0F0F0F0F), high), splat_i32x16(_SIGNS))
-    return bxor(sub(raised, splat_i32x16(np.int32(_THIRTY_TWO))), splat_i32x16(_SIGNS))
+    return less_32(bor(and_bits(low, 0x0F0F0F0F), high))
 
 
 @inline
@@ -250,7 +246,7 @@ if IN_SHORTS:
         """Sixteen lanes of partial sums."""
         zero = zero_i32x16()
         ask_ahead(block)
-        s = to_factors(spread(_scales(block), "0123456701234567"))
+        s = to_factors(twice(_scales(block)))
         a = _dot(zero, block + QS, x, spread_factors(s, "0000000011111111"))
         ask_ahead(block + 64)
         a = _dot(a, block + QS + 32, x + 64, spread_factors(s, "2222222233333333"))

@@ -3,8 +3,8 @@
     weight = d * w            w signed, kept in the panel as w + OFFSET, so that the bytes are unsigned
     weight = d * q + m        q unsigned
 
-Where products of bytes are added up in 16 bits (see simd/bytes.py), w + OFFSET of full range would have to be taken
-apart: the panel holds w itself.
+Where products of bytes are added up in 16 bits (see simd/bytes.py), w + OFFSET of full range does not fit: there panels
+of Q8_0 and IQ4_NL hold w itself.
 
 A block of sixteen rows in the panel is [8 groups][16 rows][4 columns] u8, then d as f32 x 16 rows, then m / 128. A
 matrix unit takes signed bytes as well, so its panel holds w itself, and nothing has to be taken away.

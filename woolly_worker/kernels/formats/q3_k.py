@@ -26,7 +26,7 @@ from woolly_worker.kernels.formats.fours import PARTS, dot_in_fours
 from woolly_worker.kernels.formats.operations import quantised
 from woolly_worker.kernels.formats.panels import PANEL_BLOCK_BYTES, PANEL_D, dot_block, in_both_halves, unit_of_bytes
 from woolly_worker.kernels.formats.q2_k import load_runs
-from woolly_worker.kernels.formats.scaled_panels import multiply_scaled, store_scales
+from woolly_worker.kernels.formats.scaled_panels import less_32, multiply_scaled, store_scales
 from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.matrix_unit_parts import UPPER
 from woolly_worker.kernels.simd import (
@@ -35,7 +35,6 @@ from woolly_worker.kernels.simd import (
     and_bits,
     as_i16x32,
     bor,
-    bxor,
     concat,
     dot_times,
     gather_columns,
@@ -202,21 +201,15 @@ if IN_SHORTS:
         _unpack_plain(vector_of(q, 3), third[3], place + 192)
 
     @inline
-    def _signed(scales):
-        """scale - 32 in every byte: none touches its neighbour."""
-        signs = splat_i32x16(np.int32(-0x7F7F7F80))
-        return bxor(sub(bor(scales, signs), splat_i32x16(np.int32(0x20202020))), signs)
-
-    @inline
     def unpack_block(block, row_bytes, ahead, panel):
         """One block of sixteen rows into a panel: q, and the scales beside it."""
         for line in range(28):  # 16 * 110 bytes of the next sixteen rows, see q4_k
             prefetch(ahead + 64 * line)
         s0, s1, s2, s3 = _unpack_factors(block, row_bytes, panel + scaled_panels.PANEL_D)
-        store_scales(_signed(s0), panel, 0)
-        store_scales(_signed(s1), panel, 1)
-        store_scales(_signed(s2), panel, 2)
-        store_scales(_signed(s3), panel, 3)
+        store_scales(less_32(s0), panel, 0)
+        store_scales(less_32(s1), panel, 1)
+        store_scales(less_32(s2), panel, 2)
+        store_scales(less_32(s3), panel, 3)
         for part in range(2):
             third = gather_columns(block + 16 * part, row_bytes)
             b0, b1, b2, b3 = vector_of(third, 0), vector_of(third, 1), vector_of(third, 2), vector_of(third, 3)

@@ -1,6 +1,7 @@
 """Q8_0: 32 weights in 34 bytes: d (f16), then 32 x i8. weight = d * q.
 
-`dot_u8i8` wants unsigned weights, so the kernels flip the sign bit (q + 128) and take 128 * sum(x) away again.
+`dot_u8i8` wants unsigned weights, so the kernels flip the sign bit (q + 128) and take 128 * sum(x) away again, except
+where products of bytes are added up in 16 bits.
 
 Source: ggml-common.h `block_q8_0`, ggml-quants.c `dequantize_row_q8_0`.
 """
@@ -80,8 +81,10 @@ def _panel_of(value: Any) -> Any:
     return unpack_block
 
 
+_signed_panel = _panel_of(as_it_is)
+
 if IN_SHORTS:
-    unpack_block, multiply_block = _panel_of(as_it_is), multiply_signed
+    unpack_block, multiply_block = _signed_panel, multiply_signed
     OFFSET = 0
 
     @inline
@@ -137,7 +140,7 @@ FORMAT = quantised(
     parts=PARTS,
     unpack_block=unpack_block,
     multiply_block=multiply_block,
-    legacy_unit=LegacyUnit(_panel_of(as_it_is), add_signed_products, is_signed=True),
+    legacy_unit=LegacyUnit(_signed_panel, add_signed_products, is_signed=True),
     row_parts=row_parts,
     dequantize=dequantize,
 )

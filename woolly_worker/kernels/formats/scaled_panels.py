@@ -10,19 +10,24 @@ Shared by Q6_K and, where products of bytes are added up in 16 bits, Q3_K.
 
 from typing import Any
 
+import numpy as np
+
 from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUMS16
 from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.simd import (
     accumulate_each,
     and_bits,
     bor,
+    bxor,
     dot_groups_times,
     dot_pairs,
     load_f32x16,
     load_i32x16,
     shift_left,
     shift_right_signed,
+    splat_i32x16,
     store,
+    sub,
     sub_scaled_each,
     zeros_i32_like,
 )
@@ -31,6 +36,13 @@ PANEL_SCALES = 4096
 PANEL_PAIRS = PANEL_SCALES + 16 * 64
 PANEL_D = PANEL_PAIRS + 8 * 64
 PANEL_BLOCK_BYTES = PANEL_D + 64
+
+
+@inline
+def less_32(scales):
+    """Four bytes a lane, scale - 32, from bytes 0..63: none touches its neighbour."""
+    signs = splat_i32x16(np.int32(-0x7F7F7F80))
+    return bxor(sub(bor(scales, signs), splat_i32x16(np.int32(0x20202020))), signs)
 
 
 @inline

@@ -44,6 +44,7 @@ from woolly_worker.kernels.simd import (
     as_i32x16,
     dot_bytes_each,
     dot_shorts_each,
+    dot_signed_bytes_each,
     first_lane,
     first_lanes_or,
     hmax,
@@ -70,11 +71,13 @@ from woolly_worker.kernels.simd import (
     sub_splat_each,
     tile_size,
     to_f32,
+    xor_bits,
     zero_extend_to_i16,
     zero_i32x16,
     zeros_f32_like,
     zeros_i32_like,
 )
+from woolly_worker.kernels.simd.sizes import IN_SHORTS
 from woolly_worker.kernels.step import field
 
 RUNS = Q8_VALUES // Q8_RUN
@@ -104,14 +107,28 @@ def finish(row, padded_dim):
     _turn(row, padded_dim)
 
 
-@inline
-def _dot_q8_0(lines, x, sums, stride, ahead, tile):
-    """Sixteen keys' group times all queries', in integers."""
-    s = zeros_i32_like(tile)
-    for line in range(8):
-        prefetch(ahead + 64 * line)
-        s = dot_bytes_each(s, load_i32x16(lines + 64 * line), x + 4 * line, stride, 255)
-    return sub_splat_each(s, sums, stride, 1)
+if IN_SHORTS:
+
+    @inline
+    def _dot_q8_0(lines, x, sums, stride, ahead, tile):
+        """Sixteen keys' group times all queries', in integers. Signed, so that the queries' sums are not needed."""
+        s = zeros_i32_like(tile)
+        for line in range(8):
+            prefetch(ahead + 64 * line)
+            keys = xor_bits(load_i32x16(lines + 64 * line), 0x80808080)
+            s = dot_signed_bytes_each(s, keys, x + 4 * line, stride)
+        return s
+
+else:
+
+    @inline
+    def _dot_q8_0(lines, x, sums, stride, ahead, tile):
+        """Sixteen keys' group times all queries', in integers."""
+        s = zeros_i32_like(tile)
+        for line in range(8):
+            prefetch(ahead + 64 * line)
+            s = dot_bytes_each(s, load_i32x16(lines + 64 * line), x + 4 * line, stride, 255)
+        return sub_splat_each(s, sums, stride, 1)
 
 
 @inline

@@ -8,7 +8,8 @@ be added up there before they are put down: 8 for 4-bit weights, 4 for 5 bits, 2
 then, so that it costs nothing.
 
 Unsigned bytes beyond 128 are not for these CPUs. Their kernels leave such weights signed, and multiply the magnitudes
-by tokens that take the signs over: verbs with `i8i8` and `signed` in their names, which other CPUs do without.
+by tokens that take the signs over: verbs with `i8i8` and `signed` in their names, which other CPUs do without. Tokens
+never hold -128 (see quantize.py).
 
 All of it is exact, so the results are those of every other CPU.
 """
@@ -72,13 +73,14 @@ def _both_halves(b: Builder, scale: Value) -> Value:
 
 
 def _room(largest: int) -> int:
-    """How many sums of two products can be added up in 16 bits."""
-    assert largest <= 128, f"unsigned bytes up to {largest} times signed ones overflow sums of 16 bits"
+    """How many sums of two products of such unsigned bytes can be added up in 16 bits."""
+    if largest > 128:
+        raise ValueError(f"unsigned bytes up to {largest} times signed ones overflow sums of 16 bits: 128 is the limit")
     return (1 << 15) // (largest << 8)
 
 
 def _dot_in_shorts(b: Builder, acc: Value, u: Value, s: Value, largest: int) -> Value:
-    assert _room(largest)
+    _room(largest)  # there has to be some
     lanes, ones = [_pieces(b, vector) for vector in (acc, u, s)], constant(SHORTS, 1)
     sums = [_put_down(b, total, _pair_products(b, x, y), ones) for total, x, y in zip(*lanes, strict=True)]
     return join_ir(b, sums)
@@ -104,16 +106,16 @@ def _magnitude(b: Builder, x: Value) -> Value:
     return call_ir(b, "llvm.abs.v32i8", BYTES, x, ir.Constant(ir.IntType(1), 0))
 
 
-def _signed_products(b: Builder, magnitude: Value, x: Value, y: Value) -> Value:
-    """Sums of two neighbours' products in 16 bits: |x| times y with x's sign. There is no room for more of them."""
-    return _pair_products(b, magnitude, call_ir(b, "llvm.x86.avx2.psign.b", BYTES, y, x))
+def _with_sign(b: Builder, x: Value, of: Value) -> Value:
+    return call_ir(b, "llvm.x86.avx2.psign.b", BYTES, x, of)
 
 
 def _dot_signed(b: Builder, acc: Value, x: Value, y: Value, factors: Value) -> Value:
+    """acc + factors * (|x| times y with x's sign). Two products fit 16 bits: 2 * 128 * 127."""
     results, lanes = [], [_pieces(b, b.bitcast(vector, acc.type)) for vector in (acc, x, y, factors)]
     for total, left, right, factor in zip(*lanes, strict=True):
         left, right = b.bitcast(left, BYTES), b.bitcast(right, BYTES)
-        products = _signed_products(b, _magnitude(b, left), left, right)
+        products = _pair_products(b, _magnitude(b, left), _with_sign(b, right, left))
         results.append(_put_down(b, total, products, b.bitcast(factor, SHORTS)))
     return join_ir(b, results)
 
@@ -205,27 +207,29 @@ def dot_times(typing_context: Any, acc: Any, u: Any, s: Any, scales: Any, larges
 
 
 def _groups_in_shorts(
-    b: Builder, accs: list[Value], panel: Value, tokens: list[Value], n_groups: int, largest: int, scale: Value | None
-) -> list[Value]:
-    """acc[t] += scale * (panel . x[t])."""
-    totals = [_pieces(b, acc) for acc in accs]
-    n_pieces = len(totals[0])
+    b: Builder, acc: Value, panel: Value, tokens: list[Value], n_groups: int, largest: int | None, scale: Value | None
+) -> Value:
+    """acc[t] += scale * (panel . x[t]); largest None: the panel's bytes are signed."""
+    totals = [_pieces(b, vector) for vector in unpack_ir(b, acc)]
+    n_pieces, room = len(totals[0]), 1 if largest is None else _room(largest)
     ones = [constant(SHORTS, 1)] * n_pieces
     factors = ones if scale is None else [_both_halves(b, piece) for piece in _pieces(b, scale)]
     sums: dict[tuple[int, int], Value] = {}
     for g in range(n_groups):
         places = [I64(4 * LANES * (n_pieces * g + piece)) for piece in range(n_pieces)]
-        weights = [load_ir(b, b.add(panel, place), WORDS) for place in places]
+        weights = [load_ir(b, b.add(panel, place), BYTES) for place in places]
+        magnitudes = weights if largest is not None else [_magnitude(b, w) for w in weights]
         for t, x in enumerate(tokens):
-            values = splat_ir(b, load_ir(b, b.add(x, I64(4 * g)), I32), LANES)
-            for piece in range(n_pieces):
-                products, key = _pair_products(b, weights[piece], values), (t, piece)
+            values = b.bitcast(splat_ir(b, load_ir(b, b.add(x, I64(4 * g)), I32), LANES), BYTES)
+            for piece, w in enumerate(weights):
+                signed = values if largest is not None else _with_sign(b, values, w)
+                products, key = _pair_products(b, magnitudes[piece], signed), (t, piece)
                 sums[key] = b.add(sums[key], products) if key in sums else products
-        if (g + 1) % _room(largest) == 0 or g == n_groups - 1:
+        if (g + 1) % room == 0 or g == n_groups - 1:
             for (t, piece), shorts in sums.items():
                 totals[t][piece] = _put_down(b, totals[t][piece], shorts, factors[piece])
             sums = {}
-    return [join_ir(b, pieces) for pieces in totals]
+    return pack_ir(b, [join_ir(b, pieces) for pieces in totals])
 
 
 def _groups(b: Builder, accs: list[Value], panel: Value, tokens: list[Value], n_groups: int) -> list[Value]:
@@ -262,7 +266,7 @@ def dot_groups(typing_context: Any, acc: Any, panel: Any, x: Any, stride: Any, n
     def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
         accs, tokens = unpack_ir(b, args[0]), [at_ir(b, args[2], t, args[3]) for t in range(acc.n)]
         if IN_SHORTS:
-            return pack_ir(b, _groups_in_shorts(b, accs, args[1], tokens, groups, limit, None))
+            return _groups_in_shorts(b, args[0], args[1], tokens, groups, limit, None)
         return pack_ir(b, _groups(b, accs, args[1], tokens, groups))
 
     return acc(acc, types.intp, types.intp, types.intp, n_groups, largest), emit
@@ -280,7 +284,7 @@ def dot_groups_times(
     def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
         accs, tokens = unpack_ir(b, args[0]), [at_ir(b, args[2], t, args[3]) for t in range(acc.n)]
         if IN_SHORTS:
-            return pack_ir(b, _groups_in_shorts(b, accs, args[1], tokens, groups, limit, args[6]))
+            return _groups_in_shorts(b, args[0], args[1], tokens, groups, limit, args[6])
         zeros = [ir.Constant(acc.vec.llvm, None)] * acc.n
         sums = _groups(b, zeros, args[1], tokens, groups)
         return pack_ir(b, [b.add(a, b.mul(s, args[6])) for a, s in zip(accs, sums, strict=True)])
@@ -288,35 +292,18 @@ def dot_groups_times(
     return acc(acc, types.intp, types.intp, types.intp, n_groups, largest, scale), emit
 
 
-def _signed_groups(
-    b: Builder, accs: list[Value], panel: Value, tokens: list[Value], n_groups: int, factors: list[Value]
-) -> list[Value]:
-    """acc[t] += factor * (panel . x[t]); a factor for each register of rows."""
-    totals = [_pieces(b, acc) for acc in accs]
-    for g in range(n_groups):
-        places = [I64(4 * LANES * (len(factors) * g + piece)) for piece in range(len(factors))]
-        weights = [load_ir(b, b.add(panel, place), BYTES) for place in places]
-        magnitudes = [_magnitude(b, w) for w in weights]
-        for pieces, x in zip(totals, tokens, strict=True):
-            values = b.bitcast(splat_ir(b, load_ir(b, b.add(x, I64(4 * g)), I32), LANES), BYTES)
-            for i, factor in enumerate(factors):
-                products = _signed_products(b, magnitudes[i], weights[i], values)
-                pieces[i] = _put_down(b, pieces[i], products, factor)
-    return [join_ir(b, pieces) for pieces in totals]
-
-
 @verb
 def dot_signed_groups(typing_context: Any, acc: Any, panel: Any, x: Any, stride: Any, n_groups: Any) -> Any:
-    """The same of a panel of signed bytes, exact where no token has -128. Only for CPUs that add up in 16 bits."""
+    """See dot_groups; the panel's bytes are signed. Exact where no token has -128. Only for CPUs that add up in 16
+    bits."""
     groups = _literal(n_groups)
     if groups is None:
         return None
 
     def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
         assert IN_SHORTS
-        accs, tokens = unpack_ir(b, args[0]), [at_ir(b, args[2], t, args[3]) for t in range(acc.n)]
-        ones = [constant(SHORTS, 1)] * (acc.vec.n // LANES)
-        return pack_ir(b, _signed_groups(b, accs, args[1], tokens, groups, ones))
+        tokens = [at_ir(b, args[2], t, args[3]) for t in range(acc.n)]
+        return _groups_in_shorts(b, args[0], args[1], tokens, groups, None, None)
 
     return acc(acc, types.intp, types.intp, types.intp, n_groups), emit
 
@@ -332,9 +319,8 @@ def dot_signed_groups_times(
 
     def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
         assert IN_SHORTS
-        accs, tokens = unpack_ir(b, args[0]), [at_ir(b, args[2], t, args[3]) for t in range(acc.n)]
-        factors = [_both_halves(b, piece) for piece in _pieces(b, args[5])]
-        return pack_ir(b, _signed_groups(b, accs, args[1], tokens, groups, factors))
+        tokens = [at_ir(b, args[2], t, args[3]) for t in range(acc.n)]
+        return _groups_in_shorts(b, args[0], args[1], tokens, groups, None, args[5])
 
     return acc(acc, types.intp, types.intp, types.intp, n_groups, scale), emit
 
@@ -358,3 +344,19 @@ def dot_bytes_each(typing_context: Any, acc: Any, vector: Any, x: Any, stride: A
         return pack_ir(b, results)
 
     return acc(acc, vector, types.intp, types.intp, largest), emit
+
+
+@verb
+def dot_signed_bytes_each(typing_context: Any, acc: Any, vector: Any, x: Any, stride: Any) -> Any:
+    """The same with signed bytes in `vector`, exact where no token has -128. Only for CPUs that add up in 16 bits."""
+
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        assert IN_SHORTS
+        weights, ones = b.bitcast(args[1], acc.vec.llvm), constant(acc.vec.llvm, 0x10001)
+        results = []
+        for t, a in enumerate(unpack_ir(b, args[0])):
+            values = splat_ir(b, load_ir(b, at_ir(b, args[2], t, args[3]), I32), acc.vec.n)
+            results.append(_dot_signed(b, a, weights, values, ones))
+        return pack_ir(b, results)
+
+    return acc(acc, vector, types.intp, types.intp), emit

@@ -1,4 +1,5 @@
-"""Verbs over register tiles of rows by tokens, in floats: sixteen lanes of partial sums for each (row, token).
+"""Verbs over register tiles of rows by tokens, in floats: sixteen lanes of partial sums for each (row, token), half of
+them at a time where registers hold eight.
 
 Every vector of weights meets all tokens of the tile and every vector of activations all its rows, so a tile of R by T
 loads R + T vectors for R * T products. Its vectors lie row by row: (row 0, token 0), (row 0, token 1) ...

@@ -55,7 +55,6 @@ class _LlvmValue(models.PrimitiveModel):
 
 
 f32x16 = Vec("f32", 16)
-f32x8 = Vec("f32", 8)
 f32x4 = Vec("f32", 4)
 i32x16 = Vec("i32", 16)
 i32x8 = Vec("i32", 8)
