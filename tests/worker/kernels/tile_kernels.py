@@ -34,7 +34,7 @@ def integer_dots(panel, x, stride, out):
 @kernel
 def integer_tiles(panel, x, stride, vector, out):
     """acc = dot_groups(...), then every integer verb that takes it further: each 3 x 64 bytes."""
-    acc = dot_groups(zeros_i32(3), panel, x, stride, 1, 255)
+    acc = dot_groups(zeros_i32(3), panel, x, stride, 1, 128)
     store_each(out, 64, acc)
     store_each(out + 192, 64, add_product_each(acc, acc, load_i32x16(vector)))
     store_each(out + 384, 64, sub_scaled_each(acc, acc, 3))
@@ -53,7 +53,7 @@ def float_tiles(tile, panel, vector, x, stride, out):
     store_each(out, 64, fma_splat_each(acc, v, x, stride))
     store_each(out + 192, 64, add_each(acc, acc))
     store_each(out + 384, 64, zeros_f32_like(acc))
-    sums = dot_groups(zeros_i32(3), panel, x, stride, 1, 255)
+    sums = dot_groups(zeros_i32(3), panel, x, stride, 1, 128)
     store_each(out + 576, 64, accumulate_each(acc, v, x, stride, sums))
 
 
