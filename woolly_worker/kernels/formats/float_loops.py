@@ -48,6 +48,7 @@ from woolly_worker.kernels.simd import (
     load_f32x16,
     store,
     sums_of_sixteen,
+    tile_size,
     zero_products,
 )
 from woolly_worker.kernels.simd.sizes import PRODUCT_ROWS, PRODUCT_TOKENS
@@ -63,10 +64,14 @@ SUMS_BYTES = PANEL_ROWS * FEW_TOKENS * VECTOR_BYTES
 
 
 @inline
-def _tile(args, row, x, first, last, sums, size, load, load_first, zeros):
-    """See `multiply_strip`."""
+def _tiles(args, row, n_rows, x, first, last, sums, size, load, load_first, zeros):
+    """See `multiply_strip`; the sums of a tile lie behind those of the one before."""
     row_bytes, x_stride = field(args, ROW_BYTES), field(args, X_STRIDE)
-    multiply_strip(row, row_bytes, x, x_stride, first, last, sums, size, load, load_first, zeros)
+    stop = row + n_rows * row_bytes
+    while row < stop:  # how often is nothing that LLVM sees: it would write the loop out, a third of the compile time
+        multiply_strip(row, row_bytes, x, x_stride, first, last, sums, size, load, load_first, zeros)
+        row += PRODUCT_ROWS * row_bytes
+        sums += tile_size(zeros) * VECTOR_BYTES
 
 
 @inline
@@ -76,14 +81,14 @@ def _group_size(n_left):
 
 
 @subroutine
-def _multiply(args, n_tokens, row, x, first, last, sums, size, load, load_first):
-    """One strip of a group of tokens, see _tile."""
+def _multiply(args, n_tokens, row, n_rows, x, first, last, sums, size, load, load_first):
+    """One strip of n_rows rows times a group of tokens."""
     if n_tokens == PRODUCT_TOKENS:
-        _tile(args, row, x, first, last, sums, size, load, load_first, zero_products(PRODUCT_TOKENS))
+        _tiles(args, row, n_rows, x, first, last, sums, size, load, load_first, zero_products(PRODUCT_TOKENS))
     elif n_tokens == 2:
-        _tile(args, row, x, first, last, sums, size, load, load_first, zero_products(2))
+        _tiles(args, row, n_rows, x, first, last, sums, size, load, load_first, zero_products(2))
     else:
-        _tile(args, row, x, first, last, sums, size, load, load_first, zero_products(1))
+        _tiles(args, row, n_rows, x, first, last, sums, size, load, load_first, zero_products(1))
 
 
 @subroutine
@@ -120,7 +125,7 @@ def _few_tokens(args, r, n_tokens, sums, size, load, load_first):
             while t < n_tokens:
                 n = _group_size(n_tokens - t)
                 s = sums + (PANEL_ROWS * t + q * n) * VECTOR_BYTES
-                _multiply(args, n, row, x + t * x_stride, first, last, s, size, load, load_first)
+                _multiply(args, n, row, PRODUCT_ROWS, x + t * x_stride, first, last, s, size, load, load_first)
                 t += n
     _fold_groups(args, r, n_tokens, sums, _group_size)
 
@@ -134,9 +139,7 @@ def _many_tokens(args, r, t, stop, sums, size, load, load_first):
         n = _group_size(stop - t)
         for first in range(0, n_cols, COLUMNS):
             last = min(first + COLUMNS, n_cols)
-            for q in range(0, PANEL_ROWS, PRODUCT_ROWS):
-                row, s = rows + q * row_bytes, sums + q * n * VECTOR_BYTES
-                _multiply(args, n, row, x + t * x_stride, first, last, s, size, load, load_first)
+            _multiply(args, n, rows, PANEL_ROWS, x + t * x_stride, first, last, sums, size, load, load_first)
         _fold(args, r, t, n, sums)
         t += n
 
@@ -169,7 +172,7 @@ def run_float_matmul(args, step, member, counter, size, load, load_first, row_do
             for r in range(first, stop, PANEL_ROWS):
                 panel_times_few(args, r, n_tokens, sums, size, load, load_first)
                 _fold_groups(args, r, n_tokens, sums, few_group_size)
-        elif n_tokens <= FEW:
+        elif FEW > 0 and n_tokens <= FEW:  # the first tells the compiler to leave it out
             for r in range(first, stop, PANEL_ROWS):
                 _few_tokens(args, r, n_tokens, sums, size, load, load_first)
         else:
