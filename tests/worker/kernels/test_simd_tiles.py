@@ -28,7 +28,7 @@ def test_integer_dot_products() -> None:
 
 def test_integer_verbs() -> None:
     rng = np.random.default_rng(2)
-    panel, x = rng.integers(0, 129, (LANES, 4)).astype(np.uint8), tokens_of_bytes(rng)
+    panel, x = rng.integers(0, kernels.LARGEST + 1, (LANES, 4)).astype(np.uint8), tokens_of_bytes(rng)
     x[:, 4:] = 0
     x[:, 2:4] = 0  # the bytes are read as an i32 too; keep it small
     vector = rng.integers(-63, 64, LANES).astype(np.int32)
@@ -51,7 +51,7 @@ def test_float_verbs() -> None:
     tile, vector = tile.astype(np.float32), vector.astype(np.float32)
     rows = np.zeros((TOKENS, STRIDE // 4), np.float32)
     rows[:, :16] = rng.standard_normal((TOKENS, 16))
-    panel = rng.integers(0, 129, (LANES, 4)).astype(np.uint8)
+    panel = rng.integers(0, kernels.LARGEST + 1, (LANES, 4)).astype(np.uint8)
     out = Region(np.zeros((4, TOKENS, LANES)), np.float32)
     regions = [Region(a, a.dtype, 1) for a in (tile, panel, vector, rows)]
     kernels.float_tiles(*(region.address for region in regions), STRIDE, out.address)

@@ -3,6 +3,7 @@
 from woolly_worker.kernels.jit import kernel
 from woolly_worker.kernels.simd import dot_groups, load_f32x16, load_i32x16, store, store_i64
 from woolly_worker.kernels.simd.gathers import gather_columns, gather_i32
+from woolly_worker.kernels.simd.sizes import IN_SHORTS
 from woolly_worker.kernels.simd.tiles import (
     accumulate_each,
     add_each,
@@ -23,6 +24,8 @@ from woolly_worker.kernels.simd.tiles import (
     zeros_i32_like,
 )
 
+LARGEST = 128 if IN_SHORTS else 255  # of unsigned bytes, see simd/bytes.py
+
 
 @kernel
 def integer_dots(panel, x, stride, out):
@@ -34,7 +37,7 @@ def integer_dots(panel, x, stride, out):
 @kernel
 def integer_tiles(panel, x, stride, vector, out):
     """acc = dot_groups(...), then every integer verb that takes it further: each 3 x 64 bytes."""
-    acc = dot_groups(zeros_i32(3), panel, x, stride, 1, 128)
+    acc = dot_groups(zeros_i32(3), panel, x, stride, 1, LARGEST)
     store_each(out, 64, acc)
     store_each(out + 192, 64, add_product_each(acc, acc, load_i32x16(vector)))
     store_each(out + 384, 64, sub_scaled_each(acc, acc, 3))
@@ -53,7 +56,7 @@ def float_tiles(tile, panel, vector, x, stride, out):
     store_each(out, 64, fma_splat_each(acc, v, x, stride))
     store_each(out + 192, 64, add_each(acc, acc))
     store_each(out + 384, 64, zeros_f32_like(acc))
-    sums = dot_groups(zeros_i32(3), panel, x, stride, 1, 128)
+    sums = dot_groups(zeros_i32(3), panel, x, stride, 1, LARGEST)
     store_each(out + 576, 64, accumulate_each(acc, v, x, stride, sums))
 
 

@@ -68,7 +68,7 @@ def _tiles(args, row, n_rows, x, first, last, sums, size, load, load_first, zero
     """See `multiply_strip`; the sums of a tile lie behind those of the one before."""
     row_bytes, x_stride = field(args, ROW_BYTES), field(args, X_STRIDE)
     stop = row + n_rows * row_bytes
-    while row < stop:  # how often is nothing that LLVM sees: it would write the loop out, a third of the compile time
+    while row < stop:  # how often is nothing that LLVM sees: it would write the loop out, and compile twice as long
         multiply_strip(row, row_bytes, x, x_stride, first, last, sums, size, load, load_first, zeros)
         row += PRODUCT_ROWS * row_bytes
         sums += tile_size(zeros) * VECTOR_BYTES
