@@ -10,9 +10,6 @@ from woolly_worker.kernels.simd import (
     dot_groups_times,
     dot_i8i8,
     dot_i8i8_times,
-    dot_signed_bytes_each,
-    dot_signed_groups,
-    dot_signed_groups_times,
     dot_times,
     dot_u8i8,
     load_i8x32,
@@ -89,8 +86,8 @@ def signed_dots_times(acc, x, y, scales, out):
 @kernel
 def signed_groups(panel, x, stride, scales, out):
     """Nine groups of four bytes, as they are, times scales on top of that, of one token; and one group as a vector."""
-    acc = dot_signed_groups(zeros_i32(3), panel, x, stride, 9)
+    acc = dot_groups(zeros_i32(3), panel, x, stride, 9, None)
     store_each(out, 64, acc)
-    store_each(out + 192, 64, dot_signed_groups_times(acc, panel, x, stride, 9, load_i32x16(scales)))
-    store_each(out + 384, 64, dot_signed_groups(zeros_i32(1), panel, x, stride, 9))
-    store_each(out + 448, 64, dot_signed_bytes_each(zeros_i32(3), load_i32x16(panel), x, stride))
+    store_each(out + 192, 64, dot_groups_times(acc, panel, x, stride, 9, None, load_i32x16(scales)))
+    store_each(out + 384, 64, dot_groups(zeros_i32(1), panel, x, stride, 9, None))
+    store_each(out + 448, 64, dot_bytes_each(zeros_i32(3), load_i32x16(panel), x, stride, None))

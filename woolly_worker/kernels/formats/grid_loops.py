@@ -22,6 +22,7 @@ from woolly_worker.kernels.formats.format import Format
 from woolly_worker.kernels.formats.fours import BLOCK, PARTS, dot_in_fours
 from woolly_worker.kernels.formats.grids import OFFSET
 from woolly_worker.kernels.formats.operations import quantised
+from woolly_worker.kernels.formats.panels import dot_block_times
 from woolly_worker.kernels.formats.signed_planes import scales_with, signed_unit, store_products
 from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.matrix_unit_parts import FACTORS_BYTES, MatrixUnit
@@ -29,7 +30,6 @@ from woolly_worker.kernels.simd import (
     accumulate_each,
     add,
     and_bits,
-    dot_groups_times,
     dot_pairs,
     dot_times,
     dot_u8i8,
@@ -40,7 +40,6 @@ from woolly_worker.kernels.simd import (
     load_i8x64,
     load_i16x16,
     load_i32,
-    load_i32x16,
     mul,
     narrow_to_i8,
     prefetch,
@@ -139,14 +138,15 @@ def unpack_rows(block, row_bytes, ahead, block_bytes, panel, read_block, weights
     store_scales(scales_of_rows, panel)
 
 
+_dot_16, _dot_32 = dot_block_times(16, LARGEST), dot_block_times(8, LARGEST)
+
+
 @inline
 def multiply_block_16(panel, x, i, x_stride, acc):
     """acc[t] += panel . x[t], with a sub-scale for every 16 weights."""
     x += i * Q8K_BYTES
     total = dot_pairs(zeros_i32_like(acc), panel + PANEL_PAIRS_16, x + Q8K_SUMS16, x_stride, 8)
-    for j in range(16):
-        scales = load_i32x16(panel + PANEL_SCALES + 64 * j)
-        total = dot_groups_times(total, panel + 256 * j, x + 16 * j, x_stride, 4, LARGEST, scales)
+    total = _dot_16(total, panel, panel + PANEL_SCALES, x, x_stride)
     return accumulate_each(acc, load_f32x16(panel + PANEL_D), x + Q8K_SCALE, x_stride, total)
 
 
@@ -155,9 +155,7 @@ def multiply_block_32(panel, x, i, x_stride, acc):
     """acc[t] += panel . x[t], with a sub-scale for every 32 weights."""
     x += i * Q8K_BYTES
     total = dot_pairs(zeros_i32_like(acc), panel + PANEL_PAIRS_32, x + Q8K_SUMS32, x_stride, 4)
-    for j in range(8):
-        scales = load_i32x16(panel + PANEL_SCALES + 64 * j)
-        total = dot_groups_times(total, panel + 512 * j, x + 32 * j, x_stride, 8, LARGEST, scales)
+    total = _dot_32(total, panel, panel + PANEL_SCALES, x, x_stride)
     return accumulate_each(acc, load_f32x16(panel + PANEL_D), x + Q8K_SCALE, x_stride, total)
 
 

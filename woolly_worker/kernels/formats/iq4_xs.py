@@ -21,6 +21,7 @@ from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUMS32, 
 from woolly_worker.kernels.formats.ahead import ask_ahead
 from woolly_worker.kernels.formats.fours import PARTS, dot_in_fours
 from woolly_worker.kernels.formats.operations import quantised
+from woolly_worker.kernels.formats.panels import dot_block_times
 from woolly_worker.kernels.formats.scaled_panels import less_32
 from woolly_worker.kernels.formats.signed_planes import scales_with, signed_unit, store_products
 from woolly_worker.kernels.jit import inline
@@ -31,10 +32,8 @@ from woolly_worker.kernels.simd import (
     bor,
     byte_table,
     concat,
-    dot_groups_times,
     dot_i8i8_times,
     dot_pairs,
-    dot_signed_groups_times,
     dot_u8i8,
     gather_columns,
     load_f16,
@@ -46,7 +45,6 @@ from woolly_worker.kernels.simd import (
     load_i16,
     load_i16x8,
     load_i32,
-    load_i32x16,
     low_halves_f32,
     mul,
     prefetch,
@@ -144,31 +142,18 @@ def unpack_block(block, row_bytes, ahead, panel):
         _unpack_column(vector_of(q, 3), place + 192)
 
 
-if IN_SHORTS:
+_dot_block = dot_block_times(8, None if IN_SHORTS else LARGEST)
 
-    @inline
-    def multiply_block(panel, x, i, x_stride, acc):
-        """acc[t] += panel . x[t]. Integers: 256 * 127 * 127 * 32 < 2**31."""
-        x += i * Q8K_BYTES
-        total = zeros_i32_like(acc)
-        for j in range(8):
-            scales = load_i32x16(panel + PANEL_SCALES + 64 * j)
-            total = dot_signed_groups_times(total, panel + 512 * j, x + 32 * j, x_stride, 8, scales)
-        return accumulate_each(acc, load_f32x16(panel + PANEL_D), x + Q8K_SCALE, x_stride, total)
 
-else:
-
-    @inline
-    def multiply_block(panel, x, i, x_stride, acc):
-        """acc[t] += panel . x[t]. Integers: 256 * (241 + 128) * 127 * 32 < 2**31."""
-        x += i * Q8K_BYTES
-        total = zeros_i32_like(acc)
-        for j in range(8):
-            scales = load_i32x16(panel + PANEL_SCALES + 64 * j)
-            total = dot_groups_times(total, panel + 512 * j, x + 32 * j, x_stride, 8, LARGEST, scales)
+@inline
+def multiply_block(panel, x, i, x_stride, acc):
+    """acc[t] += panel . x[t]. Integers: 256 * (241 + 128) * 127 * 32 < 2**31."""
+    x += i * Q8K_BYTES
+    total = _dot_block(zeros_i32_like(acc), panel, panel + PANEL_SCALES, x, x_stride)
+    if not IN_SHORTS:
         offsets = dot_pairs(zeros_i32_like(acc), panel + PANEL_PAIRS, x + Q8K_SUMS32, x_stride, 4)
         total = sub_scaled_each(total, offsets, 128)
-        return accumulate_each(acc, load_f32x16(panel + PANEL_D), x + Q8K_SCALE, x_stride, total)
+    return accumulate_each(acc, load_f32x16(panel + PANEL_D), x + Q8K_SCALE, x_stride, total)
 
 
 @inline

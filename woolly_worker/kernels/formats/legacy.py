@@ -25,7 +25,6 @@ from woolly_worker.kernels.simd import (
     as_i8x64,
     bor,
     dot_groups,
-    dot_signed_groups,
     filled_like,
     gather_columns,
     gather_i32,
@@ -185,7 +184,7 @@ def multiply_raised(offset: int, largest: int) -> Any:
 @inline
 def multiply_signed(panel, x, i, x_stride, acc):
     """The multiply_block of w itself."""
-    s = dot_signed_groups(zeros_i32_like(acc), panel, values_of(x, i), x_stride, 8)
+    s = dot_groups(zeros_i32_like(acc), panel, values_of(x, i), x_stride, 8, None)
     return add_signed_products(panel, x, i, x_stride, acc, s)
 
 

@@ -20,10 +20,12 @@ from woolly_worker.kernels.simd import (
     as_i16x32,
     bor,
     dot_groups,
+    dot_groups_times,
     fma,
     load_f32,
     load_f32x16,
     load_i32,
+    load_i32x16,
     mul,
     shift_left,
     splat_f32x16,
@@ -44,6 +46,22 @@ def dot_block(panel, x, x_stride, like, largest):
     for j in range(8):
         s = dot_groups(s, panel + 512 * j, x + 32 * j, x_stride, 8, largest)
     return s
+
+
+def dot_block_times(n_scales: int, largest: int | None) -> Any:
+    """total += 256 columns times as many tokens as it has vectors, each of n_scales sub-blocks times its sub-scale: i32
+    x 16 rows each, from the address `scales` on. `largest` as in dot_groups."""
+    columns = 256 // n_scales
+    n_groups, n_bytes = columns // 4, 16 * columns
+
+    @inline
+    def dot(total, panel, scales, x, x_stride):
+        for j in range(n_scales):
+            scale = load_i32x16(scales + 64 * j)
+            total = dot_groups_times(total, panel + n_bytes * j, x + columns * j, x_stride, n_groups, largest, scale)
+        return total
+
+    return dot
 
 
 @inline

@@ -31,6 +31,7 @@ from woolly_worker.kernels.formats.k_scales import (
 )
 from woolly_worker.kernels.formats.nibbles import high_nibbles, low_nibbles
 from woolly_worker.kernels.formats.operations import quantised
+from woolly_worker.kernels.formats.panels import dot_block_times
 from woolly_worker.kernels.formats.planes_with_mins import scales_of, store_products, unit_with_mins, unpack_factors
 from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.simd import (
@@ -39,7 +40,6 @@ from woolly_worker.kernels.simd import (
     add_product_each,
     and_bits,
     dot_bytes_each,
-    dot_groups_times,
     dot_i16,
     dot_pairs,
     dot_times,
@@ -113,14 +113,13 @@ def unpack_block(block, row_bytes, ahead, panel):
 def multiply_block_up_to(largest: int) -> Any:
     """The multiply_block of values 0..largest. Shared with Q5_K. Integers: 256 * 31 * 127 * 63 < 2**31."""
 
+    dot = dot_block_times(8, largest)
+
     @inline
     def multiply_block(panel, x, i, x_stride, acc):
         """acc[t] += panel . x[t]."""
         x += i * Q8K_BYTES
-        total = zeros_i32_like(acc)
-        for j in range(8):
-            scales = load_i32x16(panel + PANEL_SCALES + 64 * j)
-            total = dot_groups_times(total, panel + 512 * j, x + 32 * j, x_stride, 8, largest, scales)
+        total = dot(zeros_i32_like(acc), panel, panel + PANEL_SCALES, x, x_stride)
         return _add_to_floats(panel, x, x_stride, acc, total)
 
     return multiply_block

@@ -13,16 +13,15 @@ from typing import Any
 import numpy as np
 
 from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUMS16
+from woolly_worker.kernels.formats.panels import dot_block_times
 from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.simd import (
     accumulate_each,
     and_bits,
     bor,
     bxor,
-    dot_groups_times,
     dot_pairs,
     load_f32x16,
-    load_i32x16,
     shift_left,
     shift_right_signed,
     splat_i32x16,
@@ -66,14 +65,13 @@ def multiply_scaled(largest: int, offset: int) -> Any:
     """The `multiply_block` of a format whose panel has bytes up to `largest`, `offset` too large. Integers: 256 * 127 *
     the largest scale * (largest + offset) < 2**31."""
 
+    dot = dot_block_times(16, largest)
+
     @inline
     def multiply_block(panel, x, i, x_stride, acc):
         """acc[t] += panel . x[t]."""
         x += i * Q8K_BYTES
-        total = zeros_i32_like(acc)
-        for j in range(16):
-            scales = load_i32x16(panel + PANEL_SCALES + 64 * j)
-            total = dot_groups_times(total, panel + 256 * j, x + 16 * j, x_stride, 4, largest, scales)
+        total = dot(zeros_i32_like(acc), panel, panel + PANEL_SCALES, x, x_stride)
         offsets = dot_pairs(zeros_i32_like(acc), panel + PANEL_PAIRS, x + Q8K_SUMS16, x_stride, 8)
         total = sub_scaled_each(total, offsets, offset)
         return accumulate_each(acc, load_f32x16(panel + PANEL_D), x + Q8K_SCALE, x_stride, total)

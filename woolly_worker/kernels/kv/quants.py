@@ -44,7 +44,6 @@ from woolly_worker.kernels.simd import (
     as_i32x16,
     dot_bytes_each,
     dot_shorts_each,
-    dot_signed_bytes_each,
     first_lane,
     first_lanes_or,
     hmax,
@@ -116,7 +115,7 @@ if IN_SHORTS:
         for line in range(8):
             prefetch(ahead + 64 * line)
             keys = xor_bits(load_i32x16(lines + 64 * line), 0x80808080)
-            s = dot_signed_bytes_each(s, keys, x + 4 * line, stride)
+            s = dot_bytes_each(s, keys, x + 4 * line, stride, None)
         return s
 
 else:

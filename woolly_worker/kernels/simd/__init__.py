@@ -41,8 +41,8 @@ _WORDS = {
         zero_where_less
     """,
     "bytes": """
-        dot_bytes_each dot_groups dot_groups_times dot_i8i8 dot_i8i8_times dot_signed_bytes_each
-        dot_signed_groups dot_signed_groups_times dot_times dot_u8i8 spread_factors to_factors
+        dot_bytes_each dot_groups dot_groups_times dot_i8i8 dot_i8i8_times dot_times dot_u8i8
+        spread_factors to_factors
     """,
     "products": """
         fma_products fma_row four_vectors lanes_of load_tokens sums_of_sixteen two_vectors

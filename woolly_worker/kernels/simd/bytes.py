@@ -8,7 +8,7 @@ be added up there before they are put down: 8 for 4-bit weights, 4 for 5 bits, 2
 then, so that it costs nothing.
 
 Unsigned bytes beyond 128 are not for these CPUs. Their kernels leave such weights signed, and multiply the magnitudes
-by tokens that take the signs over: verbs with `i8i8` and `signed` in their names, which other CPUs do without. Tokens
+by tokens that take the signs over: `largest` None, and the verbs with `i8i8` in their names. Tokens
 never hold -128 (see quantize.py).
 
 All of it is exact, so the results are those of every other CPU.
@@ -45,6 +45,11 @@ BYTES = ir.VectorType(ir.IntType(8), 4 * LANES)
 
 def _literal(number: Any) -> int | None:
     return number.literal_value if isinstance(number, types.IntegerLiteral) else None
+
+
+def _is_largest(number: Any) -> bool:
+    """A literal, or None: both sides are signed."""
+    return isinstance(number, types.IntegerLiteral) or (IN_SHORTS and isinstance(number, types.NoneType))
 
 
 def _pieces(b: Builder, vector: Value) -> list[Value]:
@@ -257,10 +262,11 @@ def dot_groups(typing_context: Any, acc: Any, panel: Any, x: Any, stride: Any, n
 
     panel   address of n_groups x 64 bytes, unsigned: for each group, four columns of row 0, of row 1, ... of row 15
     x       address of the tokens' signed bytes, four for each group
+    largest     None: the panel's bytes are signed. Only for CPUs that add up in 16 bits, and no token may have -128
     Exact: i8 x u8 into i32. The caller keeps the sum below 2**31.
     """
     groups, limit = _literal(n_groups), _literal(largest)
-    if groups is None or limit is None:
+    if groups is None or not _is_largest(largest):
         return None
 
     def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
@@ -278,7 +284,7 @@ def dot_groups_times(
 ) -> Any:
     """acc[t] += scale * (panel . x[t]), see dot_groups. `scale`: a number of 16 bits for each of the sixteen rows."""
     groups, limit = _literal(n_groups), _literal(largest)
-    if groups is None or limit is None:
+    if groups is None or not _is_largest(largest):
         return None
 
     def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
@@ -293,70 +299,24 @@ def dot_groups_times(
 
 
 @verb
-def dot_signed_groups(typing_context: Any, acc: Any, panel: Any, x: Any, stride: Any, n_groups: Any) -> Any:
-    """See dot_groups; the panel's bytes are signed. Exact where no token has -128. Only for CPUs that add up in 16
-    bits."""
-    groups = _literal(n_groups)
-    if groups is None:
-        return None
-
-    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
-        assert IN_SHORTS
-        tokens = [at_ir(b, args[2], t, args[3]) for t in range(acc.n)]
-        return _groups_in_shorts(b, args[0], args[1], tokens, groups, None, None)
-
-    return acc(acc, types.intp, types.intp, types.intp, n_groups), emit
-
-
-@verb
-def dot_signed_groups_times(
-    typing_context: Any, acc: Any, panel: Any, x: Any, stride: Any, n_groups: Any, scale: Any
-) -> Any:
-    """The same times scale, as in dot_groups_times: a number of 16 bits for each of the sixteen rows."""
-    groups = _literal(n_groups)
-    if groups is None:
-        return None
-
-    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
-        assert IN_SHORTS
-        tokens = [at_ir(b, args[2], t, args[3]) for t in range(acc.n)]
-        return _groups_in_shorts(b, args[0], args[1], tokens, groups, None, args[5])
-
-    return acc(acc, types.intp, types.intp, types.intp, n_groups, scale), emit
-
-
-@verb
 def dot_bytes_each(typing_context: Any, acc: Any, vector: Any, x: Any, stride: Any, largest: Any) -> Any:
-    """acc[t] += four unsigned bytes of each lane of `vector` . four signed bytes at x[t]. Exact."""
-    limit = _literal(largest)
-    if limit is None:
+    """acc[t] += four unsigned bytes of each lane of `vector` . four signed bytes at x[t]. Exact. `largest` as in
+    dot_groups."""
+    if not _is_largest(largest):
         return None
+    limit, ones = _literal(largest), constant(acc.vec.llvm, 0x10001)
 
     def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
         weights = b.bitcast(args[1], acc.vec.llvm)
         results = []
         for t, a in enumerate(unpack_ir(b, args[0])):
             values = splat_ir(b, load_ir(b, at_ir(b, args[2], t, args[3]), I32), acc.vec.n)
-            if IN_SHORTS:
+            if limit is None:
+                results.append(_dot_signed(b, a, weights, values, ones))
+            elif IN_SHORTS:
                 results.append(_dot_in_shorts(b, a, weights, values, limit))
             else:
                 results.append(dot_u8i8_ir(b, a, weights, values))
         return pack_ir(b, results)
 
     return acc(acc, vector, types.intp, types.intp, largest), emit
-
-
-@verb
-def dot_signed_bytes_each(typing_context: Any, acc: Any, vector: Any, x: Any, stride: Any) -> Any:
-    """The same with signed bytes in `vector`, exact where no token has -128. Only for CPUs that add up in 16 bits."""
-
-    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
-        assert IN_SHORTS
-        weights, ones = b.bitcast(args[1], acc.vec.llvm), constant(acc.vec.llvm, 0x10001)
-        results = []
-        for t, a in enumerate(unpack_ir(b, args[0])):
-            values = splat_ir(b, load_ir(b, at_ir(b, args[2], t, args[3]), I32), acc.vec.n)
-            results.append(_dot_signed(b, a, weights, values, ones))
-        return pack_ir(b, results)
-
-    return acc(acc, vector, types.intp, types.intp), emit
