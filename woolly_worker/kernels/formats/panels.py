@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from woolly_worker.kernels.activations import Q8K_SCALE, Q8K_SUM
+from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUM
 from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.matrix_unit_parts import MatrixUnit
 from woolly_worker.kernels.simd import (
+    accumulate_each,
     and_bits,
     as_i16x32,
     bor,
@@ -31,6 +32,7 @@ from woolly_worker.kernels.simd import (
     splat_f32x16,
     splat_i32x16,
     sub,
+    sub_splat_each,
     to_f32,
     zeros_i32_like,
 )
@@ -46,6 +48,21 @@ def dot_block(panel, x, x_stride, like, largest):
     for j in range(8):
         s = dot_groups(s, panel + 512 * j, x + 32 * j, x_stride, 8, largest)
     return s
+
+
+def multiply_bytes(largest: int, offset: int) -> Any:
+    """The `multiply_block` of a panel whose bytes are at most `largest`, and `offset` too large. Integers: 256 *
+    (largest + offset) * 127 < 2**31."""
+
+    @inline
+    def multiply_block(panel, x, i, x_stride, acc):
+        """acc[t] += panel . x[t]."""
+        x += i * Q8K_BYTES
+        s = dot_block(panel, x, x_stride, acc, largest)
+        s = sub_splat_each(s, x + Q8K_SUM, x_stride, offset)
+        return accumulate_each(acc, load_f32x16(panel + PANEL_D), x + Q8K_SCALE, x_stride, s)
+
+    return multiply_block
 
 
 def dot_block_times(n_scales: int, largest: int | None) -> Any:

@@ -19,18 +19,23 @@ from typing import Any
 
 import numpy as np
 
-from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUM, Q8K_SUMS16, Activation
+from woolly_worker.kernels.activations import Q8K_SUMS16, Activation
 from woolly_worker.kernels.formats import scaled_panels
 from woolly_worker.kernels.formats.ahead import ask_ahead
 from woolly_worker.kernels.formats.fours import PARTS, dot_in_fours
 from woolly_worker.kernels.formats.operations import quantised
-from woolly_worker.kernels.formats.panels import PANEL_BLOCK_BYTES, PANEL_D, dot_block, in_both_halves, unit_of_bytes
+from woolly_worker.kernels.formats.panels import (
+    PANEL_BLOCK_BYTES,
+    PANEL_D,
+    in_both_halves,
+    multiply_bytes,
+    unit_of_bytes,
+)
 from woolly_worker.kernels.formats.q2_k import load_runs
 from woolly_worker.kernels.formats.scaled_panels import less_32, multiply_scaled, store_scales
 from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.matrix_unit_parts import UPPER
 from woolly_worker.kernels.simd import (
-    accumulate_each,
     add,
     and_bits,
     as_i16x32,
@@ -40,7 +45,6 @@ from woolly_worker.kernels.simd import (
     gather_columns,
     high_halves_f32,
     load_f16,
-    load_f32x16,
     load_four_f16,
     load_i8x16,
     load_i8x32,
@@ -59,7 +63,6 @@ from woolly_worker.kernels.simd import (
     spread_factors,
     store,
     sub,
-    sub_splat_each,
     to_f32,
     to_factors,
     vector_of,
@@ -237,13 +240,7 @@ else:
             _unpack_part(q, b0, b1, b2, b3, s2, s3, share + 2 * QUARTER_AHEAD, panel + 2048 + 256 * part)
             s0, s1, s2, s3 = shift_right(s0, 8), shift_right(s1, 8), shift_right(s2, 8), shift_right(s3, 8)
 
-    @inline
-    def multiply_block(panel, x, i, x_stride, acc):
-        """acc[t] += panel . x[t]. Integers: 256 * (255 + 127) * 127 < 2**31."""
-        x += i * Q8K_BYTES
-        s = dot_block(panel, x, x_stride, acc, 255)
-        s = sub_splat_each(s, x + Q8K_SUM, x_stride, 127)
-        return accumulate_each(acc, load_f32x16(panel + PANEL_D), x + Q8K_SCALE, x_stride, s)
+    multiply_block = multiply_bytes(255, 127)
 
 
 @inline

@@ -14,22 +14,20 @@ from typing import Any
 
 import numpy as np
 
-from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUM, Q8K_SUMS16, Activation
+from woolly_worker.kernels.activations import Q8K_SUMS16, Activation
 from woolly_worker.kernels.formats.ahead import ask_ahead
 from woolly_worker.kernels.formats.fours import PARTS, dot_in_fours
 from woolly_worker.kernels.formats.operations import quantised
-from woolly_worker.kernels.formats.panels import PANEL_BLOCK_BYTES, PANEL_D, dot_block, unit_of_bytes
+from woolly_worker.kernels.formats.panels import PANEL_BLOCK_BYTES, PANEL_D, multiply_bytes, unit_of_bytes
 from woolly_worker.kernels.formats.q2_k import load_runs
 from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.simd import (
-    accumulate_each,
     and_bits,
     dot_u8i8,
     gather_columns,
     gather_i32,
     high_halves_f32,
     load_f16,
-    load_f32x16,
     load_four_f16,
     load_i8x16,
     load_i8x64,
@@ -42,7 +40,6 @@ from woolly_worker.kernels.simd import (
     splat_i32x16,
     store,
     sub,
-    sub_splat_each,
     to_f32,
     vector_of,
     zero_extend,
@@ -104,13 +101,7 @@ def unpack_block(block, row_bytes, ahead, panel):
     store(panel + PANEL_D, high_halves_f32(gather_i32(block + D - 2, row_bytes)))
 
 
-@inline
-def multiply_block(panel, x, i, x_stride, acc):
-    """acc[t] += panel . x[t]. Integers: 256 * (3 + 1) * 127 < 2**31. Shared with TQ1_0."""
-    x += i * Q8K_BYTES
-    s = dot_block(panel, x, x_stride, acc, 3)
-    s = sub_splat_each(s, x + Q8K_SUM, x_stride, 1)
-    return accumulate_each(acc, load_f32x16(panel + PANEL_D), x + Q8K_SCALE, x_stride, s)
+multiply_block = multiply_bytes(3, 1)  # shared with TQ1_0
 
 
 @inline
