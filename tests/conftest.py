@@ -13,18 +13,19 @@ from woolly_worker.ledger.ledger import Ledger
 from woolly_worker.ledger.server import EmbeddedServer
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
-COMPILING = ("tests/worker/engine/", "tests/worker/kernels/", "tests/worker/model/")
+SCOPES = {"tests/worker/kernels/": "kernels", "tests/worker/engine/": "models", "tests/worker/model/": "models"}
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
-    """With several processes (`-n 2`), each takes a file at a time, and one takes all that compile: processes that fill
-    one kernel cache take turns, so a second one would only wait for the first."""
+    """With several processes (`-n 2`), each takes a file at a time, but all that compile much the same go to one: a
+    second one would only wait for the first."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
-            return "compiling" if nodeid.startswith(COMPILING) else nodeid.partition("::")[0]
+            scopes = (scope for folder, scope in SCOPES.items() if nodeid.startswith(folder))
+            return next(scopes, nodeid.partition("::")[0])
 
     return Scheduling(config, log)
 

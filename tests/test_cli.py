@@ -20,6 +20,7 @@ from woolly_api.cli import app
 from woolly_api.cli.common import human_bytes, printable
 
 N_VOCAB = 3 + 256
+PATIENCE_S = 280  # the first command that loads a model compiles its kernels, on a machine that has other work
 COMMANDS = sorted(command.name or command.callback.__name__ for command in app.registered_commands if command.callback)
 
 
@@ -30,7 +31,7 @@ def woolly(*args: str, **env: str) -> "subprocess.CompletedProcess[str]":
         env={**inherited, "COLUMNS": "160", "NO_COLOR": "1", **env},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
     )
 
 
@@ -132,7 +133,7 @@ def test_a_prompt_that_is_not_text_is_one_line(command: str, model: Path) -> Non
 def test_a_piped_prompt_that_is_not_text_is_one_line(encoding: str) -> None:
     words = [sys.executable, "-m", "woolly_api.cli", "submit", "-"]
     env = {**os.environ, "PYTHONIOENCODING": encoding}
-    result = subprocess.run(words, input=b"a\xff", env=env, capture_output=True, timeout=60)
+    result = subprocess.run(words, input=b"a\xff", env=env, capture_output=True, timeout=PATIENCE_S)
     assert (result.returncode, result.stdout, result.stderr) == (2, b"", b"woolly: the prompt is not valid UTF-8\n")
 
 
@@ -322,7 +323,7 @@ def test_what_is_hardly_meant_is_remarked_on(model: Path) -> None:
 def test_a_reader_that_has_enough_ends_the_text_without_a_word(model: Path) -> None:
     words = ["generate", "-m", str(model), "Hi", "--max-tokens", "90", "--ignore-eos"]
     command = shlex.join([sys.executable, "-m", "woolly_api.cli", *words]) + " | head -c 5; exit ${PIPESTATUS[0]}"
-    result = subprocess.run(["bash", "-c", command], capture_output=True, timeout=60)
+    result = subprocess.run(["bash", "-c", command], capture_output=True, timeout=PATIENCE_S)
     assert (result.returncode, but_progress(result.stderr.decode())) == (141, "")
     assert len(result.stdout) == 5
 

@@ -10,26 +10,22 @@ read loop, and f32 products per second of registers alone. q8_0 and q4_0 multipl
 
 import argparse
 import statistics
-import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from woolly_worker.kernels.jit import kernel
+from woolly_worker.kernels.probes import read_all
 from woolly_worker.kernels.simd import add, fma, hsum, splat_f32x16
 from woolly_worker.kernels.step import BLOCK_TABLES, BLOCKS_PER_SLOT, N_TOKENS, POSITIONS, SLOTS
 from woolly_worker.kernels.team import Team
 from woolly_worker.memory.kv_cache import KV_TYPES, KVCache, KVLayout, KVType, blocks_for, padded_head_dim
 from woolly_worker.model.program import Program, rows_for
-
-sys.path.append(str(Path(__file__).parents[1] / "engine"))
-from runner_woolly import read_all
 
 LEAST_BYTES = 128 << 20
 

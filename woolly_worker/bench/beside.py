@@ -7,6 +7,7 @@ change. The baseline is slow, so it runs as briefly as gives a number.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -70,12 +71,12 @@ def _timed(once: Callable[[], object], iterations: int, stop: Stop, within: floa
 def _token_generation(subject: Subject, iterations: int, stop: Stop) -> Measured:
     config, weights = subject.config, subject.weights
     n_ctx = iterations
-    sizes = {"max_step_tokens": 1, "max_logit_rows": 1, "max_slots": 1, "n_ctx": n_ctx}
+    sizes: dict[str, Any] = {"max_step_tokens": 1, "max_logit_rows": 1, "max_slots": 1, "n_ctx": n_ctx}
     baseline = Baseline(config, weights, n_blocks=blocks_for(n_ctx), **sizes)
     ours: Baseline | Transformer = baseline
     if not subject.is_naive:
         kv = KVCache(kv_layout(config), blocks_for(n_ctx))
-        ours = Transformer(config, weights, kv, n_threads=subject.n_threads, on_compile=None, **sizes)
+        ours = Transformer(config, weights, kv, n_threads=subject.n_threads, **sizes)
     try:
         _, seconds = _timed(_Greedy(ours), iterations, stop)
         n, baseline_seconds = _timed(_Greedy(baseline), iterations, stop, BASELINE_SECONDS)

@@ -105,7 +105,11 @@ def compare(
     """With `peer_program`, llama-batched-bench is the peer, else the llama.cpp of `peer_python`, else there is none.
     Raises ModelFileError, and PeerFailed when there is no such peer or it ends."""
     progress("loading", 0.0)
-    runner = Runner(path, plan, n_threads=n_threads)
+
+    def on_compile(n_ready: int, n_all: int) -> None:
+        progress("compiling kernels", n_ready / n_all)
+
+    runner = Runner(path, plan, n_threads=n_threads, on_compile=on_compile)
     peer: Peer | None = None
     try:
         probe = LimitProbe(n_threads)

@@ -13,8 +13,9 @@ import numpy as np
 import psutil
 
 from woolly_worker.bench.plan import STEP_TOKENS, Decode, Mixed, ModelCost, Prefill, Work
+from woolly_worker.kernels.compile_ahead import CompileProgress
 from woolly_worker.memory.kv_cache import BLOCK_TOKENS, KVCache, blocks_for
-from woolly_worker.model.transformer import CompileProgress, Transformer, kv_layout
+from woolly_worker.model.transformer import Transformer, kv_layout
 from woolly_worker.model.weights import open_model
 
 # Waking a thread took 5 ms on a virtual machine whose CPU had gone to sleep. (The peer does the same.)
@@ -28,7 +29,7 @@ class Runner:
     name = "woolly"
 
     def __init__(
-        self, path: Path, plan: list[Work], *, n_threads: int, on_compile: CompileProgress | None = None
+        self, path: Path, plan: list[Work], *, n_threads: int, on_compile: CompileProgress = lambda n_ready, n_all: None
     ) -> None:
         self.config, self.weights = open_model(path)
         layout = kv_layout(self.config)

@@ -1,7 +1,8 @@
 """The folders of compiled kernels: one for each version, CPU and set of libraries; old ones leave by themselves.
 
-A folder's `lock` is what processes that compile take turns on; its time of change says when the folder was last used.
-Nothing is removed that does not look like such a folder: people may share the place with other things.
+Processes that compile take turns on one thing at a time, each of which has a lock of its own; meanwhile they share the
+folder's `lock`. That one's time of change says when the folder was last used. Nothing is removed that does not look
+like such a folder: people may share the place with other things.
 """
 
 import contextlib
@@ -17,19 +18,28 @@ try:
 except ImportError:  # not a POSIX system: processes that compile at the same time each keep their own result
     fcntl = None  # type: ignore[assignment]
 
+CAN_LOCK = fcntl is not None
 KEEP_SECONDS = 30 * 24 * 3600
 _LOCK = "lock"
 _NAME = re.compile(r".+-[0-9a-f]{16}")
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """One process at a time. Makes the folder if need be."""
+def locked(folder: Path, thing: str, *, wait: bool = True) -> Iterator[bool]:
+    """One process at a time has a thing, which is no part of a path. Makes the folder if need be, and keeps it.
+
+    Yields whether the thing is ours; it may not be only if we do not `wait` for whoever has it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / _LOCK, "w") as file:
+    with open(folder / _LOCK, "w") as shared, open(folder / f"{thing}.lock", "w") as own:
+        is_ours = True
         if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+            fcntl.flock(shared, fcntl.LOCK_SH)
+            try:
+                fcntl.flock(own, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                is_ours = False
+        yield is_ours
 
 
 def use(folder: Path) -> None:
@@ -50,7 +60,7 @@ def _remove_if_unused_since(folder: Path, oldest: float) -> None:
         if os.fstat(lock.fileno()).st_mtime >= oldest:
             return
         if fcntl is not None:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # compilers share it
         # Renamed first: whoever looks for the folder finds all of it, or nothing.
         leaving = folder.with_name(f"{folder.name}.removed-{os.getpid()}")
         folder.rename(leaving)

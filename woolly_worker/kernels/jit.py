@@ -56,13 +56,13 @@ _OPTIONS: dict[str, Any] = {
 }
 
 # A part is compiled into whoever calls it, so it is neither cached by itself nor callable from Python.
-_PART_OPTIONS = _OPTIONS | {"cache": False, "forceinline": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+_PART_OPTIONS = _OPTIONS | {"cache": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 
-def compiling() -> contextlib.AbstractContextManager[None]:
-    """One process at a time fills the cache: several at once may crash Numba (its issue 4807), and would only do the
-    same work twice."""
-    return cache_folder.locked(CACHE_DIR)
+def compiling() -> contextlib.AbstractContextManager[bool]:
+    """For each `kernel`, one process at a time: several that fill Numba's own cache at once may crash it (its issue
+    4807). Operations do not go there, so that different ones may be compiled side by side."""
+    return cache_folder.locked(CACHE_DIR, "numba")
 
 
 @functools.cache
@@ -114,27 +114,34 @@ class Deferred:
         return self.real(*args)
 
 
-def _function(function: Any, options: dict[str, Any]) -> Any:
-    return functools.update_wrapper(Deferred(lambda: _numba().njit(**options)(function), function), function)
-
-
 def kernel(function: Any) -> Any:
     """Compile a function that Python calls with plain numbers.
 
     Operations call parts instead. A call that LLVM does not copy asks for a Python exception behind it, so that the
     operation's object file needs symbols of Numba's, and a start that finds it on disk has to import Numba for them.
     """
-    return _function(function, _OPTIONS)
+    return functools.update_wrapper(Deferred(lambda: _numba().njit(**_OPTIONS)(function), function), function)
+
+
+def _part(function: Any, **options: Any) -> Any:
+    def make() -> Any:
+        njit = _numba().njit
+        from woolly_worker.kernels.parts import FINISHED_ONE_BY_ONE, PartCompiler
+
+        pipeline = {} if FINISHED_ONE_BY_ONE else {"pipeline_class": PartCompiler}
+        return njit(**_PART_OPTIONS, **options, **pipeline)(function)
+
+    return functools.update_wrapper(Deferred(make, function), function)
 
 
 def inline(function: Any) -> Any:
     """A kernel's part: always inlined by LLVM, so that vectors stay in registers across the call."""
-    return _function(function, _PART_OPTIONS)
+    return _part(function, forceinline=True)
 
 
 def subroutine(function: Any) -> Any:
     """A part that is called rather than copied: for what is large and used in several places of one operation."""
-    return _function(function, _OPTIONS | {"cache": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True})
+    return _part(function)
 
 
 def compile_op(function: Any) -> Any:
@@ -164,22 +171,35 @@ class LazyOp:
         self.function = function
         self.__name__ = function.__name__
         self.__doc__ = function.__doc__
+        self._address: int | None = None
 
-    @functools.cached_property
+    @property
     def address(self) -> int:
         """Of the machine code, which stays for as long as the process does."""
+        if self._address is None:
+            self.prepare()
+            assert self._address is not None
+        return self._address
+
+    def is_on_disk(self) -> bool:
+        return object_cache.path_of(self.function, CACHE_DIR).exists()
+
+    def prepare(self, *, wait: bool = True) -> bool:
+        """Take it from disk, or compile it. Returns whether it is there: without `wait` it is not while another process
+        compiles it."""
         _use_cache()
         file = object_cache.path_of(self.function, CACHE_DIR)
-        known = object_cache.load(file)
-        if known is None:
-            with compiling():
-                known = object_cache.load(file)  # another process may have been at it
-                if known is None:
-                    compiled = compile_op(self.function)
-                    self._keep_alive = compiled
-                    known = int(compiled.address)
-                    object_cache.save(file, compiled)
-        return known
+        self._address = self._address or object_cache.load(file)
+        if self._address is None:
+            with cache_folder.locked(CACHE_DIR, self.__name__, wait=wait) as is_ours:
+                if is_ours:
+                    self._address = object_cache.load(file)  # another process may have been at it
+                    if self._address is None:
+                        compiled = compile_op(self.function)
+                        self._keep_alive = compiled
+                        self._address = int(compiled.address)
+                        object_cache.save(file, compiled)
+        return self._address is not None
 
     @functools.cached_property
     def _call(self) -> Any:

@@ -4,11 +4,10 @@ It computes logits for the tokens of a batch, and files their keys and values. W
 logits are for, is the engine's business.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 import numpy.typing as npt
 
+from woolly_worker.kernels.compile_ahead import CompileProgress, prepare
 from woolly_worker.kernels.rope import rope_table
 from woolly_worker.kernels.step import N_LOGIT_ROWS, N_TOKENS
 from woolly_worker.kernels.team import Team
@@ -24,8 +23,6 @@ from woolly_worker.model.weights import Weights
 # that on an idle machine; on a busy one, where a thread is descheduled for milliseconds between two barriers, they
 # made a step of the demo model ten times longer.
 ALONE_BELOW_PRODUCTS = 16_000_000
-
-CompileProgress = Callable[[str, int, int], None]  # (operation, how many are ready, how many there are)
 
 
 def kv_layout(config: ModelConfig, dtype: KVType = "f16") -> KVLayout:
@@ -71,7 +68,7 @@ class Transformer:
         max_slots: int,
         n_ctx: int,
         alone_below: int = ALONE_BELOW_PRODUCTS,
-        on_compile: CompileProgress | None = None,
+        on_compile: CompileProgress = lambda n_ready, n_all: None,
     ) -> None:
         """`alone_below`: steps of fewer products than this are run by one thread; 0 never does."""
         self.config, self.weights, self.kv = config, weights, kv
@@ -86,12 +83,7 @@ class Transformer:
         self._logits = Rows(max_logit_rows, config.n_vocab)
         self._logits_view = self._logits.array()
         self._program = self._write_program(max_step_tokens, max_logit_rows)
-        if on_compile is not None:
-            operations = self._program.operations()
-            for n_ready, operation in enumerate(operations):
-                on_compile(operation.__name__, n_ready, len(operations))
-                _ = operation.address  # compiles it, or takes it from the disk cache
-            on_compile("", len(operations), len(operations))
+        prepare(self._program.operations(), on_compile)
         self._team = Team(self._program.array(), n_threads)
         self._products_per_token = sum(layer.products_per_token(config.n_expert_used) for layer in weights.layers)
         self._products_per_logit_row = weights.output.n_rows * weights.output.n_cols

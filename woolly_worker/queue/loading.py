@@ -164,7 +164,7 @@ def load_model(
         "n_ctx": n_ctx,
     }
 
-    def on_compile(operation: str, n_ready: int, n_all: int) -> None:
+    def on_compile(n_ready: int, n_all: int) -> None:
         progress("compiling kernels", n_ready / n_all if n_all else None)
 
     transformer: Transformer | Baseline

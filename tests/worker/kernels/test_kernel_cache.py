@@ -1,6 +1,5 @@
 """The cache of compiled operations: what a second process finds, what damage does, and when folders leave."""
 
-import fcntl
 import os
 import time
 from pathlib import Path
@@ -8,8 +7,8 @@ from pathlib import Path
 import pytest
 from test_cpu import run_python
 
-from woolly_worker.kernels import attention, cache_folder, experts, object_cache, rmsnorm, rope, swiglu
-from woolly_worker.kernels.formats.registry import FORMATS
+from woolly_worker.kernels import cache_folder, object_cache
+from woolly_worker.kernels.compile_ahead import all_operations
 from woolly_worker.kernels.jit import CACHE_DIR, LazyOp
 
 RUN_ONE = (
@@ -40,13 +39,7 @@ def test_an_operation_is_compiled_once_and_then_found_without_the_compiler(tmp_p
     assert [path.suffix for path in file.parent.glob("*swiglu*.op*")] == [".op"], "no temporary file is left"
 
 
-OPERATIONS = [
-    *(op for module in (attention, experts, rmsnorm, rope, swiglu) for op in vars(module).values()),
-    *(op for format_ in FORMATS.values() for op in (format_.matmul, format_.embed)),
-]
-
-
-@pytest.mark.parametrize("operation", [op for op in OPERATIONS if isinstance(op, LazyOp)], ids=lambda op: op.__name__)
+@pytest.mark.parametrize("operation", all_operations().values(), ids=lambda op: op.__name__)
 def test_operations_need_no_symbols_of_numba(operation: LazyOp) -> None:
     """A start that finds them on disk does without it."""
     assert operation.address
@@ -56,7 +49,7 @@ def test_operations_need_no_symbols_of_numba(operation: LazyOp) -> None:
 
 def folder_of_age(root: Path, name: str, days: float) -> Path:
     folder = root / name
-    with cache_folder.locked(folder):
+    with cache_folder.locked(folder, "kernel"):
         (folder / "kernel.nbc").write_bytes(b"code")
     then = time.time() - days * 24 * 3600
     os.utime(folder / "lock", (then, then))
@@ -82,8 +75,8 @@ def test_folders_leave_when_nobody_has_used_them_for_thirty_days(tmp_path: Path)
 def test_a_folder_in_which_somebody_compiles_stays(tmp_path: Path) -> None:
     mine = folder_of_age(tmp_path, "a-" + "0" * 16, days=0)
     old = folder_of_age(tmp_path, "a-" + "1" * 16, days=31)
-    with open(old / "lock") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with cache_folder.locked(old, "kernel"):
+        os.utime(old / "lock", (0, 0))
         cache_folder.use(mine)
         assert old.exists()
     cache_folder.use(mine)

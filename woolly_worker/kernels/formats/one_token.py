@@ -98,7 +98,7 @@ def sixteen_at_once(row_parts: Any, row_dot: Any) -> Any:
     @inline
     def rows_of_one_token(args, first, last, scratch):
         n_cols, row_bytes, x = field(args, N_COLS), field(args, ROW_BYTES), field(args, X)
-        is_short = n_cols in (HALF_VALUES, Q8_VALUES)
+        is_short = n_cols == HALF_VALUES or n_cols == Q8_VALUES  # `in` could raise an exception, for all Numba knows
         stop = last - (last - first) % PANEL_ROWS if is_short else first
         rows_in_vector = 2 if n_cols == HALF_VALUES else 1
         if rows_in_vector == 2:
@@ -108,8 +108,9 @@ def sixteen_at_once(row_parts: Any, row_dot: Any) -> Any:
         parts_bytes = VECTOR_BYTES // rows_in_vector  # of one row
         for r in range(first, stop, PANEL_ROWS):
             rows, place = field(args, WEIGHTS) + r * row_bytes, field(args, OUT) + 4 * r
-            for i in range(0, PANEL_ROWS, rows_in_vector):
-                store(scratch + i * parts_bytes, row_parts(rows + i * row_bytes, x, Q8_VALUES))
+            for i in range(PANEL_ROWS // rows_in_vector):
+                here = rows + i * rows_in_vector * row_bytes
+                store(scratch + i * VECTOR_BYTES, row_parts(here, x, Q8_VALUES))
             total = _add_up_rows(scratch, parts_bytes)
             if field(args, ADD_TO_OUT):
                 total = add(load_f32x16(place), total)
