@@ -75,7 +75,7 @@ def _unpack_column(q, fifth, place):
 @inline
 def unpack_block(block, row_bytes, ahead, panel):
     """One block of sixteen rows into Q4_K's panel."""
-    for line in range(44):  # 16 * 176 bytes of the next sixteen rows, see q4_k
+    for line in range(4):  # 16 * 176 bytes of the next sixteen rows, see q4_k
         prefetch(ahead + 64 * line)
     head = gather_columns(block, row_bytes)
     unpack_scales(vector_of(head, 0), vector_of(head, 1), vector_of(head, 2), vector_of(head, 3), panel)
@@ -83,6 +83,8 @@ def unpack_block(block, row_bytes, ahead, panel):
         bits = gather_columns(block + QH + 16 * half, row_bytes)
         bits0, bits1, bits2, bits3 = vector_of(bits, 0), vector_of(bits, 1), vector_of(bits, 2), vector_of(bits, 3)
         for c in range(4):
+            for line in range(5):
+                prefetch(ahead + 256 + 1280 * half + 320 * c + 64 * line)
             q = gather_columns(block + QS + 32 * c + 16 * half, row_bytes)
             place = panel + 1024 * c + 256 * half
             bits0 = _unpack_column(vector_of(q, 0), bits0, place)
