@@ -126,10 +126,9 @@ def kernel(function: Any) -> Any:
 def _part(function: Any, **options: Any) -> Any:
     def make() -> Any:
         njit = _numba().njit
-        from woolly_worker.kernels.parts import FINISHED_ONE_BY_ONE, PartCompiler
+        from woolly_worker.kernels.parts import PartCompiler  # imports Numba
 
-        pipeline = {} if FINISHED_ONE_BY_ONE else {"pipeline_class": PartCompiler}
-        return njit(**_PART_OPTIONS, **options, **pipeline)(function)
+        return njit(**_PART_OPTIONS, **options, pipeline_class=PartCompiler)(function)
 
     return functools.update_wrapper(Deferred(make, function), function)
 

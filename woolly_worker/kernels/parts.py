@@ -4,19 +4,12 @@ Numba takes every function to machine code, and for that optimises it together w
 from six levels above is optimised seven times and translated six times for nothing. A part stays as it was lowered, and
 LLVM sees it once, inlined into its operation. That halves the time of a first start, and the code is as fast; measured
 in docs/design/0005-memory-and-start.md.
-
-On CPUs with sixteen registers it is not: there the tiles were fitted to what LLVM makes of them one by one, and the
-same tiles in one large function spilled, up to twice as slow.
 """
 
 from typing import Any
 
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler
-
-from woolly_worker.kernels.cpu import CPU
-
-FINISHED_ONE_BY_ONE = CPU.level == "avx2"
 
 
 class _NoEnvironment:
