@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic_settings import BaseSettings
 
+from woolly_api.cli.environment import variables_of
 from woolly_api.settings import ApiSettings
 from woolly_worker.settings import WorkerSettings
 
@@ -25,11 +26,10 @@ PROMPTS = ("Tell me a story about a fox.", "What is the capital of France?", "Wh
 def table(settings: type[BaseSettings]) -> str:
     """A Markdown table: variable, default, meaning."""
     rows = ["| Variable | Default | Meaning |", "|---|---|---|"]
-    prefix = settings.model_config.get("env_prefix", "")
+    variables = variables_of(settings)
     for name, field in settings.model_fields.items():
-        variable = "WOOLLY_REDIS_URL" if name == "redis_url" else f"{prefix}{name.upper()}"
         meaning = (field.description or "").replace("|", "\\|")
-        rows.append(f"| `{variable}` | {_default(field)} | {meaning} |")
+        rows.append(f"| `{variables[name]}` | {_default(field)} | {meaning} |")
     return "\n".join(rows)
 
 

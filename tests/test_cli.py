@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from woolly_api.cli import app
 from woolly_api.cli.common import human_bytes, printable
+from woolly_api.cli.environment import known_settings
 
 N_VOCAB = 3 + 256
 PATIENCE_S = 280  # the first command that loads a model compiles its kernels, on a machine that has other work
@@ -320,6 +321,21 @@ def test_what_is_hardly_meant_is_remarked_on(model: Path) -> None:
     assert (result.returncode, but_progress(result.stderr)) == (0, "")
 
 
+def test_a_setting_that_is_none_is_told(model: Path) -> None:
+    words = ["generate", "-m", str(model), "Hi", "--max-tokens", "1"]
+    result = woolly(*words, WOOLLY_THREDS="3", WOOLLY_SPEED="high", WOOLLY_THREADS="1")
+    assert result.returncode == 0
+    assert [line for line in result.stderr.splitlines() if "is no setting" in line] == [
+        "woolly: WOOLLY_SPEED is set, but is no setting",
+        "woolly: WOOLLY_THREDS is set, but is no setting: WOOLLY_THREADS is one",
+    ]
+
+
+def test_every_variable_of_the_readme_is_a_setting() -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    assert set(re.findall(r"WOOLLY_[A-Z_]*[A-Z]", readme)) - known_settings() == set()
+
+
 def test_a_reader_that_has_enough_ends_the_text_without_a_word(model: Path) -> None:
     words = ["generate", "-m", str(model), "Hi", "--max-tokens", "90", "--ignore-eos"]
     command = shlex.join([sys.executable, "-m", "woolly_api.cli", *words]) + " | head -c 5; exit ${PIPESTATUS[0]}"
@@ -540,6 +556,13 @@ def test_bench_measures_and_prints_json() -> None:
 def test_bench_refuses_what_is_no_list(option: str, value: str, message: str) -> None:
     result = woolly("bench", "-m", "demo", option, value, "--no-peer")
     assert (result.returncode, one_line(result)) == (2, f"woolly: {message}")
+
+
+def test_bench_measures_one_peer() -> None:
+    both = ["--peer-program", "llama-batched-bench", "--peer-python", sys.executable]
+    result = woolly("bench", "-m", "demo", *both)
+    assert result.returncode == 2
+    assert one_line(result).startswith("woolly: --peer-program and --peer-python name two peers")
 
 
 def test_the_baseline_generates_the_same() -> None:

@@ -18,6 +18,7 @@ def register(app: typer.Typer) -> None:
 
 
 def bench(
+    context: typer.Context,
     model: ModelFile,
     prefill: Annotated[str, typer.Option("--prefill", metavar="N,N", help="Tokens of the prompts.")] = "128,512,2048",
     decode: Annotated[int, typer.Option("--decode", min=1, metavar="N", help="Steps of a decode.")] = 32,
@@ -62,6 +63,9 @@ def bench(
     [dim]woolly bench -m model.gguf --prefill 512 --decode 64 --batch 1,8 --depth none --threads 2 --json[/dim]
     """
     path = model_path(model)
+    source = context.get_parameter_source("peer_python")  # that of WOOLLY_BENCH_PEER may stand
+    if peer_program is not None and source is not None and source.name == "COMMANDLINE":
+        raise Failure("--peer-program and --peer-python name two peers, and one is measured: choose one of them", 2)
     from woolly_worker.bench.comparison import compare
     from woolly_worker.bench.peer import PeerFailed, find_peer_python
     from woolly_worker.bench.plan import make_plan

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from woolly_api.cli.common import CLUSTER_PANEL, Failure, check_text, say
+from woolly_api.cli.environment import forget_unknown_settings
 from woolly_api.cli.options import (
     KVDtype,
     LogFormatOfAll,
@@ -102,6 +103,7 @@ def up(
             raise Failure("--appendfsync is for the embedded server; with --redis, that server's own setting holds", 2)
     folder = state_dir or default_state_dir()
     drain_seconds, api_grace_seconds = grace_seconds(path, name, n_ctx, slots, threads)
+    forget_unknown_settings()
     try:
         cluster = Cluster(
             model=path,
@@ -156,6 +158,7 @@ def demo(
     path = model_path(model)
     check_text(prompt, "the prompt")
     drain_seconds, api_grace_seconds = grace_seconds(path)
+    forget_unknown_settings()
     with tempfile.TemporaryDirectory(prefix="woolly-demo-") as folder, Progress() as progress:
         cluster = Cluster(
             model=path,

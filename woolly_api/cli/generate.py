@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from woolly_api.cli.common import ALONE_PANEL, Failure, check_chat_options, messages_of, read_prompt, say
+from woolly_api.cli.environment import forget_unknown_settings
 from woolly_api.cli.options import (
     Chat,
     FrequencyPenalty,
@@ -184,6 +185,7 @@ def _load(
         settings = WorkerSettings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         raise settings_failure(error, WorkerSettings) from error
+    forget_unknown_settings()
     return load_model(settings, printer.on_events, printer.on_stage, printer.remark)
 
 

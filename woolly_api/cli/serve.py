@@ -10,6 +10,7 @@ import typer
 
 import woolly_worker
 from woolly_api.cli.common import CLUSTER_PANEL, Failure
+from woolly_api.cli.environment import forget_unknown_settings
 from woolly_api.cli.options import (
     KVDtype,
     LogFormat,
@@ -69,6 +70,7 @@ def worker(
         settings = WorkerSettings(**{key: value for key, value in given.items() if value is not None})
     except ValidationError as error:
         raise settings_failure(error, WorkerSettings) from error
+    forget_unknown_settings()
     check_redis_url(settings.redis_url)
     raise typer.Exit(run(settings, introduce=introduce))
 
@@ -97,6 +99,7 @@ def api(
         settings = ApiSettings(**{key: value for key, value in given.items() if value is not None})
     except ValidationError as error:
         raise settings_failure(error, ApiSettings) from error
+    forget_unknown_settings()
     check_redis_url(settings.redis_url)
     _check_port(settings.host, settings.port)
     serve(settings)
