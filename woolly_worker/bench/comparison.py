@@ -107,7 +107,7 @@ def compare(
     progress("loading", 0.0)
 
     def on_compile(n_ready: int, n_all: int) -> None:
-        progress("compiling kernels", n_ready / n_all)
+        progress(f"loading, kernels: {n_ready} of {n_all}", 0.0)
 
     runner = Runner(path, plan, n_threads=n_threads, on_compile=on_compile)
     peer: Peer | None = None

@@ -26,19 +26,24 @@ _NAME = re.compile(r".+-[0-9a-f]{16}")
 
 @contextlib.contextmanager
 def locked(folder: Path, thing: str, *, wait: bool = True) -> Iterator[bool]:
-    """One process at a time has a thing, which is no part of a path. Makes the folder if need be, and keeps it.
+    """One process at a time has `thing`, a name for a file. Makes the folder if need be; nobody removes it meanwhile.
 
-    Yields whether the thing is ours; it may not be only if we do not `wait` for whoever has it.
+    Yields whether the thing is ours; it may not be only if we do not `wait` for whoever has it. In a folder that cannot
+    be written it is everybody's: they cannot leave anything there either.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / _LOCK, "w") as shared, open(folder / f"{thing}.lock", "w") as own:
+    with contextlib.ExitStack() as files:
         is_ours = True
-        if fcntl is not None:
-            fcntl.flock(shared, fcntl.LOCK_SH)
-            try:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            shared = files.enter_context(open(folder / _LOCK, "a+"))  # to be read too: NFS wants that for a shared lock
+            own = files.enter_context(open(folder / f"{thing}.lock", "a+"))
+            if fcntl is not None:
+                fcntl.flock(shared, fcntl.LOCK_SH)
                 fcntl.flock(own, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError:
-                is_ours = False
+        except BlockingIOError:
+            is_ours = False
+        except OSError:
+            pass
         yield is_ours
 
 
@@ -55,12 +60,12 @@ def use(folder: Path) -> None:
 
 def _remove_if_unused_since(folder: Path, oldest: float) -> None:
     """An older version that starts at this very moment finds nothing, and compiles as on a new machine. One that
-    compiles holds the lock, and keeps its folder."""
-    with contextlib.suppress(OSError), open(folder / _LOCK) as lock:
+    compiles has a share of the lock, and keeps its folder."""
+    with contextlib.suppress(OSError), open(folder / _LOCK, "r+") as lock:
         if os.fstat(lock.fileno()).st_mtime >= oldest:
             return
         if fcntl is not None:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # compilers share it
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # Renamed first: whoever looks for the folder finds all of it, or nothing.
         leaving = folder.with_name(f"{folder.name}.removed-{os.getpid()}")
         folder.rename(leaving)

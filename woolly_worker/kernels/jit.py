@@ -59,9 +59,9 @@ _OPTIONS: dict[str, Any] = {
 _PART_OPTIONS = _OPTIONS | {"cache": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 
-def compiling() -> contextlib.AbstractContextManager[bool]:
-    """For each `kernel`, one process at a time: several that fill Numba's own cache at once may crash it (its issue
-    4807). Operations do not go there, so that different ones may be compiled side by side."""
+def filling_numba_cache() -> contextlib.AbstractContextManager[bool]:
+    """For whoever calls a `kernel` for the first time while others may: several processes that fill Numba's own cache
+    at once may crash it (its issue 4807). Operations do not go there: each has a lock of its own."""
     return cache_folder.locked(CACHE_DIR, "numba")
 
 
@@ -180,8 +180,9 @@ class LazyOp:
             assert self._address is not None
         return self._address
 
-    def is_on_disk(self) -> bool:
-        return object_cache.path_of(self.function, CACHE_DIR).exists()
+    def is_there(self) -> bool:
+        """In this process, or on disk."""
+        return self._address is not None or object_cache.path_of(self.function, CACHE_DIR).exists()
 
     def prepare(self, *, wait: bool = True) -> bool:
         """Take it from disk, or compile it. Returns whether it is there: without `wait` it is not while another process

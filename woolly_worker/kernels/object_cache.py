@@ -1,6 +1,6 @@
 """Compiled operations as files of machine code, so that a start does not have to wake the compiler.
 
-Numba has a disk cache of its own, which `jit.py` uses for what is only a part of operations. But before that hands out
+Numba has a disk cache of its own, which `jit.py` uses for `kernel` functions. But before that hands out
 its first function, Numba brings up all its typing and lowering: 0.45 s, more than everything else that loading a model
 does. LLVM alone links a finished object in a millisecond.
 

@@ -117,6 +117,9 @@ def _dismiss(team, _1, _2, _3):
     _advance(team + STEP_NUMBER, team)
 
 
+TEAM_OPERATIONS = (_lead, _follow, _dismiss)
+
+
 def aligned_zeros(n_bytes: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """Zeroed bytes at a multiple of 64."""
     raw = np.zeros(n_bytes + LINE, np.uint8)
@@ -150,7 +153,7 @@ class Team:
         words[PROGRAM], words[N_OPS] = self.program.ctypes.data, len(program)
         words[STEP], words[COUNTERS] = self.step.ctypes.data, counters.ctypes.data
         words[N_MEMBERS] = n_members
-        for function in (_lead, _follow, _dismiss):
+        for function in TEAM_OPERATIONS:
             _ = function.address  # compiled now, not within a step
         threads = [
             threading.Thread(target=_follow, args=(self._address, member, 0, 0), name=f"step-{member}", daemon=True)

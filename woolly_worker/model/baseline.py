@@ -15,7 +15,7 @@ import numpy.typing as npt
 from woolly_worker.contract.errors import UnsupportedArchitecture
 from woolly_worker.kernels import matmul, naive
 from woolly_worker.kernels.formats.registry import FORMATS
-from woolly_worker.kernels.jit import compiling
+from woolly_worker.kernels.jit import filling_numba_cache
 from woolly_worker.kernels.step import N_TOKENS, STEP_FIELDS, TOKEN_IDS
 from woolly_worker.memory.kv_cache import BLOCK_TOKENS, blocks_for
 from woolly_worker.model.batch import StepBatch
@@ -92,7 +92,7 @@ class Baseline:
             {name: NaiveMatrix(value) for name, value in _items(layer) if isinstance(value, Matrix)}
             for layer in weights.layers
         ]
-        with compiling():  # by one token, before anybody waits for it
+        with filling_numba_cache():  # by one token, before anybody waits for it
             self.batch.n_tokens = self.batch.n_logit_rows = 1
             self.step()
         self.batch.clear()

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from woolly_worker.kernels.compile_ahead import CompileProgress, prepare
 from woolly_worker.kernels.rope import rope_table
 from woolly_worker.kernels.step import N_LOGIT_ROWS, N_TOKENS
-from woolly_worker.kernels.team import Team
+from woolly_worker.kernels.team import TEAM_OPERATIONS, Team
 from woolly_worker.memory.activations import Buffer, Rows
 from woolly_worker.memory.kv_cache import KV_TYPES, KVCache, KVLayout, KVType, blocks_for, padded_head_dim
 from woolly_worker.model.batch import StepBatch
@@ -83,7 +83,7 @@ class Transformer:
         self._logits = Rows(max_logit_rows, config.n_vocab)
         self._logits_view = self._logits.array()
         self._program = self._write_program(max_step_tokens, max_logit_rows)
-        prepare(self._program.operations(), on_compile)
+        prepare([*self._program.operations(), *TEAM_OPERATIONS], on_compile)
         self._team = Team(self._program.array(), n_threads)
         self._products_per_token = sum(layer.products_per_token(config.n_expert_used) for layer in weights.layers)
         self._products_per_logit_row = weights.output.n_rows * weights.output.n_cols

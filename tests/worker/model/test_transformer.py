@@ -11,6 +11,8 @@ from gguf import GGMLQuantizationType as Type
 from shaped_gguf import Shape
 from step_harness import Bench
 
+from woolly_worker.kernels.compile_ahead import all_operations
+from woolly_worker.kernels.team import TEAM_OPERATIONS
 from woolly_worker.memory.kv_cache import KVCache, blocks_for
 from woolly_worker.model.transformer import Transformer, kv_layout
 from woolly_worker.model.weights import open_model
@@ -110,11 +112,19 @@ def test_progress_of_compilation_is_reported(tmp_path: Path) -> None:
         n_ctx=64,
         on_compile=lambda n_ready, n_all: reports.append((n_ready, n_all)),
     )
-    n_all = len(transformer._program.operations())
+    needed = [*transformer._program.operations(), *TEAM_OPERATIONS]
+    n_all = len(needed)
     assert reports == [(n_ready, n_all) for n_ready in range(n_all + 1)]
     assert transformer.scratch_bytes > 0
     transformer.close()
     weights.file.close()
+
+
+@pytest.mark.parametrize("name", ["grouped", "experts"])
+def test_helpers_know_what_a_program_needs(tmp_path: Path, name: str) -> None:
+    with Bench(shaped_gguf.write(tmp_path / "model.gguf", Type.F32, SHAPES[name])) as bench:
+        needed = [*bench.transformer._program.operations(), *TEAM_OPERATIONS]
+    assert {op.__name__: op for op in needed}.items() <= all_operations().items()
 
 
 def test_a_closed_transformer_refuses_to_step(tmp_path: Path) -> None:

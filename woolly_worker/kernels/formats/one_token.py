@@ -108,7 +108,7 @@ def sixteen_at_once(row_parts: Any, row_dot: Any) -> Any:
         parts_bytes = VECTOR_BYTES // rows_in_vector  # of one row
         for r in range(first, stop, PANEL_ROWS):
             rows, place = field(args, WEIGHTS) + r * row_bytes, field(args, OUT) + 4 * r
-            for i in range(PANEL_ROWS // rows_in_vector):
+            for i in range(PANEL_ROWS // rows_in_vector):  # with a step, a range could raise as well
                 here = rows + i * rows_in_vector * row_bytes
                 store(scratch + i * VECTOR_BYTES, row_parts(here, x, Q8_VALUES))
             total = _add_up_rows(scratch, parts_bytes)

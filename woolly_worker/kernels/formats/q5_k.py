@@ -75,7 +75,7 @@ def _unpack_column(q, fifth, place):
 @inline
 def unpack_block(block, row_bytes, ahead, panel):
     """One block of sixteen rows into Q4_K's panel."""
-    for line in range(4):  # 16 * 176 bytes of the next sixteen rows, see q4_k
+    for line in range(4):  # of 44 that the next sixteen rows have, see q4_k; the others follow
         prefetch(ahead + 64 * line)
     head = gather_columns(block, row_bytes)
     unpack_scales(vector_of(head, 0), vector_of(head, 1), vector_of(head, 2), vector_of(head, 3), panel)

@@ -104,7 +104,7 @@ def _unpack_half(ql, qh, row_bytes, ahead, values):
         high = gather_columns(ql + 32 + 16 * part, row_bytes)
         bits = gather_columns(qh + 16 * part, row_bytes)
         place, there = values + 256 * part, ahead + 768 * part
-        _unpack_column(vector_of(low, 0), vector_of(high, 0), vector_of(bits, 0), there + 0, place)
+        _unpack_column(vector_of(low, 0), vector_of(high, 0), vector_of(bits, 0), there, place)
         _unpack_column(vector_of(low, 1), vector_of(high, 1), vector_of(bits, 1), there + 192, place + 64)
         _unpack_column(vector_of(low, 2), vector_of(high, 2), vector_of(bits, 2), there + 384, place + 128)
         _unpack_column(vector_of(low, 3), vector_of(high, 3), vector_of(bits, 3), there + 576, place + 192)
@@ -123,7 +123,7 @@ def _unpack_all_scales(block, row_bytes, panel):
 @inline
 def unpack_block(block, row_bytes, ahead, panel):
     """One block of sixteen rows into a panel: values 0..63 as [64 groups][16 rows][4 columns] u8, then scales and d."""
-    for line in range(48, 53):  # 16 * 210 bytes of the next sixteen rows, see q4_k
+    for line in range(48, 53):  # the last ones of the next sixteen rows, see q4_k; columns ask for the others
         prefetch(ahead + 64 * line)
     _unpack_half(block, block + QH, row_bytes, ahead, panel)
     _unpack_half(block + 64, block + QH + 32, row_bytes, ahead + 1536, panel + 2048)
