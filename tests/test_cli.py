@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from woolly_api.cli import app
 from woolly_api.cli.common import human_bytes, printable
 from woolly_api.cli.environment import known_settings
+from woolly_worker.ledger.server import free_port
 
 N_VOCAB = 3 + 256
 PATIENCE_S = 280  # the first command that loads a model compiles its kernels, on a machine that has other work
@@ -296,10 +297,11 @@ def test_up_refuses_a_taken_port(model: Path, tmp_path: Path) -> None:
     assert one_line(result) == f"woolly: port {port} is taken; choose another with --port or --flower-port"
 
 
-@pytest.mark.parametrize("option", ["--port", "--flower-port"])
+@pytest.mark.parametrize(("option", "other"), [("--port", "--flower-port"), ("--flower-port", "--port")])
 @pytest.mark.parametrize("port", [-1, 65536])
-def test_up_refuses_a_port_that_is_none(model: Path, tmp_path: Path, option: str, port: int) -> None:
-    result = woolly("up", "-m", str(model), option, str(port), "--state-dir", str(tmp_path))
+def test_up_refuses_a_port_that_is_none(model: Path, tmp_path: Path, option: str, other: str, port: int) -> None:
+    free = [other, str(free_port())]  # whatever listens on the usual one
+    result = woolly("up", "-m", str(model), option, str(port), *free, "--state-dir", str(tmp_path))
     assert result.returncode == 2
     said = f"woolly: there is no port {port}: the last one is 65535; choose another with --port or --flower-port"
     assert one_line(result) == said
