@@ -333,6 +333,16 @@ def test_a_setting_that_is_none_is_told(model: Path) -> None:
     ]
 
 
+def test_kernels_that_cannot_be_kept_are_told(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    words = ["generate", "-m", str(model), "Hi", "--max-tokens", "1"]
+    result = woolly(*words, WOOLLY_KERNEL_CACHE=str(tmp_path / "file"))
+    assert result.returncode == 0
+    [told] = [line for line in result.stderr.splitlines() if "cannot be kept" in line]
+    assert told.startswith(f"woolly: kernels cannot be kept in {tmp_path}/file/")
+    assert told.endswith(": the next start compiles them again")
+
+
 def test_every_variable_of_the_readme_is_a_setting() -> None:
     readme = (Path(__file__).parents[1] / "README.md").read_text()
     assert set(re.findall(r"WOOLLY_[A-Z_]*[A-Z]", readme)) - known_settings() == set()

@@ -38,9 +38,9 @@ def prepare(operations: Sequence[LazyOp], progress: CompileProgress) -> None:
     start, and of each that is there."""
     n_ready = 0
     progress(n_ready, len(operations))
-    # The small ones come last: they fill what time the large ones leave to one of the processes.
-    left = sorted(operations, key=lambda op: not _is_large(op))
-    missing = [op for op in left if not op.is_there()]
+    # We begin with the small ones, for something is soon there then, and helpers with the large ones.
+    left = sorted(operations, key=_is_large)
+    missing = sorted((op for op in left if not op.is_there()), key=_is_large, reverse=True)
     with _helpers([op.__name__ for op in missing], sum(map(_is_large, missing)) - 1):
         # What another process is at is passed over, and will be on disk when the rest is done.
         for wait in (False, True):
@@ -58,8 +58,8 @@ def _is_large(op: LazyOp) -> bool:
 
 @contextlib.contextmanager
 def _helpers(names: Sequence[str], most: int) -> Iterator[None]:
-    """At most one for each CPU beside ours. We take the first name, and each helper another one; then whatever is
-    left."""
+    """At most one for each CPU beside ours. The first name is left to us, each helper begins with another one; then it
+    takes whatever is left."""
     n_helpers = min(allowed_cpus() - 1, most, MOST_HELPERS) if cache_folder.CAN_LOCK else 0
     running = []
     try:

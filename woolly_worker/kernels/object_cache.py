@@ -9,7 +9,6 @@ function, and a hash over the file that it stands in (over the kernels' own sour
 is damaged counts as absent.
 """
 
-import contextlib
 import functools
 import hashlib
 import os
@@ -24,6 +23,7 @@ from woolly_worker.kernels.cpu import CPU
 _DIGEST_BYTES = 32
 _NUMBA_SYMBOLS = (b"NRT_", b"numba_", b"PyExc_")
 _linked: list[Any] = []  # LLVM's engines own the machine code
+unsaved: list[Path] = []  # files that could not be written, for whoever tells it
 
 
 def path_of(function: Any, folder: Path) -> Path:
@@ -56,9 +56,15 @@ def load(path: Path) -> int | None:
 
 
 def save(path: Path, compiled: Any) -> None:
-    """Keep what Numba has just compiled (a `numba.cfunc`), whole or not at all. A full disk costs time, not a start."""
-    rest = compiled.native_name.encode() + b"\n" + compiled._library._get_compiled_object()
-    with contextlib.suppress(OSError):
+    """Keep what Numba has just compiled (a `numba.cfunc`), whole or not at all. A full disk costs time, not a start.
+
+    Raises KeyboardInterrupt where a signal's exception has ended in LLVM's callback, which then did not bring the code.
+    """
+    try:
+        rest = compiled.native_name.encode() + b"\n" + compiled._library._get_compiled_object()
+    except RuntimeError as error:
+        raise KeyboardInterrupt from error
+    try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
         try:
             with os.fdopen(handle, "wb") as file:
@@ -67,6 +73,8 @@ def save(path: Path, compiled: Any) -> None:
         except OSError:
             os.unlink(temporary)
             raise
+    except OSError:
+        unsaved.append(path)
 
 
 @functools.cache

@@ -14,6 +14,7 @@ from woolly_worker.engine.events import EngineEvent
 from woolly_worker.engine.settings import EngineSettings
 from woolly_worker.gguf.fingerprint import Original
 from woolly_worker.gguf.reader import GGUFFile
+from woolly_worker.kernels import object_cache
 from woolly_worker.kernels.cpu import CPU, allowed_cpus
 from woolly_worker.memory.kv_cache import BLOCK_TOKENS, KVCache, blocks_for
 from woolly_worker.memory.residency import ReadAhead, lock, lock_limit, use_huge_pages
@@ -172,6 +173,8 @@ def load_model(
         transformer = Baseline(config, weights, n_blocks=kv.n_blocks, **sizes)
     else:
         transformer = Transformer(config, weights, kv, n_threads=settings.threads, on_compile=on_compile, **sizes)
+        if object_cache.unsaved:
+            remark(f"kernels cannot be kept in {object_cache.unsaved[0].parent}: the next start compiles them again")
         progress("checking the kernels", None)
         check_operations(config, weights, layout)
         for buffer in transformer.buffers if HUGE_PAGES in memory else ():

@@ -98,3 +98,20 @@ def test_a_place_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
         assert len(list(tmp_path.iterdir())) == 2
     finally:
         tmp_path.chmod(0o700)
+
+
+class Interrupted:
+    """What Numba has when a signal's exception ended in the callback that brings the machine code."""
+
+    native_name = "cfunc.swiglu"
+
+    class _library:  # noqa: N801
+        @staticmethod
+        def _get_compiled_object() -> bytes:
+            raise RuntimeError("no compiled object yet")
+
+
+def test_an_interrupt_that_llvm_swallowed_is_raised_again(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        object_cache.save(tmp_path / "swiglu.op", Interrupted())
+    assert list(tmp_path.iterdir()) == []
