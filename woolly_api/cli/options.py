@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from woolly_api.cli.common import Failure
+from woolly_api.cli.environment import variables_of
 from woolly_worker.contract.jobs import SamplingParams
 
 DEFAULT_API_URL = "http://127.0.0.1:8080"
@@ -173,7 +174,5 @@ def settings_failure(error: Any, settings_class: Any) -> Failure:
     first = error.errors()[0]
     if not first["loc"]:  # about several that do not fit together
         return Failure(first["msg"].removeprefix("Value error, "), 2)
-    prefix = settings_class.model_config.get("env_prefix", "")
-    field = str(first["loc"][0])
-    variable = field if field.isupper() else f"{prefix}{field.upper()}"
-    return Failure(f"{variable}: {first['msg']}", 2)
+    field = str(first["loc"][0])  # or the variable itself
+    return Failure(f"{variables_of(settings_class).get(field, field)}: {first['msg']}", 2)

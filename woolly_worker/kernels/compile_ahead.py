@@ -20,7 +20,7 @@ from woolly_worker.kernels.jit import LazyOp
 
 CompileProgress = Callable[[int, int], None]  # (how many operations are ready, how many there are)
 
-MOST_HELPERS = 3  # a program has about ten operations, few of them large, and a helper takes 200 MB while it lives
+MOST_HELPERS = 3  # a program has about ten operations, few of them large, and a helper takes 290 MB while it lives
 PACKAGES = Path(__file__).parents[2]  # where a helper finds this package
 EXIT_PARENT_ENDED = 3
 

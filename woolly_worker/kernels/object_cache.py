@@ -1,8 +1,8 @@
 """Compiled operations as files of machine code, so that a start does not have to wake the compiler.
 
-Numba has a disk cache of its own, which `jit.py` uses for `kernel` functions. But before that hands out
-its first function, Numba brings up all its typing and lowering: 0.45 s, more than everything else that loading a model
-does. LLVM alone links a finished object in a millisecond.
+Numba has a disk cache of its own, which `jit.py` uses for `kernel` functions. But before that hands out its first
+function, Numba brings up all its typing and lowering: 0.45 s, more than everything else that loading a model does. LLVM
+alone links a finished object in a millisecond.
 
 A file holds the SHA-256 of the rest, the name of the entry, and an object file. Its own name tells the source: the
 function, and a hash over the file that it stands in (over the kernels' own sources the folder's name has one). One that

@@ -131,13 +131,16 @@ def test_there_are_as_many_helpers_as_there_is_work_and_room(
 
 
 def test_it_goes_without_helpers_where_no_process_may_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[list[str]] = []
+
     def helper(names: list[str]) -> Ended:
+        tried.append(names)
         raise BlockingIOError("no more processes")
 
     monkeypatch.setattr(compile_ahead, "allowed_cpus", lambda: 8)
     monkeypatch.setattr(compile_ahead, "_helper", helper)
-    with compile_ahead._helpers(["matmul_f32", "matmul_f16"], 1):
-        pass
+    with compile_ahead._helpers(["matmul_f32", "matmul_f16", "matmul_bf16"], 2):
+        assert len(tried) == 1
 
 
 def test_a_folder_that_cannot_be_written_is_everybodys(tmp_path: Path) -> None:
