@@ -27,7 +27,7 @@ from woolly_worker.kernels import attention  # noqa: E402
 from woolly_worker.kernels.formats import q4_k  # noqa: E402
 
 KERNELS: dict[str, tuple[Any, str]] = {
-    "row_dot": (q4_k.row_dot.py_func, "float32(intp, intp, intp)"),
+    "row_dot": (q4_k.IN_FOURS.row_dot.py_func, "float32(intp, intp, intp)"),
     "matmul": (q4_k.FORMAT.matmul.function, "void(intp, intp, intp, intp)"),
     "attention": (attention.attention_f16.function, "void(intp, intp, intp, intp)"),
 }

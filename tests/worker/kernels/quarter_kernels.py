@@ -11,6 +11,7 @@ from woolly_worker.kernels.simd import (
     load_f32x16,
     load_four_f16,
     load_four_f32,
+    load_four_i32,
     load_i8x32,
     load_i8x64,
     load_i32,
@@ -72,3 +73,4 @@ def floats(x, n, out):
     store(out + 128, load_four_f32(x, x + 20, x + 64, x + 68))
     store(out + 192, load_four_f16(x, x + 6, x + 64, x + 66))
     store_f32(out + 256, sum_in_order(a))
+    store(out + 272, load_four_i32(x, x + 20, x + 64, x + 68))

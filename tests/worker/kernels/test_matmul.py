@@ -115,6 +115,18 @@ def test_any_number_of_rows_by_any_team(name: str, n_rows: int) -> None:
                 assert same_bits(found, expected)
 
 
+@pytest.mark.parametrize("n_blocks", range(4, 10))
+@pytest.mark.parametrize("name", [name for name in ALL if FORMATS[name].block == 256])
+def test_one_token_times_rows_of_fours_and_what_is_left(name: str, n_blocks: int) -> None:
+    """Sixteen rows at once take the last four blocks again where less are left; 37 rows leave five to themselves."""
+    product = Product(name, 37, 256 * n_blocks, 1)
+    product.rows = random_rows(name, 37, product.n_cols, np.random.default_rng(n_blocks), extreme=n_blocks % 2 == 1)
+    before = np.random.default_rng(5).standard_normal((1, 37)).astype(np.float32)
+    expected = product.one_by_one()
+    assert same_bits(product.at_once(least_take=32, n_members=2), expected)
+    assert same_bits(product.at_once(before=before), before + expected)
+
+
 @pytest.mark.parametrize("n_tokens", [1, 2, 3, 13])
 @pytest.mark.parametrize("name", ALL)
 def test_adding_to_the_residual(name: str, n_tokens: int) -> None:

@@ -51,7 +51,7 @@ def test_selected_bytes() -> None:
 @pytest.mark.parametrize("n", [0, 1, 7, 15])
 def test_floats(n: int) -> None:
     x = np.random.default_rng(3).standard_normal((2, LANES)).astype(np.float32)
-    out = Region(np.zeros(4 * LANES + 1), np.float32)
+    out = Region(np.zeros(4 * LANES + 8), np.float32)
     kernels.floats(Region(x, np.float32, 4).address, n, out.address)
     got = out.values
     assert same_bits(got[:16], np.where(np.arange(LANES) < n, x[0], x[1]))
@@ -59,6 +59,7 @@ def test_floats(n: int) -> None:
     replaced[n] = x[1, n]
     assert same_bits(got[16:32], replaced)
     assert same_bits(got[32:36], x.reshape(-1)[[0, 5, 16, 17]])
+    assert same_bits(got[68:72], got[32:36])
     halves = x.reshape(-1).view(np.float16)[[0, 3, 32, 33]].astype(np.float32)
     assert np.array_equal(got[48:52], halves, equal_nan=True)
     total = x[0, 0]

@@ -66,6 +66,7 @@ from woolly_worker.kernels.simd import (
     negate,
     or_bits,
     prefetch,
+    prefetch_here,
     round_to_i32,
     shift_left,
     shift_right,
@@ -357,6 +358,7 @@ def scalar_copies(x, out):
 @kernel
 def prefetched(address):
     prefetch(address)
+    prefetch_here(address)
     return np.int64(1)
 
 

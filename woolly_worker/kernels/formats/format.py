@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from woolly_worker.kernels.activations import Activation, row_bytes
+from woolly_worker.kernels.formats.fours import terms_bytes
 from woolly_worker.kernels.jit import LazyOp
 from woolly_worker.kernels.matmul import sums_bytes
 from woolly_worker.kernels.matrix_unit_parts import matrix_scratch_bytes
@@ -29,6 +30,9 @@ class Format:
 
     def scratch_bytes(self, n_cols: int, n_tokens: int) -> int:
         """Scratch that one member of the team needs: rows of n_cols weights times so many tokens."""
+        one_token = terms_bytes(n_cols) if self.activation == Activation.Q8K else 0
         if self.on_matrix_unit:
-            return matrix_scratch_bytes(row_bytes(self.activation, n_cols), n_tokens)
-        return self.tile_bytes + sums_bytes(self.parts) + n_cols // self.block * self.panel_block_bytes
+            several = matrix_scratch_bytes(row_bytes(self.activation, n_cols), n_tokens)
+        else:
+            several = self.tile_bytes + sums_bytes(self.parts) + n_cols // self.block * self.panel_block_bytes
+        return max(one_token, several)

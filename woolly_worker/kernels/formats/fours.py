@@ -1,25 +1,127 @@
-"""One row times one token for the formats of 256 weights: four quant blocks at a time.
+"""Rows times one token for the formats of 256 weights: four quant blocks at a time.
 
-    acc += d[i] * dx[i] * (integer sum of block i),    block after block
+    acc += d[i] * dx[i] * (integer sum of block i)          block after block, and behind each,
+    acc -= dmin[i] * dx[i] * (integer sum of its mins)      where a format's weights have minima
 
 A single row is bound by the number of instructions as much as by memory, and most of those are spent on what happens
-once in a block: the sum over lanes and the conversion to float. Four blocks share them, each in a lane of its own; only
-the last step goes lane by lane, in the order of the panels. Where less than four blocks are left, the last one stands
-in for those that are missing, and their lanes are not used.
+once in a block. So four blocks share what they can: scales are unpacked together, and sums over lanes are made
+together. What is left of a block are its *terms*: d and the sum, or (d, dmin) in one word and two sums.
+
+`row_dot` adds a row's terms up lane by lane. Where less than four blocks are left, the last one stands in for those
+that are missing, and their lanes are not used.
+
+`rows_of_one_token` puts the terms of sixteen rows down and turns them on their side: the same steps in the same order,
+with a row in each lane. Where less than four blocks are left, the last four are taken, some of them a second time.
 """
+
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE
 from woolly_worker.kernels.jit import inline
-from woolly_worker.kernels.simd import fma_scalar, lane, load_four_f32, mul, negate, sums_of_four, to_f32
+from woolly_worker.kernels.matmul import (
+    ADD_TO_OUT,
+    N_COLS,
+    OUT,
+    PANEL_ROWS,
+    ROW_BYTES,
+    WEIGHTS,
+    X,
+    rows_one_by_one,
+)
+from woolly_worker.kernels.simd import (
+    add,
+    as_f32x16,
+    fma,
+    fma_scalar,
+    gather_columns,
+    high_halves_f32,
+    lane,
+    load_f32,
+    load_f32x16,
+    load_four_f32,
+    low_halves_f32,
+    mul,
+    negate,
+    splat_f32x16,
+    store,
+    sums_of_four,
+    to_f32,
+    vector_of,
+    zero_f32x16,
+)
+from woolly_worker.kernels.step import field
 
 BLOCK = 256
 PARTS = 1
+WORD = 4  # bytes
+MOST_WORDS = 3  # of a block's terms
+
+
+class InFours(NamedTuple):
+    """One token's ways through a format's rows."""
+
+    row_dot: Any
+    rows_of_one_token: Any
+
+
+def terms_bytes(n_cols: int) -> int:
+    """Scratch for the terms of sixteen rows."""
+    return PANEL_ROWS * MOST_WORDS * WORD * (n_cols // BLOCK + 3)
 
 
 @inline
-def _add_four(acc, factors, sums, n):
+def _run_bytes(n_blocks):
+    """One word of each block, and of as many as make them fours."""
+    return (n_blocks + 3) // 4 * 4 * WORD
+
+
+def _sixteen_at_once(block_bytes: int, n_words: int, put_down: Any, add_four: Any, row_dot: Any) -> Any:
+    """Rows first .. last, sixteen at a time; scratch is [16 rows][n_words][blocks] words.
+
+    put_down(block, x, place, run_bytes)                    the terms of four blocks, each word of them in a run of its
+                                                            own
+    add_four(acc, x, place, run_bytes, stride, n) -> acc    sixteen rows' terms of the first n of four blocks; a row's
+                                                            lie `stride` bytes behind those of the row before
+    """
+
+    @inline
+    def rows_of_one_token(args, first, last, scratch):
+        n_blocks, row_bytes, x = field(args, N_COLS) // BLOCK, field(args, ROW_BYTES), field(args, X)
+        stop = last - (last - first) % PANEL_ROWS if n_blocks >= 4 else first
+        run_bytes = _run_bytes(n_blocks)
+        stride = n_words * run_bytes
+        for r in range(first, stop, PANEL_ROWS):
+            rows, out = field(args, WEIGHTS) + r * row_bytes, field(args, OUT) + 4 * r
+            for row in range(PANEL_ROWS):
+                here, place = rows + row * row_bytes, scratch + row * stride
+                for i in range(0, n_blocks, 4):
+                    j = min(i, n_blocks - 4)
+                    put_down(here + j * block_bytes, x + j * Q8K_BYTES, place + j * WORD, run_bytes)
+            total = zero_f32x16()
+            for i in range(0, n_blocks, 4):
+                total = add_four(total, x + i * Q8K_BYTES, scratch + i * WORD, run_bytes, stride, n_blocks - i)
+            if field(args, ADD_TO_OUT):
+                total = add(load_f32x16(out), total)
+            store(out, total)
+        rows_one_by_one(args, stop, last, 1, row_dot)
+
+    return rows_of_one_token
+
+
+@inline
+def _scale_of(x, k):
+    return splat_f32x16(load_f32(x + k * Q8K_BYTES + Q8K_SCALE))
+
+
+@inline
+def _four_scales_of(x0, x1, x2, x3):
+    return load_four_f32(x0 + Q8K_SCALE, x1 + Q8K_SCALE, x2 + Q8K_SCALE, x3 + Q8K_SCALE)
+
+
+@inline
+def _add_lanes(acc, factors, sums, n):
     """The first n lanes' products, one after the other."""
     acc = fma_scalar(lane(factors, 0), lane(sums, 0), acc)
     if n > 1:
@@ -31,26 +133,54 @@ def _add_four(acc, factors, sums, n):
     return acc
 
 
-@inline
-def dot_in_fours(row, x, n_cols, block_bytes, scaled_sums, four_scales):
-    """scaled_sums(block, x) -> i32x16          lanes whose sum is the block's, x its activations' record
-    four_scales(b0, b1, b2, b3) -> f32x4     d of four blocks
+def in_fours(block_bytes: int, scaled_sums: Any, four_scales: Any) -> InFours:
+    """scaled_sums(block, x) -> i32x16         lanes whose sum is the block's, x its activations' record
+    four_scales(b0, b1, b2, b3) -> f32x4    d of four blocks
     """
-    acc = np.float32(0)
-    n_blocks = n_cols // BLOCK
-    last = n_blocks - 1
-    for i in range(0, n_blocks, 4):
-        j, k, m = min(i + 1, last), min(i + 2, last), min(i + 3, last)
-        x0, x1, x2, x3 = x + i * Q8K_BYTES, x + j * Q8K_BYTES, x + k * Q8K_BYTES, x + m * Q8K_BYTES
-        b0, b1, b2, b3 = row + i * block_bytes, row + j * block_bytes, row + k * block_bytes, row + m * block_bytes
-        sums = sums_of_four(scaled_sums(b0, x0), scaled_sums(b1, x1), scaled_sums(b2, x2), scaled_sums(b3, x3))
-        dx = load_four_f32(x0 + Q8K_SCALE, x1 + Q8K_SCALE, x2 + Q8K_SCALE, x3 + Q8K_SCALE)
-        acc = _add_four(acc, mul(four_scales(b0, b1, b2, b3), dx), to_f32(sums), n_blocks - i)
-    return acc
+
+    @inline
+    def row_dot(row, x, n_cols):
+        acc = np.float32(0)
+        n_blocks = n_cols // BLOCK
+        last = n_blocks - 1
+        for i in range(0, n_blocks, 4):
+            j, k, m = min(i + 1, last), min(i + 2, last), min(i + 3, last)
+            x0, x1, x2, x3 = x + i * Q8K_BYTES, x + j * Q8K_BYTES, x + k * Q8K_BYTES, x + m * Q8K_BYTES
+            b0, b1, b2, b3 = row + i * block_bytes, row + j * block_bytes, row + k * block_bytes, row + m * block_bytes
+            sums = sums_of_four(scaled_sums(b0, x0), scaled_sums(b1, x1), scaled_sums(b2, x2), scaled_sums(b3, x3))
+            factors = mul(four_scales(b0, b1, b2, b3), _four_scales_of(x0, x1, x2, x3))
+            acc = _add_lanes(acc, factors, to_f32(sums), n_blocks - i)
+        return acc
+
+    @inline
+    def put_down(block, x, place, run_bytes):
+        b1, b2, b3 = block + block_bytes, block + 2 * block_bytes, block + 3 * block_bytes
+        s0, s1 = scaled_sums(block, x), scaled_sums(b1, x + Q8K_BYTES)
+        s2, s3 = scaled_sums(b2, x + 2 * Q8K_BYTES), scaled_sums(b3, x + 3 * Q8K_BYTES)
+        store(place, four_scales(block, b1, b2, b3))
+        store(place + run_bytes, sums_of_four(s0, s1, s2, s3))
+
+    @inline
+    def add_block(acc, d, dx, sums):
+        return fma(mul(as_f32x16(d), dx), to_f32(sums), acc)
+
+    @inline
+    def add_four(acc, x, place, run_bytes, stride, n):
+        d, sums = gather_columns(place, stride), gather_columns(place + run_bytes, stride)
+        acc = add_block(acc, vector_of(d, 0), _scale_of(x, 0), vector_of(sums, 0))
+        if n > 1:
+            acc = add_block(acc, vector_of(d, 1), _scale_of(x, 1), vector_of(sums, 1))
+        if n > 2:
+            acc = add_block(acc, vector_of(d, 2), _scale_of(x, 2), vector_of(sums, 2))
+        if n > 3:
+            acc = add_block(acc, vector_of(d, 3), _scale_of(x, 3), vector_of(sums, 3))
+        return acc
+
+    return InFours(row_dot, _sixteen_at_once(block_bytes, 2, put_down, add_four, row_dot))
 
 
 @inline
-def _add_four_with_mins(acc, factors, sums, min_factors, mins, n):
+def _add_lanes_with_mins(acc, factors, sums, min_factors, mins, n):
     """The first n blocks' products, and behind each its minimum's."""
     acc = fma_scalar(lane(min_factors, 0), lane(mins, 0), fma_scalar(lane(factors, 0), lane(sums, 0), acc))
     if n > 1:
@@ -62,19 +192,54 @@ def _add_four_with_mins(acc, factors, sums, min_factors, mins, n):
     return acc
 
 
-@inline
-def dot_in_fours_with_mins(row, x, n_cols, block_bytes, four):
+def in_fours_with_mins(block_bytes: int, four: Any) -> InFours:
     """The same for formats whose weights are d * q - dmin * m, which may share even the unpacking of scales:
-    four(b0, b1, b2, b3, x0, x1, x2, x3) -> (d f32x4, sums i32x4, dmin f32x4, sums of mins i32x4)."""
-    acc = np.float32(0)
-    n_blocks = n_cols // BLOCK
-    last = n_blocks - 1
-    for i in range(0, n_blocks, 4):
-        j, k, m = min(i + 1, last), min(i + 2, last), min(i + 3, last)
-        x0, x1, x2, x3 = x + i * Q8K_BYTES, x + j * Q8K_BYTES, x + k * Q8K_BYTES, x + m * Q8K_BYTES
-        b0, b1, b2, b3 = row + i * block_bytes, row + j * block_bytes, row + k * block_bytes, row + m * block_bytes
-        d, sums, dmin, mins = four(b0, b1, b2, b3, x0, x1, x2, x3)
-        dx = load_four_f32(x0 + Q8K_SCALE, x1 + Q8K_SCALE, x2 + Q8K_SCALE, x3 + Q8K_SCALE)
-        factors, min_factors = mul(d, dx), mul(negate(dmin), dx)
-        acc = _add_four_with_mins(acc, factors, to_f32(sums), min_factors, to_f32(mins), n_blocks - i)
-    return acc
+
+    four(b0, b1, b2, b3, x0, x1, x2, x3) -> (heads i32x4, sums i32x4, sums of mins i32x4)
+
+    A head is d as f16 in its lower half, dmin in its upper one.
+    """
+
+    @inline
+    def row_dot(row, x, n_cols):
+        acc = np.float32(0)
+        n_blocks = n_cols // BLOCK
+        last = n_blocks - 1
+        for i in range(0, n_blocks, 4):
+            j, k, m = min(i + 1, last), min(i + 2, last), min(i + 3, last)
+            x0, x1, x2, x3 = x + i * Q8K_BYTES, x + j * Q8K_BYTES, x + k * Q8K_BYTES, x + m * Q8K_BYTES
+            b0, b1, b2, b3 = row + i * block_bytes, row + j * block_bytes, row + k * block_bytes, row + m * block_bytes
+            heads, sums, mins = four(b0, b1, b2, b3, x0, x1, x2, x3)
+            dx = _four_scales_of(x0, x1, x2, x3)
+            factors, min_factors = mul(low_halves_f32(heads), dx), mul(negate(high_halves_f32(heads)), dx)
+            acc = _add_lanes_with_mins(acc, factors, to_f32(sums), min_factors, to_f32(mins), n_blocks - i)
+        return acc
+
+    @inline
+    def put_down(block, x, place, run_bytes):
+        b1, b2, b3 = block + block_bytes, block + 2 * block_bytes, block + 3 * block_bytes
+        x1, x2, x3 = x + Q8K_BYTES, x + 2 * Q8K_BYTES, x + 3 * Q8K_BYTES
+        heads, sums, mins = four(block, b1, b2, b3, x, x1, x2, x3)
+        store(place, heads)
+        store(place + run_bytes, sums)
+        store(place + 2 * run_bytes, mins)
+
+    @inline
+    def add_block(acc, head, dx, sums, mins):
+        acc = fma(mul(low_halves_f32(head), dx), to_f32(sums), acc)
+        return fma(mul(negate(high_halves_f32(head)), dx), to_f32(mins), acc)
+
+    @inline
+    def add_four(acc, x, place, run_bytes, stride, n):
+        heads, sums = gather_columns(place, stride), gather_columns(place + run_bytes, stride)
+        mins = gather_columns(place + 2 * run_bytes, stride)
+        acc = add_block(acc, vector_of(heads, 0), _scale_of(x, 0), vector_of(sums, 0), vector_of(mins, 0))
+        if n > 1:
+            acc = add_block(acc, vector_of(heads, 1), _scale_of(x, 1), vector_of(sums, 1), vector_of(mins, 1))
+        if n > 2:
+            acc = add_block(acc, vector_of(heads, 2), _scale_of(x, 2), vector_of(sums, 2), vector_of(mins, 2))
+        if n > 3:
+            acc = add_block(acc, vector_of(heads, 3), _scale_of(x, 3), vector_of(sums, 3), vector_of(mins, 3))
+        return acc
+
+    return InFours(row_dot, _sixteen_at_once(block_bytes, 3, put_down, add_four, row_dot))

@@ -19,7 +19,7 @@ import numpy as np
 from woolly_worker.kernels.activations import CACHE_LINE_BYTES, Q8K_BYTES, Q8K_SCALE, Q8K_SUMS16, Q8K_SUMS32, Activation
 from woolly_worker.kernels.formats.ahead import ask_ahead
 from woolly_worker.kernels.formats.format import Format
-from woolly_worker.kernels.formats.fours import BLOCK, PARTS, dot_in_fours
+from woolly_worker.kernels.formats.fours import BLOCK, PARTS, in_fours
 from woolly_worker.kernels.formats.grids import OFFSET
 from woolly_worker.kernels.formats.operations import quantised
 from woolly_worker.kernels.formats.panels import dot_block_times
@@ -293,10 +293,6 @@ def grid_format(name: str, block_bytes: int, per_scale: int, read_block: Any, we
         return four_f32(super_scale(b0), super_scale(b1), super_scale(b2), super_scale(b3))
 
     @inline
-    def row_dot(row, x, n_cols):
-        return dot_in_fours(row, x, n_cols, block_bytes, scaled_sums, four_scales)
-
-    @inline
     def dequantize(row, n_cols, out):
         numbers_of_row(row, n_cols, out, block_bytes, read_block, weights, super_scale)
 
@@ -309,7 +305,7 @@ def grid_format(name: str, block_bytes: int, per_scale: int, read_block: Any, we
         parts=PARTS,
         unpack_block=unpack_block,
         multiply_block=multiply_block_16 if narrow else multiply_block_32,
-        row_dot=row_dot,
+        in_fours=in_fours(block_bytes, scaled_sums, four_scales),
         dequantize=dequantize,
         matrix_unit=unit_of_grid(block_bytes, read_block, weights, super_scale),
     )

@@ -19,7 +19,7 @@ import numpy as np
 
 from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUMS32, Activation
 from woolly_worker.kernels.formats.ahead import ask_ahead
-from woolly_worker.kernels.formats.fours import PARTS, dot_in_fours
+from woolly_worker.kernels.formats.fours import PARTS, in_fours
 from woolly_worker.kernels.formats.operations import quantised
 from woolly_worker.kernels.formats.panels import dot_block_times
 from woolly_worker.kernels.formats.scaled_panels import less_32
@@ -273,12 +273,6 @@ def _four_scales(b0, b1, b2, b3):
 
 
 @inline
-def row_dot(row, x, n_cols):
-    """One row times one token: `multiply_block` for a single lane, reading the bytes in place."""
-    return dot_in_fours(row, x, n_cols, BLOCK_BYTES, _scaled_sums, _four_scales)
-
-
-@inline
 def dequantize(row, n_cols, out):
     """One row as f32, with ggml's own operations: d * (scale - 32) * value, from the left."""
     raised = splat_i32x16(np.int32(128))
@@ -303,7 +297,7 @@ FORMAT = quantised(
     parts=PARTS,
     unpack_block=unpack_block,
     multiply_block=multiply_block,
-    row_dot=row_dot,
+    in_fours=in_fours(BLOCK_BYTES, _scaled_sums, _four_scales),
     dequantize=dequantize,
     matrix_unit=signed_unit(_unpack_factors, (_quarter(0), _quarter(1), _quarter(2), _quarter(3))),
 )

@@ -1,4 +1,4 @@
-"""How one token passes through the rows of a matrix: row after row, or sixteen short rows at once.
+"""How one token passes through the rows of a matrix of blocks of 32: row after row, or sixteen short rows at once.
 
 Where a row's blocks are dealt to sixteen parts (`sixteens.py`), adding these up in order takes sixteen scalar sums. For
 short rows the parts of sixteen rows are put down one below the other instead, and whole columns of them are added, a
@@ -40,16 +40,6 @@ from woolly_worker.kernels.simd import (
 from woolly_worker.kernels.step import field
 
 HALF_VALUES = Q8_VALUES // 2
-
-
-def row_after_row(row_dot: Any) -> Any:
-    """Rows first .. last by themselves. Both ways have this signature; `scratch` belongs to the caller's member."""
-
-    @inline
-    def rows_of_one_token(args, first, last, scratch):
-        rows_one_by_one(args, first, last, 1, row_dot)
-
-    return rows_of_one_token
 
 
 def dot_of_parts(row_parts: Any) -> Any:

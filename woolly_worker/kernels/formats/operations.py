@@ -11,8 +11,9 @@ from typing import Any
 from woolly_worker.kernels.activations import Activation
 from woolly_worker.kernels.cpu import CPU
 from woolly_worker.kernels.formats.format import Format
+from woolly_worker.kernels.formats.fours import InFours
 from woolly_worker.kernels.formats.legacy_on_matrix_unit import LEAST_TOKENS, LegacyUnit, legacy_on_matrix_unit
-from woolly_worker.kernels.formats.one_token import dot_of_parts, row_after_row, sixteen_at_once
+from woolly_worker.kernels.formats.one_token import dot_of_parts, sixteen_at_once
 from woolly_worker.kernels.jit import LazyOp, inline, op
 from woolly_worker.kernels.matmul import COUNT_FIELD, run_embedding, run_matmul, run_one_token, tile_of_tokens
 from woolly_worker.kernels.matrix_unit import matmul_on_matrix_unit
@@ -32,7 +33,7 @@ def quantised(
     unpack_block: Any,
     multiply_block: Any,
     dequantize: Any,
-    row_dot: Any = None,
+    in_fours: InFours | None = None,
     row_parts: Any = None,
     prepare_block: Any = None,
     multiply_prepared: Any = None,
@@ -40,14 +41,14 @@ def quantised(
     legacy_unit: LegacyUnit | None = None,
 ) -> Format:
     """A type with quant blocks. `run_matmul` says what the parts have to do; prepare_block and multiply_prepared may
-    stand in for unpack_block and multiply_block where tokens are few. Of row_dot and row_parts, see `one_token.py`, a
-    type has one. CPUs with a matrix unit use the last two, of which a type has one or none: see `matrix_unit.py` and
-    `legacy_on_matrix_unit.py`."""
+    stand in for unpack_block and multiply_block where tokens are few. Of in_fours (see `fours.py`) and row_parts (see
+    `one_token.py`) a type has one. CPUs with a matrix unit use the last two, of which a type has one or none: see
+    `matrix_unit.py` and `legacy_on_matrix_unit.py`."""
     sizes = (block_bytes, panel_block_bytes)
     prepare_few, multiply_few = prepare_block or unpack_block, multiply_prepared or multiply_block
 
-    if row_parts is None:
-        rows_of_one_token = row_after_row(row_dot)
+    if in_fours is not None:
+        row_dot, rows_of_one_token = in_fours
     else:
         row_dot = dot_of_parts(row_parts)
         rows_of_one_token = sixteen_at_once(row_parts, row_dot)

@@ -18,7 +18,7 @@ import numpy as np
 
 from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUMS16, Activation
 from woolly_worker.kernels.formats.ahead import ask_ahead
-from woolly_worker.kernels.formats.fours import PARTS, dot_in_fours_with_mins
+from woolly_worker.kernels.formats.fours import PARTS, in_fours_with_mins
 from woolly_worker.kernels.formats.k_scales import store_pairs
 from woolly_worker.kernels.formats.operations import quantised
 from woolly_worker.kernels.formats.panels import dot_block, in_both_halves
@@ -36,7 +36,7 @@ from woolly_worker.kernels.simd import (
     high_halves_f32,
     load_f16,
     load_f32x16,
-    load_four_f16,
+    load_four_i32,
     load_i8x16,
     load_i8x32,
     load_i8x64,
@@ -211,15 +211,8 @@ def _four(b0, b1, b2, b3, x0, x1, x2, x3):
     s1, m1 = _scaled_sums(b1, x1)
     s2, m2 = _scaled_sums(b2, x2)
     s3, m3 = _scaled_sums(b3, x3)
-    d = load_four_f16(b0 + D, b1 + D, b2 + D, b3 + D)
-    dmin = load_four_f16(b0 + DMIN, b1 + DMIN, b2 + DMIN, b3 + DMIN)
-    return d, sums_of_four(s0, s1, s2, s3), dmin, sums_of_four(m0, m1, m2, m3)
-
-
-@inline
-def row_dot(row, x, n_cols):
-    """One row times one token: `multiply_block` for a single lane, reading the bytes in place."""
-    return dot_in_fours_with_mins(row, x, n_cols, BLOCK_BYTES, _four)
+    heads = load_four_i32(b0 + D, b1 + D, b2 + D, b3 + D)  # d and dmin
+    return heads, sums_of_four(s0, s1, s2, s3), sums_of_four(m0, m1, m2, m3)
 
 
 @inline
@@ -248,7 +241,7 @@ FORMAT = quantised(
     parts=PARTS,
     unpack_block=unpack_block,
     multiply_block=multiply_block,
-    row_dot=row_dot,
+    in_fours=in_fours_with_mins(BLOCK_BYTES, _four),
     dequantize=dequantize,
     matrix_unit=MatrixUnit(
         _unpack_factors,

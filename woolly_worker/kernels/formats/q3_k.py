@@ -22,7 +22,7 @@ import numpy as np
 from woolly_worker.kernels.activations import Q8K_SUMS16, Activation
 from woolly_worker.kernels.formats import scaled_panels
 from woolly_worker.kernels.formats.ahead import ask_ahead
-from woolly_worker.kernels.formats.fours import PARTS, dot_in_fours
+from woolly_worker.kernels.formats.fours import PARTS, in_fours
 from woolly_worker.kernels.formats.operations import quantised
 from woolly_worker.kernels.formats.panels import (
     PANEL_BLOCK_BYTES,
@@ -279,12 +279,6 @@ def _four_scales(b0, b1, b2, b3):
 
 
 @inline
-def row_dot(row, x, n_cols):
-    """One row times one token: `multiply_block` for a single lane, reading the bytes in place."""
-    return dot_in_fours(row, x, n_cols, BLOCK_BYTES, _scaled_sums, _four_scales)
-
-
-@inline
 def _scale(block, j):
     low = load_u8(block + SCALES + j % 8) >> (4 * (j // 8))
     high = load_u8(block + SCALES + 8 + j % 4) >> (2 * (j // 4))
@@ -319,7 +313,7 @@ FORMAT = quantised(
     parts=PARTS,
     unpack_block=unpack_block,
     multiply_block=multiply_block,
-    row_dot=row_dot,
+    in_fours=in_fours(BLOCK_BYTES, _scaled_sums, _four_scales),
     dequantize=dequantize,
     matrix_unit=unit_of_bytes(
         _unpack_factors, (_quarter(0, 0), _quarter(1, 0), _quarter(0, 1), _quarter(1, 1)), offset=127

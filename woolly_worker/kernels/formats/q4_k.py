@@ -17,7 +17,7 @@ import numpy as np
 from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_SCALE, Q8K_SUMS32, Activation
 from woolly_worker.kernels.cpu import CPU
 from woolly_worker.kernels.formats.ahead import ask_ahead
-from woolly_worker.kernels.formats.fours import PARTS, dot_in_fours_with_mins
+from woolly_worker.kernels.formats.fours import PARTS, in_fours_with_mins
 from woolly_worker.kernels.formats.k_scales import (
     PANEL_BLOCK_BYTES,
     PANEL_D,
@@ -45,7 +45,6 @@ from woolly_worker.kernels.simd import (
     dot_times,
     first_of_quarters,
     gather_columns,
-    high_halves_f32,
     load_f16,
     load_f32x16,
     load_i8x16,
@@ -54,7 +53,6 @@ from woolly_worker.kernels.simd import (
     load_i32x16,
     load_i64,
     load_quarters,
-    low_halves_f32,
     mins_of_quarters,
     mul,
     negate,
@@ -206,8 +204,8 @@ def _scaled_sums(block, x, s01, s23, s45, s67):
 
 @inline
 def four_blocks(b0, b1, b2, b3, x0, x1, x2, x3, scaled_sums):
-    """See `fours.py`; scaled_sums(block, x, s01, s23, s45, s67) is handed the scales of neighbouring sub-blocks. Shared
-    with Q5_K."""
+    """See `fours.in_fours_with_mins`; scaled_sums(block, x, s01, s23, s45, s67) is handed the scales of neighbouring
+    sub-blocks. Shared with Q5_K."""
     heads = load_quarters(b0, b1, b2, b3)  # d and dmin, then three words of scales
     lo, hi = low_scales(heads), high_scales(heads)
     sums = sums_of_four(
@@ -216,8 +214,7 @@ def four_blocks(b0, b1, b2, b3, x0, x1, x2, x3, scaled_sums):
         scaled_sums(b2, x2, two_factors(lo, 36), two_factors(lo, 38), two_factors(hi, 36), two_factors(hi, 38)),
         scaled_sums(b3, x3, two_factors(lo, 52), two_factors(lo, 54), two_factors(hi, 52), two_factors(hi, 54)),
     )
-    d = first_of_quarters(heads)
-    return low_halves_f32(d), sums, high_halves_f32(d), _sums_of_mins(lo, hi, x0, x1, x2, x3)
+    return first_of_quarters(heads), sums, _sums_of_mins(lo, hi, x0, x1, x2, x3)
 
 
 @inline
@@ -225,10 +222,7 @@ def _four(b0, b1, b2, b3, x0, x1, x2, x3):
     return four_blocks(b0, b1, b2, b3, x0, x1, x2, x3, _scaled_sums)
 
 
-@inline
-def row_dot(row, x, n_cols):
-    """One row times one token: `multiply_block` for a single lane, reading the bytes in place."""
-    return dot_in_fours_with_mins(row, x, n_cols, BLOCK_BYTES, _four)
+IN_FOURS = in_fours_with_mins(BLOCK_BYTES, _four)
 
 
 def _quarter(c: int) -> Any:
@@ -281,7 +275,7 @@ FORMAT = quantised(
     parts=PARTS,
     unpack_block=unpack_block,
     multiply_block=multiply_block,
-    row_dot=row_dot,
+    in_fours=IN_FOURS,
     dequantize=dequantize,
     prepare_block=prepare_block if CPU.has_avx512 else None,
     multiply_prepared=multiply_prepared if CPU.has_avx512 else None,

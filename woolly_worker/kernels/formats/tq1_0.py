@@ -20,7 +20,7 @@ import numpy as np
 
 from woolly_worker.kernels.activations import Activation
 from woolly_worker.kernels.formats.ahead import ask_ahead
-from woolly_worker.kernels.formats.fours import PARTS, dot_in_fours
+from woolly_worker.kernels.formats.fours import PARTS, in_fours
 from woolly_worker.kernels.formats.operations import quantised
 from woolly_worker.kernels.formats.panels import PANEL_BLOCK_BYTES, PANEL_D, unit_of_bytes
 from woolly_worker.kernels.formats.tq2_0 import multiply_block, without_ones
@@ -158,12 +158,6 @@ def _four_scales(b0, b1, b2, b3):
 
 
 @inline
-def row_dot(row, x, n_cols):
-    """One row times one token: `multiply_block` for a single lane, reading the bytes in place."""
-    return dot_in_fours(row, x, n_cols, BLOCK_BYTES, _scaled_sums, _four_scales)
-
-
-@inline
 def _digits_to_f32(v, n_digits, d, place, step):
     """(digit - 1) * d for sixteen bytes in i32 lanes, `step` bytes between a digit's floats and the next one's."""
     for n in range(n_digits):
@@ -193,7 +187,7 @@ FORMAT = quantised(
     parts=PARTS,
     unpack_block=unpack_block,
     multiply_block=multiply_block,
-    row_dot=row_dot,
+    in_fours=in_fours(BLOCK_BYTES, _scaled_sums, _four_scales),
     dequantize=dequantize,
     matrix_unit=unit_of_bytes(_unpack_factors, (_quarter(0), _quarter(1), _quarter(2), _quarter(3)), offset=1),
 )

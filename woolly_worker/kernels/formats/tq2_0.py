@@ -16,7 +16,7 @@ import numpy as np
 
 from woolly_worker.kernels.activations import Q8K_SUMS16, Activation
 from woolly_worker.kernels.formats.ahead import ask_ahead
-from woolly_worker.kernels.formats.fours import PARTS, dot_in_fours
+from woolly_worker.kernels.formats.fours import PARTS, in_fours
 from woolly_worker.kernels.formats.operations import quantised
 from woolly_worker.kernels.formats.panels import PANEL_BLOCK_BYTES, PANEL_D, multiply_bytes, unit_of_bytes
 from woolly_worker.kernels.formats.q2_k import load_runs
@@ -126,12 +126,6 @@ def _four_scales(b0, b1, b2, b3):
 
 
 @inline
-def row_dot(row, x, n_cols):
-    """One row times one token: `multiply_block` for a single lane, reading the bytes in place."""
-    return dot_in_fours(row, x, n_cols, BLOCK_BYTES, _scaled_sums, _four_scales)
-
-
-@inline
 def dequantize(row, n_cols, out):
     """One row as f32, with ggml's own operation: (q - 1) * d."""
     one = splat_i32x16(np.int32(1))
@@ -156,7 +150,7 @@ FORMAT = quantised(
     parts=PARTS,
     unpack_block=unpack_block,
     multiply_block=multiply_block,
-    row_dot=row_dot,
+    in_fours=in_fours(BLOCK_BYTES, _scaled_sums, _four_scales),
     dequantize=dequantize,
     matrix_unit=unit_of_bytes(_unpack_factors, (_quarter(0), _quarter(1), _quarter(2), _quarter(3)), offset=1),
 )

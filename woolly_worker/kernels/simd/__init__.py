@@ -31,8 +31,8 @@ _WORDS = {
     "memory": """
         load_f16 load_f16x16 load_f32 load_f32x16 load_first_f32x16 load_first_i16x16 load_i16 load_i16x16
         load_i16x8 load_i32 load_i32x16 load_i32x8 load_i64 load_i8 load_i8x16 load_i8x32 load_i8x64 load_u8
-        prefetch store store_apart store_bytes_apart store_f16 store_f32 store_first store_i16 store_i32 store_i64
-        store_i8
+        prefetch prefetch_here store store_apart store_bytes_apart store_f16 store_f32 store_first store_i16 store_i32
+        store_i64 store_i8
     """,
     "arithmetic": """
         absolute add add_to_exponent and_bits band bor bxor choose div dot_i16 filled_like
@@ -56,8 +56,8 @@ _WORDS = {
         zero_i32x8
     """,
     "quarters": """
-        first_of_quarters four_f32 in_quarters load_four_f16 load_four_f32 load_quarters mins_of_quarters
-        quarter_sums shift_right_in_quarters sum_in_order sums_of_eight sums_of_four two_factors
+        first_of_quarters four_f32 in_quarters load_four_f16 load_four_f32 load_four_i32 load_quarters
+        mins_of_quarters quarter_sums shift_right_in_quarters sum_in_order sums_of_eight sums_of_four two_factors
     """,
     "tables": """
         stack_bytes

@@ -172,12 +172,29 @@ store_apart = _apart_storer(I32, "A vector of bytes, four by four: bytes 4 i .. 
 store_bytes_apart = _apart_storer(ELEMENTS["i8"], "A vector of bytes, one by one: byte i to address + i * stride.")
 
 
+def _ask_ir(b: Builder, address: Value) -> None:
+    call_ir(b, "llvm.prefetch.p0", ir.VoidType(), pointer(b, address, ir.IntType(8)), I32(0), I32(2), I32(1))
+
+
 @verb
 def prefetch(typing_context: Any, address: Any) -> Any:
-    """Ask for the cache line at an address that may lie anywhere: a prefetch never faults."""
+    """Ask for the cache line at an address that may lie anywhere: a prefetch never faults. LLVM may move it."""
 
     def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
-        call_ir(b, "llvm.prefetch.p0", ir.VoidType(), pointer(b, args[0], ir.IntType(8)), I32(0), I32(2), I32(1))
+        _ask_ir(b, args[0])
+        return context.get_dummy_value()
+
+    return types.void(types.intp), emit
+
+
+@verb
+def prefetch_here(typing_context: Any, address: Any) -> Any:
+    """The same, behind the loads before it: an instruction that is none, and of which LLVM knows nothing, keeps what is
+    on either side of it there."""
+
+    def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        b.asm(ir.FunctionType(ir.VoidType(), []), "", "", [], side_effect=True)
+        _ask_ir(b, args[0])
         return context.get_dummy_value()
 
     return types.void(types.intp), emit

@@ -37,7 +37,7 @@ def load_quarters(typing_context: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
 def _load_four(element: ir.Type) -> Any:
     @verb
     def load(typing_context: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
-        """One number from each of four addresses, as f32."""
+        """One number from each of four addresses; f16 as f32."""
 
         def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
             four = ir.Constant(ir.VectorType(element, 4), ir.Undefined)
@@ -45,11 +45,12 @@ def _load_four(element: ir.Type) -> Any:
                 four = b.insert_element(four, load_ir(b, address, element), I32(lane))
             return extend_half_ir(b, four) if isinstance(element, ir.HalfType) else four
 
-        return f32x4(*_FOUR), emit
+        return (i32x4 if isinstance(element, ir.IntType) else f32x4)(*_FOUR), emit
 
     return load
 
 
+load_four_i32 = _load_four(I32)
 load_four_f32 = _load_four(ir.FloatType())
 load_four_f16 = _load_four(ir.HalfType())
 
