@@ -39,6 +39,7 @@ class Cpu:
     level: str  # one of LEVELS
     model: str  # LLVM's name of it
     features: str  # LLVM feature string; empty means the model's own
+    is_amd: bool = False
 
     @property
     def has_avx512(self) -> bool:
@@ -51,6 +52,12 @@ class Cpu:
         return self.level == "amx"
 
     @property
+    def asks_ahead(self) -> bool:
+        """Whether one token's rows come faster from memory when their lines are asked for before they are read. Intel's
+        gain with every level, and AMD's Zen 3, but not Zen 4 (note 0009)."""
+        return self.level in ("avx2", "avxvnni", "amx") or (self.level == "avx512vnni" and not self.is_amd)
+
+    @property
     def tag(self) -> str:
         """A short name for cache folders and logs."""
         return f"{platform.machine()}-{self.model}-{self.level}"
@@ -58,6 +65,10 @@ class Cpu:
 
 def _host_features() -> dict[str, bool]:
     return dict(llvm.get_host_cpu_features())
+
+
+def _is_amd() -> bool:
+    return bool(llvm.get_host_cpu_name().startswith("znver"))
 
 
 _ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_XTILEDATA = 158, 0x1023, 18  # Linux, arch/x86/include/uapi/asm/prctl.h
@@ -102,12 +113,13 @@ def _decide() -> Cpu:
         if forced not in executable_levels():
             raise SystemExit(f"WOOLLY_CPU={forced}: this machine can execute {', '.join(executable_levels())}")
         if _IS_X86 or _IS_ARM:
-            return Cpu(forced, _MODEL[forced], _EXTRA_FEATURES.get(forced, ""))
+            return Cpu(forced, _MODEL[forced], _EXTRA_FEATURES.get(forced, ""), _is_amd())
     if "numba" in sys.modules and os.environ.get("NUMBA_CPU_NAME"):
         # Numba has read its own settings already; follow them rather than disagree in silence.
         return Cpu("generic", os.environ["NUMBA_CPU_NAME"], os.environ.get("NUMBA_CPU_FEATURES", ""))
     level, features = host_level(), llvm.get_host_cpu_features().flatten()
-    return Cpu(level, llvm.get_host_cpu_name(), ",".join([features, *filter(None, [_EXTRA_FEATURES.get(level)])]))
+    features = ",".join([features, *filter(None, [_EXTRA_FEATURES.get(level)])])
+    return Cpu(level, llvm.get_host_cpu_name(), features, _is_amd())
 
 
 CPU = _decide()

@@ -1,9 +1,8 @@
 """Up to sixteen tokens on the matrix unit: block after block, while the next one is unpacked.
 
 A run of rows is taken before the last one is done, so that nothing stops in between. What lies ahead is asked for line
-by line: a core has few buffers for lines that are under way, and reading weights keeps them all busy. The L2 has more
-for what hardware asks for by itself, once it sees a stream. So every third line is asked for some time before the
-others, which are then on their way or there (note 0009).
+by line: a core has few buffers for lines that are under way, and reading weights keeps them all busy. So some are
+asked for early, see `matmul.ask_early`.
 """
 
 from typing import Any
@@ -11,6 +10,8 @@ from typing import Any
 from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_VALUES
 from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.matmul import (
+    EARLY_ROWS,
+    EARLY_STEP,
     N_COLS,
     N_ROWS,
     PANEL_ROWS,
@@ -19,6 +20,7 @@ from woolly_worker.kernels.matmul import (
     WEIGHTS,
     X_STRIDE,
     X,
+    ask_early,
     clear,
     take_rows,
 )
@@ -34,19 +36,8 @@ from woolly_worker.kernels.matrix_unit_parts import (
     whole_panels,
     write_out,
 )
-from woolly_worker.kernels.simd import load_i64, prefetch
+from woolly_worker.kernels.simd import load_i64
 from woolly_worker.kernels.step import field
-
-
-EARLY_ROWS = 12  # of the panel ahead, in whose time the others are asked for
-EARLY_STEP = 3 * 64  # bytes between the lines that are asked for early
-
-
-@inline
-def ask_early(place, quarter, n):
-    """A quarter of a block's share of them, n lines."""
-    for k in range(quarter * n, (quarter + 1) * n):
-        prefetch(place + k * EARLY_STEP)
 
 
 @inline
@@ -89,7 +80,7 @@ def rows_times_few_with(unit: MatrixUnit, block_bytes: int) -> Any:
         next_planes, next_products = planes + PLANES_BYTES, products + PRODUCTS_BYTES
         next_factors, factors_before = factors + FACTORS_BYTES, factors + 2 * FACTORS_BYTES
         share = PANEL_ROWS * block_bytes
-        n_early = -(-share // (4 * EARLY_STEP))
+        n_early = -(-share // (4 * EARLY_STEP))  # with a quarter of a block
         while True:
             r, last = take_rows(args, counter)
             if r >= whole:
@@ -122,13 +113,13 @@ def rows_times_few_with(unit: MatrixUnit, block_bytes: int) -> Any:
                     write_out(args, r_before, 0, n_tokens, sums)
                 if r >= whole:
                     break
-                ask_early(early, 1, n_early)
+                ask_early(early, n_early, 2 * n_early)
                 unpack_1(block, row_bytes, scales, ahead, next_planes)
                 add_64(planes, record, x_stride, 2)
-                ask_early(early, 2, n_early)
+                ask_early(early, 2 * n_early, 3 * n_early)
                 unpack_2(block, row_bytes, scales, ahead, next_planes)
                 add_64(planes, record, x_stride, 3)
-                ask_early(early, 3, n_early)
+                ask_early(early, 3 * n_early, 4 * n_early)
                 unpack_3(block, row_bytes, scales, ahead, next_planes)
                 put_down(next_products)
                 planes, next_planes = next_planes, planes

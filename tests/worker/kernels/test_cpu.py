@@ -11,7 +11,7 @@ import pytest
 import shaped_gguf
 from gguf import GGMLQuantizationType as Type
 
-from woolly_worker.kernels import jit
+from woolly_worker.kernels import cpu, jit
 from woolly_worker.kernels.cpu import CPU, LEVELS, Cpu, allowed_cpus, executable_levels, host_level
 from woolly_worker.kernels.formats.registry import FORMATS
 
@@ -113,3 +113,29 @@ def test_allowed_cpus_are_those_of_this_process() -> None:
             "from woolly_worker.kernels.cpu import allowed_cpus; print(allowed_cpus())",
         )
         assert ended.stdout.strip() == "1", ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("level", "is_amd", "asks"),
+    [
+        ("generic", False, False),
+        ("avx2", True, True),
+        ("avxvnni", False, True),
+        ("avx512vnni", False, True),
+        ("avx512vnni", True, False),
+        ("amx", False, True),
+        ("i8mm", False, False),
+    ],
+)
+def test_memory_is_asked_for_ahead_where_that_was_measured_to_pay(level: str, is_amd: bool, asks: bool) -> None:
+    assert Cpu(level, "", "", is_amd).asks_ahead == asks
+
+
+@pytest.mark.parametrize(("name", "is_amd"), [("znver4", True), ("sapphirerapids", False)])
+def test_the_maker_is_known_by_the_models_name(monkeypatch: pytest.MonkeyPatch, name: str, is_amd: bool) -> None:
+    monkeypatch.setattr(cpu.llvm, "get_host_cpu_name", lambda: name)
+    monkeypatch.delenv("WOOLLY_CPU", raising=False)
+    monkeypatch.delenv("NUMBA_CPU_NAME", raising=False)
+    assert cpu._decide().is_amd == is_amd
+    monkeypatch.setenv("WOOLLY_CPU", "generic")
+    assert cpu._decide().is_amd == is_amd

@@ -20,7 +20,6 @@ in the tile. Where a strip ends, the lanes are put down and picked up again as t
 """
 
 from woolly_worker.kernels.cpu import CPU
-from woolly_worker.kernels.formats.ahead import LINE_BY_LINE
 from woolly_worker.kernels.formats.float_few import MOST_TOKENS, few_group_size, panel_times_few
 from woolly_worker.kernels.formats.float_tile import multiply_strip
 from woolly_worker.kernels.jit import inline, subroutine
@@ -60,6 +59,7 @@ LEAST_CHUNK = 24  # tokens: fewer would read the weights from memory too often
 # Up to here it is the way of few tokens. With AVX2 alone, whatever float_few.py does not take goes that of many: so few
 # registers leave no time to wait for memory.
 FEW = 0 if CPU.level == "avx2" else FEW_TOKENS
+ASKS_AHEAD = CPU.asks_ahead  # then a few tokens pass by float_few.py
 SUMS_BYTES = PANEL_ROWS * FEW_TOKENS * VECTOR_BYTES
 
 
@@ -168,7 +168,7 @@ def run_float_matmul(args, step, member, counter, size, load, load_first, row_do
             rows_one_by_one(args, first, last, 1, row_dot)
             continue
         stop = min(last, whole)
-        if LINE_BY_LINE and n_tokens <= MOST_TOKENS:
+        if ASKS_AHEAD and n_tokens <= MOST_TOKENS:
             for r in range(first, stop, PANEL_ROWS):
                 panel_times_few(args, r, n_tokens, sums, size, load, load_first)
                 _fold_groups(args, r, n_tokens, sums, few_group_size)
