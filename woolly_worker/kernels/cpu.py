@@ -53,8 +53,8 @@ class Cpu:
 
     @property
     def asks_ahead(self) -> bool:
-        """Whether one token's rows come faster from memory when their lines are asked for before they are read. Intel's
-        gain with every level, and AMD's Zen 3, but not Zen 4 (note 0009)."""
+        """Whether weights come faster from memory where single lines of them are asked for before they are read: with
+        Intel's vectors (note 0009) and on Zen 3 (note 0010), but not on Zen 4 (note 0003)."""
         return self.level in ("avx2", "avxvnni", "amx") or (self.level == "avx512vnni" and not self.is_amd)
 
     @property
@@ -68,6 +68,7 @@ def _host_features() -> dict[str, bool]:
 
 
 def _is_amd() -> bool:
+    """By LLVM's name of the CPU. One that it does not know yet is taken for another maker's, which costs some speed."""
     return bool(llvm.get_host_cpu_name().startswith("znver"))
 
 

@@ -30,7 +30,7 @@ def _source_hash() -> str:
         digest.update(str(path.relative_to(here)).encode() + path.read_bytes())
     for package in ("numba", "llvmlite", "numpy", "gguf"):  # gguf: the grids of the i-quants
         digest.update(version(package).encode())
-    digest.update(f"{CPU.tag} {CPU.features}".encode())
+    digest.update(f"{CPU.tag} {CPU.features} {CPU.asks_ahead}".encode())
     return digest.hexdigest()[:16]
 
 

@@ -2,8 +2,8 @@
 
     out[t, r] = sum over k of W[r, k] * x[t, k]          (or added to what `out` holds: the residual connection)
 
-One token: each row's bytes are read once, in place, by the format's `row_dot`, or sixteen rows at once where that saves
-work (`formats/one_token.py`); this runs at memory bandwidth.
+One token: each row's bytes are read once, in place, by the format's `row_dot`, or for sixteen rows together where that
+saves work (`formats/fours.py`, `formats/one_token.py`); this runs at memory bandwidth.
 More tokens: sixteen rows are unpacked into a panel, and tiles of TILE_TOKENS and fewer are multiplied by it.
 
     few tokens    one block at a time: its panel never leaves L1, and all tokens use it before the next one is made. The
@@ -52,7 +52,7 @@ X_STRIDE = 5  # bytes between tokens, at least `activations.row_bytes`
 OUT = 6  # address of token 0's row of the result, f32
 OUT_STRIDE = 7  # bytes between tokens
 LEAST_TAKE = 8  # rows that a member takes at least, a multiple of 16
-SCRATCH = 9  # address of member 0's scratch: partial sums, then the panel
+SCRATCH = 9  # address of member 0's scratch: partial sums, then the panel; or what one token needs
 SCRATCH_STRIDE = 10  # bytes between the members' scratch
 ADD_TO_OUT = 11  # 1: out += W x
 COUNT_FIELD = 12  # which field of the step record counts the tokens
@@ -69,8 +69,8 @@ ASKS_BETWEEN_TILES = CPU.level == "avx2"
 # The L2 has more for what hardware fetches by itself, once it sees a stream. So every third line is asked for some time
 # before the others, which are then on their way or there (note 0009).
 ASKS_EARLY = CPU.asks_ahead and not ASKS_BETWEEN_TILES
-EARLY_ROWS = 12  # how far behind the others' place, in rows of sixteen that pass between the two
-EARLY_STEP = 3 * 64  # bytes between the lines
+EARLY_ROWS = 12  # how much further ahead they lie, in rows
+EARLY_STEP = 3 * 64  # bytes between them
 FEW_TOKENS = 32  # up to here one block at a time; beyond, the sums of all tokens would crowd the panel out of L1
 
 
@@ -94,9 +94,9 @@ def take_rows(args, counter):
 
 @inline
 def ask_early(place, first, last):
-    """For the lines first .. last of those that are asked for early."""
-    for k in range(first, last):
-        prefetch(place + k * EARLY_STEP)
+    """For those of the lines first .. last, in bytes behind `place`, that are asked for early: see ASKS_EARLY."""
+    for at in range((first + EARLY_STEP - 1) // EARLY_STEP * EARLY_STEP, last, EARLY_STEP):
+        prefetch(place + at)
 
 
 @inline
@@ -173,13 +173,13 @@ def _rows_few_tokens(args, first, last, n_tokens, sums, panel, block, sizes, par
     part_bytes = n_tokens * VECTOR_BYTES
     lines, n_tiles = PANEL_ROWS * sizes[0] // VECTOR_BYTES + 1, (n_tokens + TILE_TOKENS - 1) // TILE_TOKENS
     lines_of_tile = (lines + n_tiles - 1) // n_tiles
-    n_early = PANEL_ROWS * sizes[0] // EARLY_STEP
+    share_bytes = PANEL_ROWS * sizes[0]
     for r in range(first, last, PANEL_ROWS):
         rows = w + r * row_bytes
         ahead = rows + PANEL_ROWS * row_bytes
         clear(sums, parts * n_tokens)
         for i in range(n_blocks):
-            here, share, s = rows + i * sizes[0], ahead + i * PANEL_ROWS * sizes[0], sums + i % parts * part_bytes
+            here, share, s = rows + i * sizes[0], ahead + i * share_bytes, sums + i % parts * part_bytes
             if ASKS_BETWEEN_TILES and parts == 1:
                 prepare_block(here, row_bytes, here, panel)  # what it asks for is near; the rest follows
                 for t in range(0, n_tokens, TILE_TOKENS):
@@ -190,7 +190,7 @@ def _rows_few_tokens(args, first, last, n_tokens, sums, panel, block, sizes, par
                     multiply_tiles(n, sums_of_tile, panel, 0, y, x_stride, i, 1, i + 1, multiply_prepared)
             else:
                 if ASKS_EARLY:
-                    ask_early(share + EARLY_ROWS * row_bytes, 0, n_early)
+                    ask_early(ahead + EARLY_ROWS * row_bytes, i * share_bytes, (i + 1) * share_bytes)
                 prepare_block(here, row_bytes, share, panel)
                 multiply_tiles(n_tokens, s, panel, 0, x, x_stride, i, 1, i + 1, multiply_prepared)
         add_up(sums, part_bytes, parts, n_tokens, out + 4 * r, out_stride, field(args, ADD_TO_OUT))
@@ -288,7 +288,8 @@ def run_matmul(
                                                          where an equal share of the next sixteen rows lies, to prefetch
     multiply_block(panel, x, i, x_stride, acc) -> acc    the panel of block i times as many tokens as acc has vectors
     row_dot(row, x, n_cols) -> f32                       one row times one token
-    rows_of_one_token(args, first, last, scratch)        the rows from first to last, if there is one token
+    rows_of_one_token(args, first, last, scratch)        the rows from first to last, if there is one token; scratch is
+                                                         the member's own
     prepare_block, multiply_prepared                     what stands in for unpack_block and multiply_block where tokens
                                                          are few: the panel may then hold whatever the two agree on
     whole_tile(panel, panel_bytes, x, x_stride, sums, n_blocks, place, stride, add_to_out)

@@ -2,7 +2,7 @@
 
 A run of rows is taken before the last one is done, so that nothing stops in between. What lies ahead is asked for line
 by line: a core has few buffers for lines that are under way, and reading weights keeps them all busy. So some are
-asked for early, see `matmul.ask_early`.
+asked for early, see `matmul.ASKS_EARLY`.
 """
 
 from typing import Any
@@ -11,7 +11,6 @@ from woolly_worker.kernels.activations import Q8K_BYTES, Q8K_VALUES
 from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.matmul import (
     EARLY_ROWS,
-    EARLY_STEP,
     N_COLS,
     N_ROWS,
     PANEL_ROWS,
@@ -80,7 +79,7 @@ def rows_times_few_with(unit: MatrixUnit, block_bytes: int) -> Any:
         next_planes, next_products = planes + PLANES_BYTES, products + PRODUCTS_BYTES
         next_factors, factors_before = factors + FACTORS_BYTES, factors + 2 * FACTORS_BYTES
         share = PANEL_ROWS * block_bytes
-        n_early = -(-share // (4 * EARLY_STEP))  # with a quarter of a block
+        quarter = share // 4
         while True:
             r, last = take_rows(args, counter)
             if r >= whole:
@@ -96,12 +95,12 @@ def rows_times_few_with(unit: MatrixUnit, block_bytes: int) -> Any:
                 r_next, i_next, r_ahead, last = next_block(args, counter, r_next, i, n_blocks, r_ahead, last)
                 if r_next < whole:  # nothing is behind the last block: any will do
                     block = w + r_next * row_bytes + i_next * block_bytes
-                ahead = w + r_ahead * row_bytes + i_next * share
-                early = ahead + EARLY_ROWS * row_bytes
+                at = i_next * share
+                ahead, early = w + r_ahead * row_bytes + at, w + (r_ahead + EARLY_ROWS) * row_bytes
                 start()
                 add_64(planes, record, x_stride, 0)
                 scales = unpack_factors(block, row_bytes, next_factors)
-                ask_early(early, 0, n_early)
+                ask_early(early, at, at + quarter)
                 unpack_0(block, row_bytes, scales, ahead, next_planes)
                 add_64(planes, record, x_stride, 1)
                 if i_before == 0:
@@ -113,13 +112,13 @@ def rows_times_few_with(unit: MatrixUnit, block_bytes: int) -> Any:
                     write_out(args, r_before, 0, n_tokens, sums)
                 if r >= whole:
                     break
-                ask_early(early, n_early, 2 * n_early)
+                ask_early(early, at + quarter, at + 2 * quarter)
                 unpack_1(block, row_bytes, scales, ahead, next_planes)
                 add_64(planes, record, x_stride, 2)
-                ask_early(early, 2 * n_early, 3 * n_early)
+                ask_early(early, at + 2 * quarter, at + 3 * quarter)
                 unpack_2(block, row_bytes, scales, ahead, next_planes)
                 add_64(planes, record, x_stride, 3)
-                ask_early(early, 3 * n_early, 4 * n_early)
+                ask_early(early, at + 3 * quarter, at + share)
                 unpack_3(block, row_bytes, scales, ahead, next_planes)
                 put_down(next_products)
                 planes, next_planes = next_planes, planes

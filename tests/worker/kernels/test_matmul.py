@@ -11,6 +11,7 @@ from test_formats import ALL, activation
 from woolly_worker.kernels import matmul
 from woolly_worker.kernels.activations import row_bytes
 from woolly_worker.kernels.formats.float_loops import CHUNK_BYTES, LEAST_CHUNK
+from woolly_worker.kernels.formats.fours import terms_bytes
 from woolly_worker.kernels.formats.registry import FORMATS
 from woolly_worker.kernels.matmul import FEW_TOKENS
 from woolly_worker.kernels.matrix_unit_parts import tokens_of_a_pass
@@ -49,14 +50,16 @@ class Product:
         n_members: int = 1,
         before: Floats | None = None,
         logits: bool = False,
+        scratch_bytes: int | None = None,
     ) -> Floats:
-        """With the matrix at the very end of a read-only mapping."""
+        """With the matrix at the very end of a read-only mapping, and no more scratch than is asked for."""
         stride = 4 * self.n_rows + SPARE
         start = np.full((self.n_tokens, stride // 4), np.float32(7.5))
         if before is not None:
             start[:, : self.n_rows] = before
         out = Region(start, np.float32, 4)
-        scratch_bytes = -(-self.format.scratch_bytes(self.n_cols, self.n_tokens) // 64) * 64
+        scratch_bytes = scratch_bytes or self.format.scratch_bytes(self.n_cols, self.n_tokens)
+        scratch_bytes = -(-scratch_bytes // 64) * 64
         scratch = Region(np.full((n_members, scratch_bytes), 0xFF), np.uint8)
         with ReadOnly(self.rows.tobytes()) as matrix:
             args = record(
@@ -124,7 +127,7 @@ def test_one_token_times_rows_of_fours_and_what_is_left(name: str, n_blocks: int
     before = np.random.default_rng(5).standard_normal((1, 37)).astype(np.float32)
     expected = product.one_by_one()
     assert same_bits(product.at_once(least_take=32, n_members=2), expected)
-    assert same_bits(product.at_once(before=before), before + expected)
+    assert same_bits(product.at_once(before=before, scratch_bytes=terms_bytes(product.n_cols)), before + expected)
 
 
 @pytest.mark.parametrize("n_tokens", [1, 2, 3, 13])

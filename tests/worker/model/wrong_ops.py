@@ -1,12 +1,22 @@
 """Operations that are almost right, for the tests of the self-check."""
 
 from woolly_worker.kernels.formats import q8_0
-from woolly_worker.kernels.formats.one_token import dot_of_parts, row_after_row
+from woolly_worker.kernels.formats.one_token import dot_of_parts
 from woolly_worker.kernels.jit import inline, op
-from woolly_worker.kernels.matmul import run_matmul, tile_of_tokens
+from woolly_worker.kernels.matmul import rows_one_by_one, run_matmul, tile_of_tokens
 
 SIZES = (q8_0.BLOCK_BYTES, q8_0.FORMAT.panel_block_bytes)
 row_dot = dot_of_parts(q8_0.row_parts)
+
+
+def row_after_row(row_dot):
+    """rows_of_one_token without anything that rows share."""
+
+    @inline
+    def rows_of_one_token(args, first, last, scratch):
+        rows_one_by_one(args, first, last, 1, row_dot)
+
+    return rows_of_one_token
 
 
 @inline

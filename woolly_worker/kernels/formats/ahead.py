@@ -18,6 +18,8 @@ AHEAD_BYTES = 3072
 
 
 def _asking_by(verb: Any) -> Any:
+    """The part that asks, or one that does nothing."""
+
     @inline
     def ask(address):
         """For the cache line that is read some time after the one at `address`."""
@@ -25,10 +27,10 @@ def _asking_by(verb: Any) -> Any:
 
     @inline
     def ask_nothing(address):
-        """Hardware knows."""
+        """Hardware follows by itself."""
 
     return ask if CPU.asks_ahead else ask_nothing
 
 
 ask_ahead = _asking_by(prefetch_here)
-ask_ahead_in_bunches = _asking_by(prefetch)
+ask_ahead_loosely = _asking_by(prefetch)  # wherever LLVM puts it: for where that is faster

@@ -30,7 +30,7 @@ class Format:
 
     def scratch_bytes(self, n_cols: int, n_tokens: int) -> int:
         """Scratch that one member of the team needs: rows of n_cols weights times so many tokens."""
-        one_token = terms_bytes(n_cols) if self.activation == Activation.Q8K else 0
+        one_token = terms_bytes(n_cols) if self.activation == Activation.Q8K else 0  # those go by fours
         if self.on_matrix_unit:
             several = matrix_scratch_bytes(row_bytes(self.activation, n_cols), n_tokens)
         else:

@@ -11,7 +11,8 @@ together. What is left of a block are its *terms*: d and the sum, or (d, dmin) i
 that are missing, and their lanes are not used.
 
 `rows_of_one_token` puts the terms of sixteen rows down and turns them on their side: the same steps in the same order,
-with a row in each lane. Where less than four blocks are left, the last four are taken, some of them a second time.
+with a row in each lane. Where less than four blocks are left, the last four are taken, some of them a second time; a
+row that has less goes through `row_dot`.
 """
 
 from typing import Any, NamedTuple
@@ -77,14 +78,16 @@ def _run_bytes(n_blocks):
     return (n_blocks + 3) // 4 * 4 * WORD
 
 
-def _sixteen_at_once(block_bytes: int, n_words: int, put_down: Any, add_four: Any, row_dot: Any) -> Any:
-    """Rows first .. last, sixteen at a time; scratch is [16 rows][n_words][blocks] words.
+def _sixteen_rows_with(block_bytes: int, n_words: int, put_down: Any, add_four: Any, row_dot: Any) -> Any:
+    """rows_of_one_token for sixteen rows at a time; scratch is [16 rows][n_words][blocks] words.
 
     put_down(block, x, place, run_bytes)                    the terms of four blocks, each word of them in a run of its
                                                             own
-    add_four(acc, x, place, run_bytes, stride, n) -> acc    sixteen rows' terms of the first n of four blocks; a row's
-                                                            lie `stride` bytes behind those of the row before
+    add_four(acc, x, place, run_bytes, stride, n) -> acc    sixteen rows' terms of the first n of four blocks, or of all
+                                                            if n is more; a row's lie `stride` bytes behind those of the
+                                                            row before
     """
+    assert n_words <= MOST_WORDS
 
     @inline
     def rows_of_one_token(args, first, last, scratch):
@@ -134,7 +137,9 @@ def _add_lanes(acc, factors, sums, n):
 
 
 def in_fours(block_bytes: int, scaled_sums: Any, four_scales: Any) -> InFours:
-    """scaled_sums(block, x) -> i32x16         lanes whose sum is the block's, x its activations' record
+    """Both ways from what a format knows of its blocks:
+
+    scaled_sums(block, x) -> i32x16         lanes whose sum is the block's, x its activations' record
     four_scales(b0, b1, b2, b3) -> f32x4    d of four blocks
     """
 
@@ -176,7 +181,7 @@ def in_fours(block_bytes: int, scaled_sums: Any, four_scales: Any) -> InFours:
             acc = add_block(acc, vector_of(d, 3), _scale_of(x, 3), vector_of(sums, 3))
         return acc
 
-    return InFours(row_dot, _sixteen_at_once(block_bytes, 2, put_down, add_four, row_dot))
+    return InFours(row_dot, _sixteen_rows_with(block_bytes, 2, put_down, add_four, row_dot))
 
 
 @inline
@@ -193,7 +198,7 @@ def _add_lanes_with_mins(acc, factors, sums, min_factors, mins, n):
 
 
 def in_fours_with_mins(block_bytes: int, four: Any) -> InFours:
-    """The same for formats whose weights are d * q - dmin * m, which may share even the unpacking of scales:
+    """The same where weights are d * q - dmin * m. Four blocks may share even the unpacking of their scales:
 
     four(b0, b1, b2, b3, x0, x1, x2, x3) -> (heads i32x4, sums i32x4, sums of mins i32x4)
 
@@ -242,4 +247,4 @@ def in_fours_with_mins(block_bytes: int, four: Any) -> InFours:
             acc = add_block(acc, vector_of(heads, 3), _scale_of(x, 3), vector_of(sums, 3), vector_of(mins, 3))
         return acc
 
-    return InFours(row_dot, _sixteen_at_once(block_bytes, 3, put_down, add_four, row_dot))
+    return InFours(row_dot, _sixteen_rows_with(block_bytes, 3, put_down, add_four, row_dot))

@@ -19,6 +19,7 @@ from woolly_worker.kernels.jit import inline, subroutine
 from woolly_worker.kernels.matmul import (
     ADD_TO_OUT,
     COUNT_FIELD,
+    EARLY_ROWS,
     FEW_TOKENS,
     N_COLS,
     N_ROWS,
@@ -33,6 +34,7 @@ from woolly_worker.kernels.matmul import (
     X_STRIDE,
     X,
     add_up,
+    ask_early,
     clear,
     put_down_part,
     rows_one_by_one,
@@ -129,7 +131,9 @@ def _rows_times_few_with(block_bytes: int, panel_bytes: int, unit: LegacyUnit) -
                 if r_next < whole:  # nothing is behind the last block: any will do
                     block = w + r_next * row_bytes + i_next * block_bytes
                 multiply(panel, values_of(x, i), x_stride)
-                unpack_block(block, row_bytes, w + r_ahead * row_bytes + i_next * share, next_panel)
+                at = i_next * share
+                ask_early(w + (r_ahead + EARLY_ROWS) * row_bytes, at, at + share)
+                unpack_block(block, row_bytes, w + r_ahead * row_bytes + at, next_panel)
                 if i_before == 0:
                     clear(sums, PARTS * n_tokens)
                 if i_before >= 0:

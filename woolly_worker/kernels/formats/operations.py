@@ -47,6 +47,7 @@ def quantised(
     sizes = (block_bytes, panel_block_bytes)
     prepare_few, multiply_few = prepare_block or unpack_block, multiply_prepared or multiply_block
 
+    assert (in_fours is None) != (row_parts is None)
     if in_fours is not None:
         row_dot, rows_of_one_token = in_fours
     else:

@@ -10,7 +10,8 @@
 
 (scale - 32) * (q - 4) lies in -124..128: the panel holds it with 127 added, unsigned, and 127 * sum of activations is
 taken away, in integers. Where products of bytes are added up in 16 bits, it holds q and the scales instead (bytes of
-full range would take twice the instructions), and 4 * sum(scale * sum of activations) is taken away. So does `row_dot`.
+full range would take twice the instructions), and 4 * sum(scale * sum of activations) is taken away. One token goes
+that way too.
 
 Source: ggml-common.h `block_q3_K`, ggml-quants.c `dequantize_row_q3_K`.
 """

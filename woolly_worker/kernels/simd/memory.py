@@ -189,8 +189,8 @@ def prefetch(typing_context: Any, address: Any) -> Any:
 
 @verb
 def prefetch_here(typing_context: Any, address: Any) -> Any:
-    """The same, behind the loads before it: an instruction that is none, and of which LLVM knows nothing, keeps what is
-    on either side of it there."""
+    """The same, behind the loads before it: it follows an empty piece of assembly, over which LLVM moves no access to
+    memory."""
 
     def emit(context: Any, b: Builder, sig: Any, args: Any) -> Value:
         b.asm(ir.FunctionType(ir.VoidType(), []), "", "", [], side_effect=True)
