@@ -18,8 +18,9 @@ from woolly_worker.bench.plan import Decode, Mixed, ModelCost, Prefill, Work
 from woolly_worker.bench.runner import Runner, seconds_of
 from woolly_worker.kernels.cpu import CPU
 
-# Before a turn: threads of the other program spin for some milliseconds after their last step, on the same CPUs.
-SETTLE_SECONDS = 0.02
+# Before a turn: threads of the other program spin after their last step, on the same CPUs, LLVM's OpenMP for 0.2 s.
+# Shorter pauses let a tiny model's steps on two threads look ten times slower.
+SETTLE_SECONDS = 0.3
 
 Progress = Callable[[str, float], None]  # (what is being measured, the share that is done)
 
@@ -155,6 +156,7 @@ def _take_turns(
             program.run(Decode(1))
     limits = []
     for n in range(n_rounds):
+        time.sleep(SETTLE_SECONDS)
         limits.append(probe.measure())
         for i, (work, taken) in enumerate(times.items()):
             progress(work.name, (n + i / len(times)) / n_rounds)
