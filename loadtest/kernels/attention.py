@@ -40,6 +40,7 @@ class Shape:
 SHAPES = {
     "32x64/4": Shape(32, 4, 64),  # TinyLlama: eight queries share a key
     "32x128/8": Shape(32, 8, 128),  # Llama 3 8B: four
+    "32x128/32": Shape(32, 32, 128),  # Llama 2 7B: one
     "12x64/12": Shape(12, 12, 64),  # one
 }
 

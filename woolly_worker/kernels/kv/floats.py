@@ -9,6 +9,7 @@ A value too large for f16 is kept as the largest f16, 65,504, with its sign; NaN
 
 import numpy as np
 
+from woolly_worker.kernels.cpu import CPU
 from woolly_worker.kernels.jit import inline
 from woolly_worker.kernels.kv.blocks import (
     BLOCK_TOKENS,
@@ -43,6 +44,9 @@ from woolly_worker.kernels.simd import (
 from woolly_worker.kernels.step import field
 
 LARGEST_F16 = np.float32(65504)
+# Every third line of the values ahead is asked for with their keys: see matmul.ASKS_EARLY.
+ASKS_EARLY = CPU.asks_ahead
+EARLY_STEP = 6  # columns of a panel's keys, where two in f16 are a line
 
 
 @inline
@@ -69,6 +73,7 @@ def finish(row, padded_dim):
 def _score_block(work, head, ahead, scores, n_panels, head_dim, padded_dim, item_bytes, load, tile):
     q, q_stride, line = field(work, SCALED), 4 * padded_dim, PANEL_TOKENS * item_bytes
     part = part_of(tile)
+    asks_early = ASKS_EARLY and tile_size(tile) <= 2  # with more queries, products take longer than reading
     for panel in range(n_panels):
         start = panel * padded_dim * line
         for i in range(0, tile_size(tile), tile_size(part)):
@@ -76,6 +81,8 @@ def _score_block(work, head, ahead, scores, n_panels, head_dim, padded_dim, item
             for d in range(0, head_dim, 2):  # head_dim is even, because heads turn in pairs
                 if i == 0:
                     prefetch(ahead + start + d * line)
+                    if asks_early and d % EARLY_STEP == 0:
+                        prefetch(ahead + BLOCK_TOKENS * padded_dim * item_bytes + start + d * line)
                 acc = fma_splat_each(acc, load(head + start + d * line), row + 4 * d, q_stride)
                 acc = fma_splat_each(acc, load(head + start + (d + 1) * line), row + 4 * d + 4, q_stride)
             store_each(scores + i * SCORES_STRIDE + 4 * PANEL_TOKENS * panel, SCORES_STRIDE, acc)
@@ -99,8 +106,8 @@ def _add_values(work, position, n_tokens, n_heads, start, n_here, padded_dim, it
                 acc = load_each(row, stride, part)
                 for p in range(by_all):
                     at = (p * padded_dim + k) * item_bytes
-                    if i == 0:
-                        prefetch(ahead + at)
+                    if i == 0:  # line after line: hardware follows a stream
+                        prefetch(ahead + (k * by_all + 16 * p) * item_bytes)
                     acc = fma_splat_each(acc, load(values + at), of_row + 4 * p, SCORES_STRIDE)
                 store_each(row, stride, acc)
         for p in range(by_all, here):
