@@ -1,11 +1,11 @@
 """Asking for memory before one row times one token reads it.
 
 Rows are one stream, which hardware follows by itself: on Zen 4, asking 2 KB ahead halved the speed (note 0002). Intel's
-CPUs read Q4_K 14 to 20 % faster and Q2_K 40 to 70 % when lines are asked for some time before, one by one between other
+CPUs read Q4_K 14 to 27 % faster and Q2_K 50 to 70 % when lines are asked for some time before, one by one between other
 instructions; asked for in bunches they gain nothing (note 0009). Zen 3 reads Q4_K 20 % faster (note 0010).
 
-LLVM sees that what is asked for is not what is read now, and gathers what it can move: it put all twelve or sixteen
-asks of four blocks in a row, for CPUs with AVX2 in every format. So each is held between the loads around it.
+LLVM sees that what is asked for is not what is read now, and gathers what it can move: it put Q6_K's sixteen asks of
+four blocks in a row, and with AVX2 the twelve of Q4_K and Q5_K. So each is held between the loads around it.
 """
 
 from typing import Any

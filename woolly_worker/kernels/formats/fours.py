@@ -78,16 +78,37 @@ def _run_bytes(n_blocks):
     return (n_blocks + 3) // 4 * 4 * WORD
 
 
-def _sixteen_rows_with(block_bytes: int, n_words: int, put_down: Any, add_four: Any, row_dot: Any) -> Any:
-    """rows_of_one_token for sixteen rows at a time; scratch is [16 rows][n_words][blocks] words.
+@inline
+def _four_scales_of(x0, x1, x2, x3):
+    return load_four_f32(x0 + Q8K_SCALE, x1 + Q8K_SCALE, x2 + Q8K_SCALE, x3 + Q8K_SCALE)
 
-    put_down(block, x, place, run_bytes)                    the terms of four blocks, each word of them in a run of its
-                                                            own
-    add_four(acc, x, place, run_bytes, stride, n) -> acc    sixteen rows' terms of the first n of four blocks, or of all
-                                                            if n is more; a row's lie `stride` bytes behind those of the
-                                                            row before
+
+def _both_ways(block_bytes: int, n_words: int, four: Any, add_lanes: Any, put_down: Any, add_rows: Any) -> InFours:
+    """What a format with minima and one without have in common: which four blocks are taken, and where terms lie.
+
+    four(b0, b1, b2, b3, x0, x1, x2, x3) -> terms           of four blocks
+    add_lanes(acc, terms, dx, n) -> acc                     the first n of them, or all if n is more, one after the
+                                                            other; dx f32x4 are the activations' scales
+    put_down(terms, place, run_bytes)                       each of their n_words in a run of its own
+    add_rows(acc, x, place, run_bytes, stride, n) -> acc    add_lanes for sixteen rows, one per lane; a row's terms lie
+                                                            `stride` bytes behind those of the row before
+
+    Scratch of rows_of_one_token is [16 rows][n_words][blocks] words.
     """
     assert n_words <= MOST_WORDS
+
+    @inline
+    def row_dot(row, x, n_cols):
+        acc = np.float32(0)
+        n_blocks = n_cols // BLOCK
+        last = n_blocks - 1
+        for i in range(0, n_blocks, 4):
+            j, k, m = min(i + 1, last), min(i + 2, last), min(i + 3, last)
+            x0, x1, x2, x3 = x + i * Q8K_BYTES, x + j * Q8K_BYTES, x + k * Q8K_BYTES, x + m * Q8K_BYTES
+            b0, b1, b2, b3 = row + i * block_bytes, row + j * block_bytes, row + k * block_bytes, row + m * block_bytes
+            terms = four(b0, b1, b2, b3, x0, x1, x2, x3)
+            acc = add_lanes(acc, terms, _four_scales_of(x0, x1, x2, x3), n_blocks - i)
+        return acc
 
     @inline
     def rows_of_one_token(args, first, last, scratch):
@@ -101,16 +122,19 @@ def _sixteen_rows_with(block_bytes: int, n_words: int, put_down: Any, add_four: 
                 here, place = rows + row * row_bytes, scratch + row * stride
                 for i in range(0, n_blocks, 4):
                     j = min(i, n_blocks - 4)
-                    put_down(here + j * block_bytes, x + j * Q8K_BYTES, place + j * WORD, run_bytes)
+                    b, y = here + j * block_bytes, x + j * Q8K_BYTES
+                    b1, b2, b3 = b + block_bytes, b + 2 * block_bytes, b + 3 * block_bytes
+                    terms = four(b, b1, b2, b3, y, y + Q8K_BYTES, y + 2 * Q8K_BYTES, y + 3 * Q8K_BYTES)
+                    put_down(terms, place + j * WORD, run_bytes)
             total = zero_f32x16()
             for i in range(0, n_blocks, 4):
-                total = add_four(total, x + i * Q8K_BYTES, scratch + i * WORD, run_bytes, stride, n_blocks - i)
+                total = add_rows(total, x + i * Q8K_BYTES, scratch + i * WORD, run_bytes, stride, n_blocks - i)
             if field(args, ADD_TO_OUT):
                 total = add(load_f32x16(out), total)
             store(out, total)
         rows_one_by_one(args, stop, last, 1, row_dot)
 
-    return rows_of_one_token
+    return InFours(row_dot, rows_of_one_token)
 
 
 @inline
@@ -119,13 +143,8 @@ def _scale_of(x, k):
 
 
 @inline
-def _four_scales_of(x0, x1, x2, x3):
-    return load_four_f32(x0 + Q8K_SCALE, x1 + Q8K_SCALE, x2 + Q8K_SCALE, x3 + Q8K_SCALE)
-
-
-@inline
-def _add_lanes(acc, factors, sums, n):
-    """The first n lanes' products, one after the other."""
+def _add_lanes(acc, terms, dx, n):
+    factors, sums = mul(terms[0], dx), to_f32(terms[1])
     acc = fma_scalar(lane(factors, 0), lane(sums, 0), acc)
     if n > 1:
         acc = fma_scalar(lane(factors, 1), lane(sums, 1), acc)
@@ -133,6 +152,30 @@ def _add_lanes(acc, factors, sums, n):
         acc = fma_scalar(lane(factors, 2), lane(sums, 2), acc)
     if n > 3:
         acc = fma_scalar(lane(factors, 3), lane(sums, 3), acc)
+    return acc
+
+
+@inline
+def _put_down(terms, place, run_bytes):
+    store(place, terms[0])
+    store(place + run_bytes, terms[1])
+
+
+@inline
+def _add_block(acc, d, dx, sums):
+    return fma(mul(as_f32x16(d), dx), to_f32(sums), acc)
+
+
+@inline
+def _add_rows(acc, x, place, run_bytes, stride, n):
+    d, sums = gather_columns(place, stride), gather_columns(place + run_bytes, stride)
+    acc = _add_block(acc, vector_of(d, 0), _scale_of(x, 0), vector_of(sums, 0))
+    if n > 1:
+        acc = _add_block(acc, vector_of(d, 1), _scale_of(x, 1), vector_of(sums, 1))
+    if n > 2:
+        acc = _add_block(acc, vector_of(d, 2), _scale_of(x, 2), vector_of(sums, 2))
+    if n > 3:
+        acc = _add_block(acc, vector_of(d, 3), _scale_of(x, 3), vector_of(sums, 3))
     return acc
 
 
@@ -144,49 +187,18 @@ def in_fours(block_bytes: int, scaled_sums: Any, four_scales: Any) -> InFours:
     """
 
     @inline
-    def row_dot(row, x, n_cols):
-        acc = np.float32(0)
-        n_blocks = n_cols // BLOCK
-        last = n_blocks - 1
-        for i in range(0, n_blocks, 4):
-            j, k, m = min(i + 1, last), min(i + 2, last), min(i + 3, last)
-            x0, x1, x2, x3 = x + i * Q8K_BYTES, x + j * Q8K_BYTES, x + k * Q8K_BYTES, x + m * Q8K_BYTES
-            b0, b1, b2, b3 = row + i * block_bytes, row + j * block_bytes, row + k * block_bytes, row + m * block_bytes
-            sums = sums_of_four(scaled_sums(b0, x0), scaled_sums(b1, x1), scaled_sums(b2, x2), scaled_sums(b3, x3))
-            factors = mul(four_scales(b0, b1, b2, b3), _four_scales_of(x0, x1, x2, x3))
-            acc = _add_lanes(acc, factors, to_f32(sums), n_blocks - i)
-        return acc
+    def four(b0, b1, b2, b3, x0, x1, x2, x3):
+        sums = sums_of_four(scaled_sums(b0, x0), scaled_sums(b1, x1), scaled_sums(b2, x2), scaled_sums(b3, x3))
+        return four_scales(b0, b1, b2, b3), sums
 
-    @inline
-    def put_down(block, x, place, run_bytes):
-        b1, b2, b3 = block + block_bytes, block + 2 * block_bytes, block + 3 * block_bytes
-        s0, s1 = scaled_sums(block, x), scaled_sums(b1, x + Q8K_BYTES)
-        s2, s3 = scaled_sums(b2, x + 2 * Q8K_BYTES), scaled_sums(b3, x + 3 * Q8K_BYTES)
-        store(place, four_scales(block, b1, b2, b3))
-        store(place + run_bytes, sums_of_four(s0, s1, s2, s3))
-
-    @inline
-    def add_block(acc, d, dx, sums):
-        return fma(mul(as_f32x16(d), dx), to_f32(sums), acc)
-
-    @inline
-    def add_four(acc, x, place, run_bytes, stride, n):
-        d, sums = gather_columns(place, stride), gather_columns(place + run_bytes, stride)
-        acc = add_block(acc, vector_of(d, 0), _scale_of(x, 0), vector_of(sums, 0))
-        if n > 1:
-            acc = add_block(acc, vector_of(d, 1), _scale_of(x, 1), vector_of(sums, 1))
-        if n > 2:
-            acc = add_block(acc, vector_of(d, 2), _scale_of(x, 2), vector_of(sums, 2))
-        if n > 3:
-            acc = add_block(acc, vector_of(d, 3), _scale_of(x, 3), vector_of(sums, 3))
-        return acc
-
-    return InFours(row_dot, _sixteen_rows_with(block_bytes, 2, put_down, add_four, row_dot))
+    return _both_ways(block_bytes, 2, four, _add_lanes, _put_down, _add_rows)
 
 
 @inline
-def _add_lanes_with_mins(acc, factors, sums, min_factors, mins, n):
-    """The first n blocks' products, and behind each its minimum's."""
+def _add_lanes_with_mins(acc, terms, dx, n):
+    """Each block's product, and behind it its minimum's."""
+    heads, sums, mins = terms[0], to_f32(terms[1]), to_f32(terms[2])
+    factors, min_factors = mul(low_halves_f32(heads), dx), mul(negate(high_halves_f32(heads)), dx)
     acc = fma_scalar(lane(min_factors, 0), lane(mins, 0), fma_scalar(lane(factors, 0), lane(sums, 0), acc))
     if n > 1:
         acc = fma_scalar(lane(min_factors, 1), lane(mins, 1), fma_scalar(lane(factors, 1), lane(sums, 1), acc))
@@ -197,6 +209,33 @@ def _add_lanes_with_mins(acc, factors, sums, min_factors, mins, n):
     return acc
 
 
+@inline
+def _put_down_with_mins(terms, place, run_bytes):
+    store(place, terms[0])
+    store(place + run_bytes, terms[1])
+    store(place + 2 * run_bytes, terms[2])
+
+
+@inline
+def _add_block_with_min(acc, head, dx, sums, mins):
+    acc = fma(mul(low_halves_f32(head), dx), to_f32(sums), acc)
+    return fma(mul(negate(high_halves_f32(head)), dx), to_f32(mins), acc)
+
+
+@inline
+def _add_rows_with_mins(acc, x, place, run_bytes, stride, n):
+    heads, sums = gather_columns(place, stride), gather_columns(place + run_bytes, stride)
+    mins = gather_columns(place + 2 * run_bytes, stride)
+    acc = _add_block_with_min(acc, vector_of(heads, 0), _scale_of(x, 0), vector_of(sums, 0), vector_of(mins, 0))
+    if n > 1:
+        acc = _add_block_with_min(acc, vector_of(heads, 1), _scale_of(x, 1), vector_of(sums, 1), vector_of(mins, 1))
+    if n > 2:
+        acc = _add_block_with_min(acc, vector_of(heads, 2), _scale_of(x, 2), vector_of(sums, 2), vector_of(mins, 2))
+    if n > 3:
+        acc = _add_block_with_min(acc, vector_of(heads, 3), _scale_of(x, 3), vector_of(sums, 3), vector_of(mins, 3))
+    return acc
+
+
 def in_fours_with_mins(block_bytes: int, four: Any) -> InFours:
     """The same where weights are d * q - dmin * m. Four blocks may share even the unpacking of their scales:
 
@@ -204,47 +243,4 @@ def in_fours_with_mins(block_bytes: int, four: Any) -> InFours:
 
     A head is d as f16 in its lower half, dmin in its upper one.
     """
-
-    @inline
-    def row_dot(row, x, n_cols):
-        acc = np.float32(0)
-        n_blocks = n_cols // BLOCK
-        last = n_blocks - 1
-        for i in range(0, n_blocks, 4):
-            j, k, m = min(i + 1, last), min(i + 2, last), min(i + 3, last)
-            x0, x1, x2, x3 = x + i * Q8K_BYTES, x + j * Q8K_BYTES, x + k * Q8K_BYTES, x + m * Q8K_BYTES
-            b0, b1, b2, b3 = row + i * block_bytes, row + j * block_bytes, row + k * block_bytes, row + m * block_bytes
-            heads, sums, mins = four(b0, b1, b2, b3, x0, x1, x2, x3)
-            dx = _four_scales_of(x0, x1, x2, x3)
-            factors, min_factors = mul(low_halves_f32(heads), dx), mul(negate(high_halves_f32(heads)), dx)
-            acc = _add_lanes_with_mins(acc, factors, to_f32(sums), min_factors, to_f32(mins), n_blocks - i)
-        return acc
-
-    @inline
-    def put_down(block, x, place, run_bytes):
-        b1, b2, b3 = block + block_bytes, block + 2 * block_bytes, block + 3 * block_bytes
-        x1, x2, x3 = x + Q8K_BYTES, x + 2 * Q8K_BYTES, x + 3 * Q8K_BYTES
-        heads, sums, mins = four(block, b1, b2, b3, x, x1, x2, x3)
-        store(place, heads)
-        store(place + run_bytes, sums)
-        store(place + 2 * run_bytes, mins)
-
-    @inline
-    def add_block(acc, head, dx, sums, mins):
-        acc = fma(mul(low_halves_f32(head), dx), to_f32(sums), acc)
-        return fma(mul(negate(high_halves_f32(head)), dx), to_f32(mins), acc)
-
-    @inline
-    def add_four(acc, x, place, run_bytes, stride, n):
-        heads, sums = gather_columns(place, stride), gather_columns(place + run_bytes, stride)
-        mins = gather_columns(place + 2 * run_bytes, stride)
-        acc = add_block(acc, vector_of(heads, 0), _scale_of(x, 0), vector_of(sums, 0), vector_of(mins, 0))
-        if n > 1:
-            acc = add_block(acc, vector_of(heads, 1), _scale_of(x, 1), vector_of(sums, 1), vector_of(mins, 1))
-        if n > 2:
-            acc = add_block(acc, vector_of(heads, 2), _scale_of(x, 2), vector_of(sums, 2), vector_of(mins, 2))
-        if n > 3:
-            acc = add_block(acc, vector_of(heads, 3), _scale_of(x, 3), vector_of(sums, 3), vector_of(mins, 3))
-        return acc
-
-    return InFours(row_dot, _sixteen_rows_with(block_bytes, 3, put_down, add_four, row_dot))
+    return _both_ways(block_bytes, 3, four, _add_lanes_with_mins, _put_down_with_mins, _add_rows_with_mins)
