@@ -1,12 +1,10 @@
 """What is asked for ahead is asked for between the loads: LLVM would gather the prefetches of four blocks in a row."""
 
-import os
 import re
-import subprocess
-import sys
 from itertools import pairwise
 
 import pytest
+from test_cpu import run_python
 
 from woolly_worker.kernels.cpu import executable_levels
 
@@ -22,9 +20,7 @@ print(row_dot.inspect_asm(row_dot.signatures[0]))
 def test_lines_are_asked_for_one_by_one(level: str) -> None:
     if level not in executable_levels():
         pytest.skip(f"this machine cannot execute {level}")
-    ended = subprocess.run(
-        [sys.executable, "-c", ROW_DOT], env={**os.environ, "WOOLLY_CPU": level}, capture_output=True, text=True
-    )
+    ended = run_python("-c", ROW_DOT, WOOLLY_CPU=level)
     assert ended.returncode == 0, ended.stderr
     instructions = [line.split()[0] for line in ended.stdout.splitlines() if re.match(r"\t[a-z]", line)]
     asks = [i for i, name in enumerate(instructions) if name.startswith("prefetch")]
